@@ -1,0 +1,8 @@
+//! The sans-IO core of checkvalve.
+//!
+//! No sockets, files, clocks, threads or global random numbers in here: time is a `now` argument and random bytes
+//! are passed in. `SPEC.md` beside this crate describes every byte.
+#![forbid(unsafe_code)]
+
+pub mod id;
+pub mod limits;
