@@ -4,5 +4,10 @@
 //! are passed in. `SPEC.md` beside this crate describes every byte.
 #![forbid(unsafe_code)]
 
+pub mod fec;
 pub mod id;
 pub mod limits;
+pub mod partition;
+pub mod seal;
+pub mod time;
+pub mod wire;

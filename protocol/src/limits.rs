@@ -43,7 +43,7 @@ pub const MAX_CHANNELS: usize = 64;
 
 const _: () = {
     assert!(OVERHEAD <= 64, "DESIGN: header and tag stay at or under 64 bytes");
-    assert!(MAX_SYMBOL_SIZE % SYMBOL_ALIGNMENT == 0);
+    assert!(MAX_SYMBOL_SIZE.is_multiple_of(SYMBOL_ALIGNMENT));
     assert!(MAX_SYMBOL_SIZE as usize + OVERHEAD + IP_UDP_LEN >= MAX_MTU as usize - SYMBOL_ALIGNMENT as usize);
     assert!(MIN_MTU as usize > OVERHEAD + IP_UDP_LEN + SYMBOL_ALIGNMENT as usize);
     assert!(MAX_TRANSFER_LENGTH / (SYMBOL_ALIGNMENT as u64) / (MAX_BLOCK_SYMBOLS as u64) <= u32::MAX as u64);

@@ -1,0 +1,215 @@
+//! Sealing and opening datagrams: AES-256-GCM under a key of the session, or a CRC-32 in `insecure` mode.
+//!
+//! The header is associated data and the datagram counter the nonce (SPEC.md, "Sealing"). [`Opener`] is what a receive
+//! thread owns: it never allocates for a session that has not proven the link key.
+#![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::arithmetic_side_effects)]
+
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use ring::hkdf;
+
+use crate::id::SessionId;
+use crate::limits::{CRC_LEN, HEADER_LEN, TAG_LEN};
+use crate::wire::{Header, HeaderError};
+
+/// Sessions whose keys an [`Opener`] keeps at once; a ninth takes the place of the least recently used.
+pub const MAX_SESSIONS: usize = 8;
+
+/// Seals the datagrams of one session.
+pub struct Sealer {
+    session: SessionId,
+    key: Option<LessSafeKey>,
+}
+
+/// Opens datagrams of any session under one link key.
+pub struct Opener {
+    link: Option<[u8; 32]>,
+    /// Most recently used first.
+    sessions: Vec<(SessionId, LessSafeKey)>,
+}
+
+/// Why bytes from the wire are not a datagram of this link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// The header is not one of ours.
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    /// Tag or CRC-32 does not fit: corrupted, or not sealed under this link key.
+    #[error("wrong tag")]
+    Tag,
+    /// Sealed on a link configured `insecure`, or the other way round.
+    #[error("sealed and insecure ends do not mix")]
+    Mode,
+}
+
+impl Sealer {
+    /// For `session`; `link` is the link key, None for `insecure` mode.
+    #[must_use]
+    pub fn new(link: Option<&[u8; 32]>, session: SessionId) -> Self {
+        Self { session, key: link.map(|link| session_key(link, session)) }
+    }
+
+    /// The session.
+    #[must_use]
+    pub fn session(&self) -> SessionId {
+        self.session
+    }
+
+    /// Whether datagrams are sealed.
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
+        self.key.is_some()
+    }
+
+    /// Bytes of the datagram that carries a payload of `payload` bytes.
+    #[must_use]
+    pub fn datagram_len(&self, payload: usize) -> usize {
+        let trailer = if self.key.is_some() { TAG_LEN } else { CRC_LEN };
+        payload.saturating_add(HEADER_LEN).saturating_add(trailer)
+    }
+
+    /// Writes the whole datagram to `out`, whose length must be [`Sealer::datagram_len`] of the payload's.
+    ///
+    /// Panics if it is not, or if the header names another session or mode. `header.counter` must never be used
+    /// twice in a session.
+    pub fn seal(&self, header: &Header, payload: &[u8], out: &mut [u8]) {
+        assert_eq!(header.session, self.session, "a sealer seals its own session");
+        assert_eq!(header.sealed, self.key.is_some(), "header and sealer agree on the mode");
+        assert_eq!(out.len(), self.datagram_len(payload.len()), "the datagram fits its buffer");
+        let (head, body) = out.split_at_mut(HEADER_LEN);
+        let (body, trailer) = body.split_at_mut(payload.len());
+        let aad = header.to_bytes();
+        head.copy_from_slice(&aad);
+        body.copy_from_slice(payload);
+        match &self.key {
+            Some(key) => {
+                let tag = key.seal_in_place_separate_tag(nonce(header.counter), Aad::from(aad), body);
+                // ring refuses only inputs of more than 64 GiB.
+                trailer.copy_from_slice(tag.expect("a datagram is shorter than 64 GiB").as_ref());
+            }
+            None => trailer.copy_from_slice(&crc(&aad, body)),
+        }
+    }
+}
+
+impl Opener {
+    /// `link` is the link key, None for `insecure` mode.
+    #[must_use]
+    pub fn new(link: Option<[u8; 32]>) -> Self {
+        Self { link, sessions: Vec::with_capacity(MAX_SESSIONS) }
+    }
+
+    /// Checks `datagram` (a whole UDP payload) and decrypts it in place. Returns its header and payload.
+    ///
+    /// Errors leave the bytes in an unspecified state. A wrong tag costs one key derivation when the session is not
+    /// known, and nothing is kept of it.
+    pub fn open<'a>(&mut self, datagram: &'a mut [u8]) -> Result<(Header, &'a [u8]), OpenError> {
+        let header = Header::parse(datagram)?;
+        if header.sealed != self.link.is_some() {
+            return Err(OpenError::Mode);
+        }
+        let (head, body) = datagram.split_at_mut_checked(HEADER_LEN).ok_or(HeaderError::Short)?;
+        let Some(link) = &self.link else {
+            let at = body.len().checked_sub(CRC_LEN).ok_or(HeaderError::Short)?;
+            let (payload, trailer) = body.split_at(at);
+            return if *trailer == crc(head, payload) { Ok((header, payload)) } else { Err(OpenError::Tag) };
+        };
+        let nonce = nonce(header.counter);
+        match self.sessions.iter().position(|(session, _)| *session == header.session) {
+            Some(at) => {
+                self.sessions.get_mut(..=at).ok_or(OpenError::Tag)?.rotate_right(1);
+                let (_, key) = self.sessions.first().ok_or(OpenError::Tag)?;
+                let payload = key.open_in_place(nonce, Aad::from(head), body).map_err(|_| OpenError::Tag)?;
+                Ok((header, payload))
+            }
+            None => {
+                let key = session_key(link, header.session);
+                let payload = key.open_in_place(nonce, Aad::from(head), body).map_err(|_| OpenError::Tag)?;
+                self.sessions.truncate(MAX_SESSIONS.saturating_sub(1));
+                self.sessions.insert(0, (header.session, key));
+                Ok((header, payload))
+            }
+        }
+    }
+}
+
+/// The key of a session: HKDF-SHA-256 (RFC 5869) with the link key as input and the session id as info.
+fn session_key(link: &[u8; 32], session: SessionId) -> LessSafeKey {
+    let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, b"checkvalve session v1").extract(link);
+    let info = session.0.to_be_bytes();
+    let info = [info.as_slice()];
+    let okm = prk.expand(&info, &AES_256_GCM).expect("32 bytes are within HKDF's limit");
+    LessSafeKey::new(UnboundKey::from(okm))
+}
+
+fn nonce(counter: u64) -> Nonce {
+    let mut nonce = [0; 12];
+    if let Some(low) = nonce.last_chunk_mut::<8>() {
+        *low = counter.to_be_bytes();
+    }
+    Nonce::assume_unique_for_key(nonce)
+}
+
+fn crc(head: &[u8], payload: &[u8]) -> [u8; CRC_LEN] {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(head);
+    crc.update(payload);
+    crc.finalize().to_be_bytes()
+}
+
+#[cfg(test)]
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
+mod tests {
+    use super::*;
+    use crate::wire::Content;
+
+    fn beacon(sealed: bool, session: u64, counter: u64) -> Header {
+        Header { sealed, session: SessionId(session), counter, content: Content::Beacon }
+    }
+
+    fn sealed(link: Option<&[u8; 32]>, session: u64, counter: u64, payload: &[u8]) -> Vec<u8> {
+        let sealer = Sealer::new(link, SessionId(session));
+        let mut out = vec![0; sealer.datagram_len(payload.len())];
+        sealer.seal(&beacon(link.is_some(), session, counter), payload, &mut out);
+        out
+    }
+
+    #[test]
+    fn opens_what_was_sealed_and_nothing_that_was_changed() {
+        for link in [Some([7; 32]), None] {
+            let mut opener = Opener::new(link);
+            let good = sealed(link.as_ref(), 5, 1, b"hello");
+            let (header, payload) = opener.open(&mut good.clone()).map(|(h, p)| (h, p.to_vec())).unwrap();
+            assert_eq!((header, payload.as_slice()), (beacon(link.is_some(), 5, 1), b"hello".as_slice()));
+            for bit in 0..good.len() * 8 {
+                let mut bad = good.clone();
+                bad[bit / 8] ^= 1 << (bit % 8);
+                assert!(opener.open(&mut bad).is_err(), "bit {bit}");
+            }
+            for len in 0..good.len() {
+                assert!(opener.open(&mut good[..len].to_vec()).is_err(), "length {len}");
+            }
+        }
+    }
+
+    #[test]
+    fn another_link_key_or_mode_opens_nothing() {
+        let mut other = Opener::new(Some([8; 32]));
+        assert_eq!(other.open(&mut sealed(Some(&[7; 32]), 5, 1, b"x")), Err(OpenError::Tag));
+        assert_eq!(other.open(&mut sealed(None, 5, 1, b"x")), Err(OpenError::Mode));
+        assert_eq!(Opener::new(None).open(&mut sealed(Some(&[7; 32]), 5, 1, b"x")), Err(OpenError::Mode));
+    }
+
+    #[test]
+    fn forged_sessions_do_not_push_out_real_ones() {
+        let mut opener = Opener::new(Some([7; 32]));
+        for session in 0..100 {
+            assert!(opener.open(&mut sealed(Some(&[1; 32]), session, 1, b"forged")).is_err());
+        }
+        assert!(opener.sessions.is_empty());
+        for session in 0..20 {
+            assert!(opener.open(&mut sealed(Some(&[7; 32]), session, 1, b"real")).is_ok());
+        }
+        assert_eq!(opener.sessions.len(), MAX_SESSIONS);
+        assert!(opener.open(&mut sealed(Some(&[7; 32]), 0, 2, b"an older session comes back")).is_ok());
+    }
+}
