@@ -1,0 +1,82 @@
+//! The seam between the data plane and what keeps bundles: the pipeline calls a [`Sink`] from its threads.
+//!
+//! Two implementations exist: the receiver's own delivery, and the simulator's.
+
+use checkvalve_protocol::id::BundleId;
+use checkvalve_protocol::partition::{BlockSet, Oti};
+use checkvalve_protocol::wire::ObjectKind;
+
+/// What takes decoded blocks and beacons. Every method may be called from several threads at once.
+pub trait Sink: Send + Sync {
+    /// Whether an object is wanted. Called once per new object, and again after [`Sink::block`] has failed; from the
+    /// receive thread, so it never touches a disk. Only authenticated datagrams lead here.
+    fn want(&self, bundle: BundleId, kind: ObjectKind, oti: &Oti) -> Want;
+
+    /// One whole, decoded source block; `buf` is its bytes without padding, `oti.block_len(sbn)` long. May wait for
+    /// the disk. Order is arbitrary; a block comes at most once unless it failed. Errors: the block counts as not
+    /// received, its symbols may be thrown away, and a later transmission brings it again.
+    fn block(&self, bundle: BundleId, kind: ObjectKind, oti: &Oti, sbn: u32, buf: &[u8]) -> Result<(), StoreError>;
+
+    /// How far an object is, for status only; a few times a second per object at most. Never touches a disk.
+    fn progress(&self, bundle: BundleId, kind: ObjectKind, progress: ObjectProgress);
+
+    /// Time passes: `now_ms` is Unix time in milliseconds. About ten times a second, from a thread that may wait for
+    /// the disk (never the receive thread).
+    fn tick(&self, now_ms: u64);
+}
+
+/// Answer to whether an object is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Want {
+    /// Yes, but for the blocks that are stored already.
+    Yes {
+        /// SBNs under the given OTI that need not be decoded again.
+        have: BlockSet,
+    },
+    /// It is complete, or its bundle has come to an end: its datagrams are counted and dropped. This may change
+    /// (a key is trusted later, a disk fault is mended), so the answer is to be forgotten after some seconds.
+    Done,
+    /// Not wanted for this reason: its datagrams are dropped and counted under it. To be forgotten likewise.
+    Refuse(RefuseReason),
+}
+
+/// Why the symbols of an object are not collected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum RefuseReason {
+    /// Its length is not what the signed announce says, or no announce can be that long.
+    #[error("its length is not the announced one")]
+    Length,
+    /// Too many bundles are being received whose announce has not come.
+    #[error("too many bundles without an announce")]
+    TooMany,
+    /// Staging has reached `quota`, or the disk its reserve.
+    #[error("no room in staging")]
+    NoRoom,
+}
+
+/// Why a block was not stored.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Disk full, its reserve reached, or `quota` reached.
+    #[error("no room in staging")]
+    NoRoom,
+    /// The disk failed.
+    #[error("disk: {0}")]
+    Disk(#[from] std::io::Error),
+    /// The bundle has come to an end meanwhile, or the block is none of its object.
+    #[error("not wanted any more")]
+    Unwanted,
+}
+
+/// How far the reassembly of an object is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ObjectProgress {
+    /// Source blocks decoded and stored.
+    pub blocks_done: u32,
+    /// Source blocks in the object.
+    pub blocks_total: u32,
+    /// Blocks of which some but not enough symbols have come.
+    pub blocks_open: u32,
+    /// Symbols that the open blocks lack at least.
+    pub symbols_lacking: u64,
+}
