@@ -10,4 +10,5 @@ pub mod limits;
 pub mod partition;
 pub mod seal;
 pub mod time;
+pub mod transmit;
 pub mod wire;

@@ -69,24 +69,34 @@ impl Sealer {
 
     /// Writes the whole datagram to `out`, whose length must be [`Sealer::datagram_len`] of the payload's.
     ///
-    /// Panics if it is not, or if the header names another session or mode. `header.counter` must never be used
-    /// twice in a session.
+    /// Panics if it is not, or as [`Sealer::seal_in_place`] does.
     pub fn seal(&self, header: &Header, payload: &[u8], out: &mut [u8]) {
-        assert_eq!(header.session, self.session, "a sealer seals its own session");
-        assert_eq!(header.sealed, self.key.is_some(), "header and sealer agree on the mode");
         assert_eq!(out.len(), self.datagram_len(payload.len()), "the datagram fits its buffer");
         let (head, body) = out.split_at_mut(HEADER_LEN);
-        let (body, trailer) = body.split_at_mut(payload.len());
-        let aad = header.to_bytes();
-        head.copy_from_slice(&aad);
-        body.copy_from_slice(payload);
+        head.copy_from_slice(&header.to_bytes());
+        body.split_at_mut(payload.len()).0.copy_from_slice(payload);
+        self.seal_in_place(header, out);
+    }
+
+    /// Seals `datagram`: the header's bytes, the payload, and room for the trailer.
+    ///
+    /// Panics if there is no room for both, or if the header names another session or mode. `header.counter` must
+    /// never be used twice in a session.
+    pub fn seal_in_place(&self, header: &Header, datagram: &mut [u8]) {
+        assert_eq!(header.session, self.session, "a sealer seals its own session");
+        assert_eq!(header.sealed, self.key.is_some(), "header and sealer agree on the mode");
+        let (head, body) = datagram.split_at_mut(HEADER_LEN);
         match &self.key {
             Some(key) => {
-                let tag = key.seal_in_place_separate_tag(nonce(header.counter), Aad::from(aad), body);
+                let (body, trailer) = body.split_at_mut(body.len().saturating_sub(TAG_LEN));
+                let tag = key.seal_in_place_separate_tag(nonce(header.counter), Aad::from(&*head), body);
                 // ring refuses only inputs of more than 64 GiB.
                 trailer.copy_from_slice(tag.expect("a datagram is shorter than 64 GiB").as_ref());
             }
-            None => trailer.copy_from_slice(&crc(&aad, body)),
+            None => {
+                let (body, trailer) = body.split_at_mut(body.len().saturating_sub(CRC_LEN));
+                trailer.copy_from_slice(&crc(head, body));
+            }
         }
     }
 }

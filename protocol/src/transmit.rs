@@ -1,0 +1,210 @@
+//! The sending side of a session, without sockets, threads or clocks.
+//!
+//! 1. [`Work`] says which blocks of a bundle go out, with which ESIs and how much repair ([`work`]).
+//! 2. The caller reads and encodes each block ([`Encoder`]) and pushes it to the [`Transmitter`].
+//! 3. [`Transmitter::poll_transmit`] picks symbols ([`schedule`]), keeps the rate ([`pacer`]) and fills a [`Batch`].
+//! 4. [`Batch::seal`] seals it, outside of any lock; the caller hands it to the kernel as one super-datagram.
+
+pub mod pacer;
+pub mod parameters;
+pub mod schedule;
+pub mod work;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+pub use self::pacer::Pacer;
+pub use self::parameters::{Link, ParameterError, Parameters};
+pub use self::schedule::{Block, Schedule, Spent, StreamId, StreamShape};
+pub use self::work::{Encoder, Selection, Task, Work, WorkShape};
+use crate::limits::{ETHERNET_LEN, HEADER_LEN, IP_UDP_LEN};
+use crate::seal::Sealer;
+use crate::time::Time;
+use crate::wire::{Content, Header};
+
+/// Most bytes of a super-datagram: what fits an IPv4 datagram's length field, less its headers.
+pub const MAX_BATCH_BYTES: usize = 65_535 - IP_UDP_LEN;
+/// Most datagrams in a super-datagram (`UDP_MAX_SEGMENTS` of Linux before 6.9).
+pub const MAX_BATCH_DATAGRAMS: usize = 64;
+
+/// What [`Transmitter::poll_transmit`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transmit {
+    /// The batch was filled: seal it, send it, call again.
+    Ready,
+    /// Call again at this time, or sooner after a push.
+    Wait(Time),
+    /// Nothing to send: call again after a push.
+    Idle,
+}
+
+/// Datagrams of one size (the last may be shorter), back to back: what goes to the kernel in one call.
+#[derive(Debug, Default)]
+pub struct Batch {
+    bytes: Vec<u8>,
+    /// Length of each datagram but the last.
+    size: usize,
+    /// The header of each.
+    headers: Vec<Header>,
+}
+
+/// One session's sending side.
+///
+/// Call [`Transmitter::poll_transmit`] after every push and whenever the time it named has come.
+pub struct Transmitter {
+    schedule: Schedule,
+    pacer: Pacer,
+    counter: u64,
+    session: crate::id::SessionId,
+    sealed: bool,
+    max_datagrams: usize,
+    control: VecDeque<Vec<u8>>,
+}
+
+impl Transmitter {
+    /// `sealer` gives session and mode; `bucket` bounds what is caught up at once ([`Pacer::new`]).
+    #[must_use]
+    pub fn new(sealer: &Sealer, parameters: &Parameters, bucket: Duration) -> Self {
+        let pacer = Pacer::new(parameters.rate(), bucket);
+        let datagram = sealer.datagram_len(usize::from(parameters.symbol_size()));
+        let by_bytes = MAX_BATCH_BYTES / datagram;
+        let by_pace = pacer.quantum() / parameters.wire_len();
+        Self {
+            // A quarter more than the burst, since a burst does not end on time.
+            schedule: Schedule::new(parameters.burst() + parameters.burst() / 4),
+            pacer,
+            counter: 0,
+            session: sealer.session(),
+            sealed: sealer.is_sealed(),
+            max_datagrams: by_pace.min(by_bytes).clamp(1, MAX_BATCH_DATAGRAMS),
+            control: VecDeque::new(),
+        }
+    }
+
+    /// The schedule: open, push, close, abort streams; take spent blocks.
+    pub fn schedule(&mut self) -> &mut Schedule {
+        &mut self.schedule
+    }
+
+    /// Datagrams sent in this session.
+    #[must_use]
+    pub fn datagrams(&self) -> u64 {
+        self.counter
+    }
+
+    /// Sends a beacon's payload ahead of everything else.
+    pub fn push_beacon(&mut self, payload: Vec<u8>) {
+        self.control.push_back(payload);
+    }
+
+    /// Sends at most `count` datagrams in a batch, for a link that takes no super-datagrams.
+    pub fn limit_batch(&mut self, count: usize) {
+        self.max_datagrams = self.max_datagrams.min(count.max(1));
+    }
+
+    /// Fills `batch` with what should leave at `now`.
+    pub fn poll_transmit(&mut self, now: Time, batch: &mut Batch) -> Transmit {
+        if let Some(at) = self.pacer.wait(now) {
+            return Transmit::Wait(at);
+        }
+        batch.clear();
+        if let Some(payload) = self.control.pop_front() {
+            batch.put(self.header(Content::Beacon), &payload);
+        }
+        while batch.is_empty() || batch.headers.len() < self.max_datagrams {
+            if batch.headers.first().is_some_and(|h| h.content == Content::Beacon) {
+                break;
+            }
+            let header = self.header(Content::Beacon);
+            let fresh = batch.is_empty();
+            let sent = self.schedule.next(now, fresh, |symbol, bytes| {
+                batch.put(Header { content: Content::Symbol(symbol), ..header }, bytes);
+            });
+            if !sent {
+                // The counter taken for this symbol is the next one's.
+                self.counter -= 1;
+                break;
+            }
+        }
+        if batch.is_empty() {
+            return self.schedule.next_due().map_or(Transmit::Idle, Transmit::Wait);
+        }
+        self.pacer.charge(now, batch.wire_bytes());
+        Transmit::Ready
+    }
+
+    fn header(&mut self, content: Content) -> Header {
+        let counter = self.counter;
+        self.counter += 1;
+        Header { sealed: self.sealed, session: self.session, counter, content }
+    }
+}
+
+impl Batch {
+    /// An empty batch; its buffers are used again and again.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The datagrams, back to back; sealed only after [`Batch::seal`].
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Length of each datagram but the last, which may be shorter: the kernel's segment size.
+    #[must_use]
+    pub fn segment_size(&self) -> usize {
+        self.size
+    }
+
+    /// How many datagrams.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.headers.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.headers.is_empty()
+    }
+
+    /// Each datagram.
+    pub fn datagrams(&self) -> impl Iterator<Item = &[u8]> {
+        self.bytes.chunks(self.size.max(1))
+    }
+
+    /// Bytes on the wire, Ethernet included.
+    #[must_use]
+    pub fn wire_bytes(&self) -> usize {
+        self.bytes.len() + self.headers.len() * (IP_UDP_LEN + ETHERNET_LEN)
+    }
+
+    /// Seals every datagram in place.
+    pub fn seal(&mut self, sealer: &Sealer) {
+        for (header, datagram) in self.headers.iter().zip(self.bytes.chunks_mut(self.size.max(1))) {
+            sealer.seal_in_place(header, datagram);
+        }
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.headers.clear();
+        self.size = 0;
+    }
+
+    fn put(&mut self, header: Header, payload: &[u8]) {
+        let trailer = if header.sealed { crate::limits::TAG_LEN } else { crate::limits::CRC_LEN };
+        let len = HEADER_LEN + payload.len() + trailer;
+        if self.headers.is_empty() {
+            self.size = len;
+        }
+        assert_eq!(len, self.size, "one link has one symbol size");
+        self.bytes.extend_from_slice(&header.to_bytes());
+        self.bytes.extend_from_slice(payload);
+        self.bytes.extend_from_slice(&[0; crate::limits::TAG_LEN][..trailer]);
+        self.headers.push(header);
+    }
+}
