@@ -1,1 +1,7 @@
-//! checkvalve-host
+//! What both daemons of checkvalve share around the sans-IO core, so that it is written once: the disk as a seam that
+//! a simulator can take the place of, journals, units and config files, the control socket, logs, exit codes.
+#![forbid(unsafe_code)]
+
+pub mod disk;
+pub mod exit;
+pub mod units;
