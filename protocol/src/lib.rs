@@ -4,10 +4,15 @@
 //! are passed in. `SPEC.md` beside this crate describes every byte.
 #![forbid(unsafe_code)]
 
+pub mod beacon;
+pub mod codec;
+pub mod crypto;
 pub mod fec;
 pub mod id;
 pub mod limits;
+pub mod manifest;
 pub mod partition;
+pub mod path;
 pub mod seal;
 pub mod time;
 pub mod transmit;
