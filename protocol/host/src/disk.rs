@@ -271,3 +271,6 @@ fn temporary_for(path: &Path) -> io::Result<(PathBuf, PathBuf)> {
     temporary.push(".tmp");
     Ok((parent.to_owned(), parent.join(temporary)))
 }
+
+#[cfg(test)]
+mod tests;

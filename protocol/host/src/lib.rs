@@ -4,4 +4,5 @@
 
 pub mod disk;
 pub mod exit;
+pub mod journal;
 pub mod units;

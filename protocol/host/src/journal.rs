@@ -1,0 +1,344 @@
+//! Append-only journals that survive a power cut at any byte, and say what a bad disk took from them.
+//!
+//! A file is an 8-byte header, `CVJRNL`, version, inverted version, and then records: length `u32` little-endian, CRC-32
+//! (IEEE) `u32` little-endian, payload. The CRC is over the record's offset in the file (`u64` little-endian), the length and
+//! the payload, so that a record is only ever valid in its own place, and zeros are none.
+//!
+//! Opening a journal cuts a torn tail off. What is damaged in the middle is stepped over, reported and left as it is
+//! until [`Journal::rewrite`].
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::disk::{Disk, DiskFile, read_to_end, write_atomic};
+
+/// Most bytes in a record. What is longer belongs in a file of its own that a record names.
+pub const MAX_RECORD: usize = 1 << 20;
+/// Most bytes in a journal; its owner rewrites it long before.
+pub const MAX_JOURNAL: u64 = 1 << 30;
+
+const VERSION: u8 = 1;
+const MAGIC: [u8; 8] = magic(VERSION);
+const HEADER: u64 = MAGIC.len() as u64;
+const FRAME: usize = 8;
+const MODE: u32 = 0o600;
+
+/// An open journal. One at a time may be open on a path.
+pub struct Journal {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    file: Box<dyn DiskFile>,
+    /// Where the next record goes: everything before it is whole.
+    end: u64,
+    state: State,
+}
+
+/// What a journal held when it was opened.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Recovered {
+    /// Payloads, oldest first.
+    pub records: Vec<Vec<u8>>,
+    /// Bytes that were cut off the end: a record that was being written when the power went, or a damaged last one.
+    pub torn_bytes: u64,
+    /// Damage before the last good record; what these held is lost. It stays until the journal is rewritten.
+    pub corrupt: Vec<CorruptRange>,
+}
+
+/// A range of a journal that holds no valid record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CorruptRange {
+    /// Offset in the file in bytes.
+    pub offset: u64,
+    /// Length in bytes.
+    pub len: u64,
+}
+
+/// Whether an append waits for the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sync {
+    /// The record and all before it are durable when the append returns.
+    Yes,
+    /// The record may be lost in a power cut until the next append that waits, or [`Journal::sync`].
+    No,
+}
+
+/// Why a journal cannot be opened or written to.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The file holds something else. It is left as it is.
+    #[error("{path}: not a journal; move the file away")]
+    NotAJournal {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A newer version of this program wrote it. It is left as it is.
+    #[error("{path}: a journal of version {version}, this program knows version {VERSION}; run the newer program")]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: u8,
+    },
+    /// A record is longer than [`MAX_RECORD`]. The journal is as before.
+    #[error("a record of {len} bytes does not fit in a journal")]
+    RecordTooLong {
+        /// Its length in bytes.
+        len: usize,
+    },
+    /// The journal would become longer than [`MAX_JOURNAL`]. It is as before.
+    #[error("{path}: full; rewrite it")]
+    Full {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A sync failed earlier, so that what is durable is not known. Only [`Journal::rewrite`] mends that.
+    #[error("{path}: what is durable is unknown since a sync failed; rewrite it")]
+    Broken {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The disk said no. After a failed append without a sync, the journal is as before and the append may be tried again.
+    #[error("{path}: {error}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the disk said.
+        error: io::Error,
+    },
+}
+
+enum State {
+    Good,
+    /// A write failed half way: what is after `end` has to go first.
+    Ragged,
+    Broken,
+}
+
+impl Journal {
+    /// Opens the journal at `path`, which is created (mode 0600, durable at once) if it is missing.
+    ///
+    /// A torn tail is cut off and a damaged header is mended; both are durable when this returns. Errors:
+    /// [`JournalError::NotAJournal`] and [`JournalError::Version`], which leave the file as it is; [`JournalError::Io`].
+    pub fn open(disk: &Arc<dyn Disk>, path: &Path) -> Result<(Self, Recovered), JournalError> {
+        let io = |error| JournalError::Io { path: path.to_owned(), error };
+        let file = match disk.open_rw(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                write_atomic(disk.as_ref(), path, &MAGIC, MODE).map_err(io)?;
+                disk.open_rw(path).map_err(io)?
+            }
+            other => other.map_err(io)?,
+        };
+        let bytes = read_to_end(file.as_ref(), MAX_JOURNAL).map_err(io)?;
+        let (recovered, end) = recover(&bytes, path)?;
+        let mended = bytes.len() < MAGIC.len() || bytes[..MAGIC.len()] != MAGIC;
+        if recovered.torn_bytes > 0 {
+            file.set_len(end).map_err(io)?;
+        }
+        if mended {
+            file.write_all_at(&MAGIC, 0).map_err(io)?;
+        }
+        if mended || recovered.torn_bytes > 0 {
+            file.sync_all().map_err(io)?;
+        }
+        let end = end.max(HEADER);
+        Ok((Self { disk: Arc::clone(disk), path: path.to_owned(), file, end, state: State::Good }, recovered))
+    }
+
+    /// Appends a record of 1 to [`MAX_RECORD`] bytes. Panics if it is empty.
+    ///
+    /// If the write fails, the journal is as before. If the sync fails, whether the record will be there after a restart is
+    /// unknown, and the journal takes no more records until it is rewritten. Errors: all of [`JournalError`] but those of
+    /// [`Journal::open`] alone.
+    pub fn append(&mut self, payload: &[u8], sync: Sync) -> Result<(), JournalError> {
+        self.append_all(std::slice::from_ref(&payload), sync)
+    }
+
+    /// Appends several records with one write and at most one sync. A crash may keep the first few of them. Errors: as
+    /// [`Journal::append`].
+    pub fn append_all<P: AsRef<[u8]>>(&mut self, payloads: &[P], sync: Sync) -> Result<(), JournalError> {
+        self.usable()?;
+        let mut bytes = Vec::with_capacity(payloads.iter().map(|p| p.as_ref().len() + FRAME).sum());
+        for payload in payloads {
+            frame(&mut bytes, self.end, payload.as_ref())?;
+        }
+        let end = self.end + bytes.len() as u64;
+        if end > MAX_JOURNAL {
+            return Err(JournalError::Full { path: self.path.clone() });
+        }
+        if let Err(error) = self.file.write_all_at(&bytes, self.end) {
+            self.state = State::Ragged;
+            drop(self.usable());
+            return Err(self.io(error));
+        }
+        self.end = end;
+        if sync == Sync::Yes { self.sync() } else { Ok(()) }
+    }
+
+    /// Makes all records durable. Errors: [`JournalError::Broken`], [`JournalError::Io`], after which the journal is broken.
+    pub fn sync(&mut self) -> Result<(), JournalError> {
+        self.usable()?;
+        if let Err(error) = self.file.sync_data() {
+            self.state = State::Broken;
+            return Err(self.io(error));
+        }
+        Ok(())
+    }
+
+    /// Replaces everything by `records`, atomically and durably. Mends a broken journal.
+    ///
+    /// Errors: [`JournalError::RecordTooLong`], [`JournalError::Full`]; [`JournalError::Io`], after which the old journal goes
+    /// on if it is still in place, and is broken if that is not sure.
+    pub fn rewrite<P: AsRef<[u8]>>(&mut self, records: &[P]) -> Result<(), JournalError> {
+        let mut bytes = MAGIC.to_vec();
+        for payload in records {
+            frame(&mut bytes, 0, payload.as_ref())?;
+        }
+        if bytes.len() as u64 > MAX_JOURNAL {
+            return Err(JournalError::Full { path: self.path.clone() });
+        }
+        let replaced = write_atomic(self.disk.as_ref(), &self.path, &bytes, MODE);
+        match replaced.and_then(|()| self.disk.open_rw(&self.path)) {
+            Ok(file) => {
+                (self.file, self.end, self.state) = (file, bytes.len() as u64, State::Good);
+                Ok(())
+            }
+            Err(error) => {
+                if !self.in_place() {
+                    self.state = State::Broken;
+                }
+                Err(self.io(error))
+            }
+        }
+    }
+
+    /// Length of the file in bytes, by which its owner decides when to rewrite it.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.end
+    }
+
+    /// Whether it holds nothing at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.end == HEADER
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Cuts off what a failed write left, which would otherwise stand behind the next, shorter record.
+    fn usable(&mut self) -> Result<(), JournalError> {
+        match self.state {
+            State::Good => Ok(()),
+            State::Broken => Err(JournalError::Broken { path: self.path.clone() }),
+            State::Ragged => {
+                self.file.set_len(self.end).map_err(|error| self.io(error))?;
+                self.state = State::Good;
+                Ok(())
+            }
+        }
+    }
+
+    fn in_place(&self) -> bool {
+        let same = |a: crate::disk::Meta, b: crate::disk::Meta| (a.dev, a.ino) == (b.dev, b.ino);
+        matches!((self.file.meta(), self.disk.lstat(&self.path)), (Ok(ours), Ok(there)) if same(ours, there))
+    }
+
+    fn io(&self, error: io::Error) -> JournalError {
+        JournalError::Io { path: self.path.clone(), error }
+    }
+}
+
+const fn magic(version: u8) -> [u8; 8] {
+    [b'C', b'V', b'J', b'R', b'N', b'L', version, !version]
+}
+
+fn checksum(offset: u64, payload: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&offset.to_le_bytes());
+    hasher.update(&u32::try_from(payload.len()).unwrap_or(u32::MAX).to_le_bytes());
+    hasher.update(payload);
+    hasher.finalize()
+}
+
+/// Puts a record at the end of `bytes`, which begin at offset `base` of the file.
+fn frame(bytes: &mut Vec<u8>, base: u64, payload: &[u8]) -> Result<(), JournalError> {
+    assert!(!payload.is_empty(), "a record of a journal is never empty: zeros on the disk would look like it");
+    let too_long = || JournalError::RecordTooLong { len: payload.len() };
+    let len = u32::try_from(payload.len()).ok().filter(|_| payload.len() <= MAX_RECORD).ok_or_else(too_long)?;
+    let offset = base + bytes.len() as u64;
+    bytes.extend_from_slice(&len.to_le_bytes());
+    bytes.extend_from_slice(&checksum(offset, payload).to_le_bytes());
+    bytes.extend_from_slice(payload);
+    Ok(())
+}
+
+/// The payload of the record at `at`, if a valid one begins there.
+fn record(bytes: &[u8], at: usize) -> Option<&[u8]> {
+    let payload = bytes.get(at + FRAME..at + FRAME + claimed_len(bytes, at)?)?;
+    let crc = u32::from_le_bytes(bytes.get(at + 4..at + FRAME)?.try_into().ok()?);
+    (crc == checksum(at as u64, payload)).then_some(payload)
+}
+
+fn claimed_len(bytes: &[u8], at: usize) -> Option<usize> {
+    let len = u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?) as usize;
+    (1..=MAX_RECORD).contains(&len).then_some(len)
+}
+
+/// Where the first valid record after the damaged one at `at` begins.
+fn next_record(bytes: &[u8], at: usize) -> Option<usize> {
+    // Most damage leaves the length as it was; looking there first means not to look inside of payloads.
+    let after = claimed_len(bytes, at).map(|len| at + FRAME + len);
+    after.into_iter().chain(at + 1..bytes.len()).find(|&at| record(bytes, at).is_some())
+}
+
+/// Reads all records. Returns them and where the last one ends.
+fn recover(bytes: &[u8], path: &Path) -> Result<(Recovered, u64), JournalError> {
+    let mut found = Recovered::default();
+    let mut at = header(bytes, path, &mut found)?;
+    while at < bytes.len() {
+        if let Some(payload) = record(bytes, at) {
+            found.records.push(payload.to_vec());
+            at += FRAME + payload.len();
+        } else if let Some(next) = next_record(bytes, at) {
+            found.corrupt.push(CorruptRange { offset: at as u64, len: (next - at) as u64 });
+            at = next;
+        } else {
+            found.torn_bytes = (bytes.len() - at) as u64;
+            break;
+        }
+    }
+    Ok((found, at as u64))
+}
+
+/// Where the records begin: after the header, or at the beginning of a file that was never finished.
+fn header(bytes: &[u8], path: &Path, found: &mut Recovered) -> Result<usize, JournalError> {
+    if bytes.starts_with(&MAGIC) {
+        return Ok(MAGIC.len());
+    }
+    // A file that the power cut left short, or long and never written.
+    if MAGIC.starts_with(bytes) || bytes.iter().all(|&byte| byte == 0) {
+        found.torn_bytes = bytes.len() as u64;
+        return Ok(0);
+    }
+    if let Some(&version) = bytes.get(6)
+        && bytes.starts_with(&magic(version))
+    {
+        return Err(JournalError::Version { path: path.to_owned(), version });
+    }
+    // Records that are valid in their places make it ours, whatever became of the header.
+    let first = Some(MAGIC.len()).filter(|&at| record(bytes, at).is_some()).or_else(|| next_record(bytes, MAGIC.len()));
+    let looks_ours = bytes.iter().zip(MAGIC).filter(|(byte, magic)| *byte == magic).count() >= 6;
+    if first.is_none() && !looks_ours {
+        return Err(JournalError::NotAJournal { path: path.to_owned() });
+    }
+    found.corrupt.push(CorruptRange { offset: 0, len: HEADER.min(bytes.len() as u64) });
+    Ok(MAGIC.len())
+}
+
+#[cfg(test)]
+mod tests;
