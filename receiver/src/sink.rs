@@ -2,7 +2,8 @@
 //!
 //! Two implementations exist: the receiver's own delivery, and the simulator's.
 
-use checkvalve_protocol::id::BundleId;
+use checkvalve_protocol::beacon::Beacon;
+use checkvalve_protocol::id::{BundleId, SessionId};
 use checkvalve_protocol::partition::{BlockSet, Oti};
 use checkvalve_protocol::wire::ObjectKind;
 
@@ -16,6 +17,10 @@ pub trait Sink: Send + Sync {
     /// the disk. Order is arbitrary; a block comes at most once unless it failed. Errors: the block counts as not
     /// received, its symbols may be thrown away, and a later transmission brings it again.
     fn block(&self, bundle: BundleId, kind: ObjectKind, oti: &Oti, sbn: u32, buf: &[u8]) -> Result<(), StoreError>;
+
+    /// A beacon of the newest session, in the order in which they came. Never touches a disk. `now_ms` as in
+    /// [`Sink::tick`].
+    fn beacon(&self, now_ms: u64, session: SessionId, beacon: Beacon);
 
     /// How far an object is, for status only; a few times a second per object at most. Never touches a disk.
     fn progress(&self, bundle: BundleId, kind: ObjectKind, progress: ObjectProgress);
