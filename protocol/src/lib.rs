@@ -13,6 +13,7 @@ pub mod limits;
 pub mod manifest;
 pub mod partition;
 pub mod path;
+pub mod receive;
 pub mod seal;
 pub mod time;
 pub mod transmit;

@@ -4,6 +4,11 @@ use std::time::Duration;
 
 use crate::time::Time;
 
+/// What a caller that overslept may catch up at once, unless it asks for another bucket.
+pub const BUCKET: Duration = Duration::from_millis(1);
+/// Most that leaves in one system call, as time at the link's rate: a slow device's buffer is not overrun.
+pub const QUANTUM: Duration = Duration::from_micros(500);
+
 /// Says when the next datagrams may leave so that `rate` is kept: over any span, no more than `rate` × span plus one
 /// bucket leaves.
 #[derive(Debug, Clone)]
@@ -36,11 +41,11 @@ impl Pacer {
         self.clear = from + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
     }
 
-    /// Most bytes that should leave in one system call: half a millisecond's worth, so that a slow device's buffer is
-    /// not overrun.
+    /// Most bytes that should leave in one system call: [`QUANTUM`]'s worth.
     #[must_use]
     pub fn quantum(&self) -> usize {
-        usize::try_from(self.rate / 8 / 2_000).unwrap_or(usize::MAX)
+        let bits = u128::from(self.rate) * QUANTUM.as_nanos() / 1_000_000_000;
+        usize::try_from(bits / 8).unwrap_or(usize::MAX)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::pacer::{BUCKET, QUANTUM};
 use crate::limits::{
     ETHERNET_LEN, IP_UDP_LEN, MAX_BLOCK_SYMBOLS, MAX_ESI, MAX_MTU, MAX_SYMBOL_SIZE, MIN_MTU, OVERHEAD, SYMBOL_ALIGNMENT,
 };
@@ -94,7 +95,9 @@ impl Parameters {
             return Err(ParameterError::Memory(four_blocks));
         }
         let bits = this.wire_len() as f64 * 8.0;
-        let wanted = (link.rate as f64 * link.burst.as_secs_f64() / bits).ceil() as u32;
+        // What leaves within a burst: its length at `rate`, and what the pacer may send at once at either end.
+        let slack = if link.burst.is_zero() { Duration::ZERO } else { BUCKET + QUANTUM };
+        let wanted = (link.rate as f64 * (link.burst + slack).as_secs_f64() / bits).ceil() as u32;
         let spare = this.spare();
         let depth = wanted.div_ceil(spare).max(1);
         let fits = u32::try_from(link.memory / this.block_bytes()).unwrap_or(u32::MAX);
@@ -161,7 +164,7 @@ impl Parameters {
             return self.burst;
         }
         let bits = f64::from(self.burst_symbols) * self.wire_len() as f64 * 8.0;
-        Duration::from_secs_f64(bits / self.rate as f64)
+        Duration::from_secs_f64(bits / self.rate as f64).saturating_sub(BUCKET + QUANTUM)
     }
 
     /// Whether `memory` was too small for `burst`.
@@ -242,8 +245,8 @@ mod tests {
         let p = Parameters::derive(&link()).unwrap();
         assert_eq!((p.symbol_size(), p.block_symbols(), p.repair_symbols(256)), (1_408, 256, 13));
         assert_eq!(p.wire_len(), 1_538);
-        assert_eq!(p.burst_symbols(), 732, "10 ms at 900 Mbit/s");
-        assert_eq!(p.depth(), 61);
+        assert_eq!(p.burst_symbols(), 842, "11.5 ms at 900 Mbit/s");
+        assert_eq!(p.depth(), 71);
         assert!(!p.memory_binds());
         assert_eq!(p.survivable_burst(), Duration::from_millis(10));
         assert!((0.14..0.16).contains(&p.wire_overhead()), "{}", p.wire_overhead());
@@ -256,8 +259,8 @@ mod tests {
         let p = Parameters::derive(&Link { rate: 10_000_000_000, ..link() }).unwrap();
         assert!(p.memory_binds());
         assert!(p.memory() <= 128 << 20);
-        assert!(p.survivable_burst() < Duration::from_millis(6));
-        assert!(p.survivable_burst() > Duration::from_millis(4));
+        assert!(p.survivable_burst() < Duration::from_millis(5));
+        assert!(p.survivable_burst() > Duration::from_millis(3));
     }
 
     #[test]

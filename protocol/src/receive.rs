@@ -1,0 +1,366 @@
+//! The receiving side, without sockets, threads or clocks.
+//!
+//! 1. An [`Opener`](crate::seal::Opener), one a receive thread, authenticates datagrams; nothing below sees any other.
+//! 2. [`Reassembly::handle`] drops replays, asks the caller once about each new object, and puts each symbol in the
+//!    place it has in its block.
+//! 3. A block that has K symbols comes out of [`Reassembly::poll_block`]: whole, or to be decoded
+//!    ([`ReceivedBlock::decode`], outside of any lock).
+//! 4. The caller gives it back: [`Reassembly::stored`], [`Reassembly::undecodable`] or [`Reassembly::failed`].
+//!
+//! Memory is bounded by [`Limits::memory`]: when it is full, the block that has waited longest for a symbol comes out of
+//! [`Reassembly::poll_parked`] with what it has.
+
+mod block;
+mod drops;
+mod replay;
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::time::Duration;
+
+pub use self::block::ReceivedBlock;
+use self::block::{Buffers, Open, State};
+pub use self::drops::{DropReason, Drops};
+use self::replay::Sessions;
+use crate::id::BundleId;
+use crate::partition::{BlockSet, Oti};
+use crate::time::Time;
+use crate::wire::{Content, Header, ObjectKind, Symbol};
+
+/// What a reassembly may use.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes of all blocks that are not stored yet.
+    pub memory: u64,
+    /// Objects known at once; the one unheard of for longest makes room.
+    pub objects: usize,
+    /// A block without a new symbol for this long is parked.
+    pub idle: Duration,
+    /// An answer of [`Wanted::No`] is asked for again after this long.
+    pub ask_again: Duration,
+}
+
+/// The caller's answer about an object that it has not been asked about before, or not for a while.
+#[derive(Debug, Clone)]
+pub enum Wanted {
+    /// Collect it, but for these blocks.
+    Yes {
+        /// SBNs that are stored already.
+        have: BlockSet,
+    },
+    /// Drop its symbols under this reason.
+    No(DropReason),
+}
+
+/// How far an object is.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress {
+    /// The bundle.
+    pub bundle: BundleId,
+    /// Which object of it.
+    pub kind: ObjectKind,
+    /// Its OTI.
+    pub oti: Oti,
+    /// Blocks stored.
+    pub blocks_done: u64,
+    /// Blocks of which some symbols are here.
+    pub blocks_open: u64,
+    /// Symbols that these lack at least.
+    pub symbols_lacking: u64,
+    /// When the last symbol came that was not a duplicate.
+    pub last: Time,
+}
+
+/// Everything between authentic datagrams and blocks. Never keyed by anything that has not been authenticated.
+pub struct Reassembly {
+    limits: Limits,
+    sessions: Sessions,
+    objects: Vec<Object>,
+    /// Where the last symbol's object was found.
+    recent: usize,
+    buffers: Buffers,
+    ready: VecDeque<ReceivedBlock>,
+    parked: VecDeque<ReceivedBlock>,
+}
+
+struct Object {
+    bundle: BundleId,
+    kind: ObjectKind,
+    oti: Oti,
+    state: ObjectState,
+    have: BlockSet,
+    open: HashMap<u32, Open, BuildHasherDefault<SbnHasher>>,
+    heard: Time,
+    last: Time,
+}
+
+enum ObjectState {
+    Wanted,
+    Unwanted { reason: DropReason, since: Time },
+}
+
+/// Only authenticated SBNs get here, so a multiplication is hash enough.
+#[derive(Default)]
+struct SbnHasher(u64);
+
+impl Hasher for SbnHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for &b in bytes {
+            self.write_u32(u32::from(b));
+        }
+    }
+    fn write_u32(&mut self, n: u32) {
+        self.0 = (self.0 ^ u64::from(n)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(26);
+    }
+}
+
+impl Reassembly {
+    /// Nothing received yet.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            sessions: Sessions::default(),
+            objects: Vec::new(),
+            recent: 0,
+            buffers: Buffers::new(limits.memory),
+            ready: VecDeque::new(),
+            parked: VecDeque::new(),
+        }
+    }
+
+    /// Takes an authentic datagram. `want` is asked about objects not seen before.
+    ///
+    /// A beacon only passes the replay check here; its payload is the caller's. Afterwards take what
+    /// [`Reassembly::poll_block`] and [`Reassembly::poll_parked`] have. Errors: why the datagram was dropped.
+    pub fn handle(
+        &mut self,
+        now: Time,
+        header: &Header,
+        payload: &[u8],
+        want: &mut dyn FnMut(&Symbol) -> Wanted,
+    ) -> Result<(), DropReason> {
+        self.sessions.admit(header.session, header.counter)?;
+        let Content::Symbol(symbol) = header.content else { return Ok(()) };
+        let at = self.object(now, &symbol, want)?;
+        let object = &mut self.objects[at];
+        object.heard = now;
+        if !object.open.contains_key(&symbol.sbn) {
+            if object.have.contains(symbol.sbn) {
+                return Err(DropReason::Surplus);
+            }
+            let symbols = symbol.oti.block_symbols(symbol.sbn).ok_or(DropReason::Place)?;
+            let bytes = Buffers::block_bytes(symbols, &symbol.oti);
+            if !self.make_room(bytes) {
+                return Err(DropReason::Memory);
+            }
+            let block = self.buffers.block(&symbol, symbols);
+            self.objects[at].open.insert(symbol.sbn, Open { block: Some(block), state: State::Collecting, heard: now });
+        }
+        let repair = u64::from(symbol.oti.symbol_size());
+        if self.buffers.is_full(repair) {
+            // A repair symbol takes room of its own; a source symbol has its place in the block.
+            self.make_room(repair);
+        }
+        // Making room may have parked this very block, if it is the only one.
+        let object = &mut self.objects[at];
+        let Some(open) = object.open.get_mut(&symbol.sbn) else { return Err(DropReason::Memory) };
+        open.take(now, symbol.esi, payload, &mut self.buffers)?;
+        object.last = now;
+        if let Some(block) = open.complete() {
+            self.ready.push_back(block);
+        }
+        Ok(())
+    }
+
+    /// A block with K symbols or more.
+    pub fn poll_block(&mut self) -> Option<ReceivedBlock> {
+        self.ready.pop_front()
+    }
+
+    /// A block that had to make room, or waited too long. Its symbols are lost unless the caller keeps them.
+    pub fn poll_parked(&mut self) -> Option<ReceivedBlock> {
+        self.parked.pop_front()
+    }
+
+    /// The block is stored: its further symbols are surplus.
+    pub fn stored(&mut self, block: ReceivedBlock) {
+        if let Some(object) = self.find(&block) {
+            object.have.insert(block.sbn());
+            object.open.remove(&block.sbn());
+        }
+        self.buffers.recycle(block);
+    }
+
+    /// The block's symbols did not suffice: it goes on collecting.
+    pub fn undecodable(&mut self, mut block: ReceivedBlock) {
+        let sbn = block.sbn();
+        let at = self.objects.iter().position(|o| o.is(block.bundle(), block.kind(), &block.oti()));
+        let Some(open) = at.and_then(|at| self.objects[at].open.get_mut(&sbn)) else {
+            self.buffers.recycle(block);
+            return;
+        };
+        let late = open.resume();
+        let mut more = false;
+        for (esi, bytes) in late {
+            more |= block.put(esi, &bytes, &mut self.buffers).is_ok();
+            self.buffers.recycle_symbol(bytes);
+        }
+        open.block = Some(block);
+        if more && let Some(block) = open.complete() {
+            self.ready.push_back(block);
+        }
+    }
+
+    /// The block could not be stored: it counts as not received, and the object is asked about again.
+    pub fn failed(&mut self, block: ReceivedBlock) {
+        let sbn = block.sbn();
+        let at = self.objects.iter().position(|o| o.is(block.bundle(), block.kind(), &block.oti()));
+        if let Some(at) = at {
+            if let Some(open) = self.objects[at].open.remove(&sbn) {
+                self.buffers.recycle_open(open);
+            }
+            self.remove_object(at, false);
+        }
+        self.buffers.recycle(block);
+    }
+
+    /// The blocks of this bundle are not wanted any more, or the answer about them has changed.
+    pub fn forget(&mut self, bundle: BundleId) {
+        while let Some(at) = self.objects.iter().position(|o| o.bundle == bundle) {
+            self.remove_object(at, false);
+        }
+    }
+
+    /// Parks blocks that have waited too long. Call about once a second.
+    pub fn handle_timeout(&mut self, now: Time) {
+        let idle = self.limits.idle;
+        for object in &mut self.objects {
+            let stale = object.open.iter().filter(|(_, open)| open.block.is_some() && now.since(open.heard) >= idle);
+            let stale: Vec<u32> = stale.map(|(&sbn, _)| sbn).collect();
+            for sbn in stale {
+                self.parked.extend(object.open.remove(&sbn).and_then(|open| open.block));
+            }
+        }
+    }
+
+    /// Gives back a parked block's buffers.
+    pub fn recycle(&mut self, block: ReceivedBlock) {
+        self.buffers.recycle(block);
+    }
+
+    /// How far each object is that is being collected.
+    pub fn progress(&self) -> impl Iterator<Item = Progress> + '_ {
+        self.objects.iter().filter(|o| matches!(o.state, ObjectState::Wanted)).map(|o| Progress {
+            bundle: o.bundle,
+            kind: o.kind,
+            oti: o.oti,
+            blocks_done: o.have.len(),
+            blocks_open: o.open.len() as u64,
+            symbols_lacking: o.open.values().map(|open| u64::from(open.lacking())).sum(),
+            last: o.last,
+        })
+    }
+
+    /// Bytes held for blocks that are not stored yet.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        self.buffers.held()
+    }
+
+    fn object(
+        &mut self,
+        now: Time,
+        symbol: &Symbol,
+        want: &mut dyn FnMut(&Symbol) -> Wanted,
+    ) -> Result<usize, DropReason> {
+        let is = |o: &Object| o.is(symbol.bundle, symbol.kind, &symbol.oti);
+        let found = if self.objects.get(self.recent).is_some_and(is) {
+            Some(self.recent)
+        } else {
+            self.objects.iter().position(is)
+        };
+        if let Some(at) = found {
+            self.recent = at;
+            match self.objects[at].state {
+                ObjectState::Wanted => return Ok(at),
+                ObjectState::Unwanted { reason, since } if now.since(since) < self.limits.ask_again => {
+                    self.objects[at].heard = now;
+                    return Err(reason);
+                }
+                ObjectState::Unwanted { .. } => self.remove_object(at, false),
+            }
+        }
+        if self.objects.len() >= self.limits.objects {
+            let oldest = self.objects.iter().enumerate().min_by_key(|(_, o)| o.heard).map(|(at, _)| at);
+            if let Some(at) = oldest {
+                self.remove_object(at, true);
+            }
+        }
+        let (state, have, answer) = match want(symbol) {
+            Wanted::Yes { have } => (ObjectState::Wanted, have, Ok(())),
+            Wanted::No(reason) => (ObjectState::Unwanted { reason, since: now }, BlockSet::new(), Err(reason)),
+        };
+        self.objects.push(Object {
+            bundle: symbol.bundle,
+            kind: symbol.kind,
+            oti: symbol.oti,
+            state,
+            have,
+            open: HashMap::default(),
+            heard: now,
+            last: now,
+        });
+        self.recent = self.objects.len() - 1;
+        answer.map(|()| self.recent)
+    }
+
+    fn remove_object(&mut self, at: usize, park: bool) {
+        let object = self.objects.swap_remove(at);
+        self.recent = 0;
+        for (_, mut open) in object.open {
+            match open.block.take() {
+                Some(block) if park => self.parked.push_back(block),
+                block => {
+                    if let Some(block) = block {
+                        self.buffers.recycle(block);
+                    }
+                    self.buffers.recycle_open(open);
+                }
+            }
+        }
+    }
+
+    /// Parks the blocks that have waited longest until `bytes` fit. False: what is left is being worked on.
+    fn make_room(&mut self, bytes: u64) -> bool {
+        while self.buffers.is_full(bytes) {
+            let waiting = self.objects.iter().enumerate().flat_map(|(at, o)| {
+                o.open.iter().filter(|(_, open)| open.block.is_some()).map(move |(&sbn, open)| (open.heard, at, sbn))
+            });
+            let Some((_, at, sbn)) = waiting.min() else { return false };
+            let block = self.objects[at].open.remove(&sbn).and_then(|open| open.block);
+            // Its buffers are free once the caller gives it back; until then it does not count.
+            if let Some(mut block) = block {
+                self.buffers.release(&mut block);
+                self.parked.push_back(block);
+            }
+        }
+        true
+    }
+
+    fn find(&mut self, block: &ReceivedBlock) -> Option<&mut Object> {
+        self.objects.iter_mut().find(|o| o.is(block.bundle(), block.kind(), &block.oti()))
+    }
+}
+
+impl Object {
+    fn is(&self, bundle: BundleId, kind: ObjectKind, oti: &Oti) -> bool {
+        self.bundle == bundle && self.kind == kind && self.oti == *oti
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,281 @@
+use super::*;
+use crate::fec::Plans;
+use crate::id::SessionId;
+use crate::seal::{Opener, Sealer};
+use crate::transmit::{Batch, Encoder, Link, Parameters, Selection, Transmit, Transmitter, Work, WorkShape};
+
+const KEY: [u8; 32] = [3; 32];
+
+fn limits(memory: u64) -> Limits {
+    Limits { memory, objects: 16, idle: Duration::from_secs(5), ask_again: Duration::from_secs(2) }
+}
+
+fn parameters(repair: f64, burst_ms: u64) -> Parameters {
+    let burst = Duration::from_millis(burst_ms);
+    Parameters::derive(&Link { mtu: 1_500, rate: 900_000_000, repair, burst, memory: 128 << 20 }).unwrap()
+}
+
+fn data(len: usize) -> Vec<u8> {
+    (0..len).map(|i| ((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect()
+}
+
+/// Every datagram of one transmission of `bytes` as a bundle's data, in order of departure, with its time.
+fn transmit(parameters: &Parameters, session: u64, bytes: &[u8], first_esi: u32) -> Vec<(Time, Vec<u8>)> {
+    let sealer = Sealer::new(Some(&KEY), SessionId(session));
+    let mut transmitter = Transmitter::new(&sealer, parameters, Duration::from_millis(1));
+    let (announce, hashes) = (data(300), data(500));
+    let shape = WorkShape {
+        bundle: BundleId(1),
+        announce_len: announce.len() as u64,
+        data_len: bytes.len() as u64,
+        selection: Selection::All,
+        first_esi,
+    };
+    let mut work = Work::new(parameters, &shape).unwrap();
+    let id = transmitter.schedule().open(work.stream(0));
+    let plans = Plans::new();
+    let encoder = Encoder::new(&plans);
+    let mut tasks: Vec<_> = std::iter::from_fn(|| work.next_task()).collect();
+    work.hashes(hashes.len() as u64).unwrap();
+    tasks.extend(std::iter::from_fn(|| work.next_closing()));
+    for task in tasks {
+        let object = match task.symbol.kind {
+            ObjectKind::Announce => &announce[..],
+            ObjectKind::Data => bytes,
+            ObjectKind::Hashes => &hashes[..],
+        };
+        let mut source = object[task.offset as usize..][..task.len].to_vec();
+        source.resize(Encoder::padded_len(&task), 0);
+        let (block, _) = encoder.encode(&task, source, Vec::new()).unwrap();
+        transmitter.schedule().push(id, block);
+    }
+    transmitter.schedule().close(id);
+    let (mut now, mut batch, mut sent) = (Time(1_000_000_000), Batch::new(), Vec::new());
+    loop {
+        match transmitter.poll_transmit(now, &mut batch) {
+            Transmit::Ready => {
+                batch.seal(&sealer);
+                sent.extend(batch.datagrams().map(|d| (now, d.to_vec())));
+            }
+            Transmit::Wait(at) => now = at,
+            Transmit::Idle => return sent,
+        }
+    }
+}
+
+struct High {
+    opener: Opener,
+    reassembly: Reassembly,
+    data: Vec<u8>,
+    stored: BlockSet,
+    drops: Drops,
+    decoded: usize,
+}
+
+impl High {
+    fn new(len: usize, memory: u64) -> Self {
+        Self {
+            opener: Opener::new(Some(KEY)),
+            reassembly: Reassembly::new(limits(memory)),
+            data: vec![0; len],
+            stored: BlockSet::new(),
+            drops: Drops::default(),
+            decoded: 0,
+        }
+    }
+
+    fn receive(&mut self, now: Time, datagram: &[u8]) {
+        let mut bytes = datagram.to_vec();
+        let have = self.stored.clone();
+        let mut want = |_: &Symbol| Wanted::Yes { have: have.clone() };
+        let result = match self.opener.open(&mut bytes) {
+            Ok((header, payload)) => self.reassembly.handle(now, &header, payload, &mut want),
+            Err(error) => Err(error.into()),
+        };
+        if let Err(reason) = result {
+            self.drops.add(reason);
+        }
+        while let Some(mut block) = self.reassembly.poll_block() {
+            self.decoded += usize::from(!block.is_whole());
+            if block.decode().is_err() {
+                self.reassembly.undecodable(block);
+                continue;
+            }
+            if block.kind() == ObjectKind::Data {
+                let at = block.oti().block_offset(block.sbn()).unwrap() as usize;
+                self.data[at..at + block.data().len()].copy_from_slice(block.data());
+                assert!(self.stored.insert(block.sbn()), "a block comes once");
+            }
+            self.reassembly.stored(block);
+        }
+        while let Some(block) = self.reassembly.poll_parked() {
+            self.reassembly.recycle(block);
+        }
+    }
+}
+
+fn rng(seed: u64) -> impl FnMut() -> u64 {
+    let mut state = seed;
+    move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
+    }
+}
+
+#[test]
+fn without_loss_nothing_is_decoded() {
+    let bytes = data(3_000_000);
+    let mut high = High::new(bytes.len(), 64 << 20);
+    for (now, datagram) in transmit(&parameters(0.05, 10), 1, &bytes, 0) {
+        high.receive(now, &datagram);
+    }
+    assert!(high.data == bytes);
+    assert_eq!(high.decoded, 0);
+    assert_eq!(high.drops.get(DropReason::Surplus), high.drops.iter().map(|(_, n)| n).sum::<u64>());
+    assert_eq!(high.reassembly.memory(), 0, "every buffer came back");
+}
+
+#[test]
+fn random_loss_within_the_repair_is_mended_in_any_order() {
+    for seed in 1..6 {
+        let bytes = data(2_000_000 + seed as usize * 77_777);
+        let mut random = rng(seed);
+        let mut sent = transmit(&parameters(0.25, 10), 1, &bytes, 0);
+        sent.retain(|_| random() % 100 >= 8);
+        // Reordering and duplication.
+        for i in 0..sent.len() {
+            let j = (i + (random() % 50) as usize).min(sent.len() - 1);
+            sent.swap(i, j);
+            if random().is_multiple_of(20) {
+                sent.insert(j, sent[i].clone());
+            }
+        }
+        let mut high = High::new(bytes.len(), 64 << 20);
+        for (now, datagram) in &sent {
+            high.receive(*now, datagram);
+        }
+        assert!(high.data == bytes, "seed {seed}");
+        assert!(high.decoded > 0);
+        assert!(high.drops.get(DropReason::Replay) > 0);
+    }
+}
+
+#[test]
+fn a_burst_anywhere_in_an_object_of_any_size_is_survived() {
+    let parameters = parameters(0.05, 10);
+    for len in [1, 1_408, 4_096, 100_000, 360_448, 3_000_000, 30_000_000] {
+        let bytes = data(len);
+        let sent = transmit(&parameters, 1, &bytes, 0);
+        let burst = parameters.burst();
+        let parts = if len > 10_000_000 { 3 } else { 8 };
+        for part in 0..parts {
+            let from = sent[(sent.len() - 1) * part / parts].0;
+            let mut high = High::new(len, 128 << 20);
+            for (now, datagram) in sent.iter().filter(|(now, _)| *now < from || *now >= from + burst) {
+                high.receive(*now, datagram);
+            }
+            let done: Vec<_> = high.reassembly.progress().map(|p| (p.kind, p.blocks_done)).collect();
+            assert!(high.data == bytes, "{len} bytes, burst at {part}/{parts}: {done:?}");
+            assert_eq!(done.len(), 3, "announce and hashes came too");
+            assert!(high.reassembly.progress().all(|p| p.blocks_done == u64::from(p.oti.blocks())), "{len} {done:?}");
+        }
+    }
+}
+
+#[test]
+fn a_second_pass_completes_what_the_first_left_open() {
+    let bytes = data(5_000_000);
+    let parameters = parameters(0.05, 1);
+    let mut random = rng(9);
+    let mut high = High::new(bytes.len(), 64 << 20);
+    for (session, first_esi) in [(1, 0), (2, parameters.esis_per_pass())] {
+        for (now, datagram) in transmit(&parameters, session, &bytes, first_esi) {
+            if random() % 100 >= 30 {
+                high.receive(now, &datagram);
+            }
+        }
+        assert_eq!(high.data == bytes, session == 2, "30 % loss needs both passes");
+    }
+}
+
+#[test]
+fn a_late_start_loses_only_what_it_missed() {
+    let bytes = data(5_000_000);
+    let parameters = parameters(0.05, 0);
+    let sent = transmit(&parameters, 1, &bytes, 0);
+    let mut high = High::new(bytes.len(), 64 << 20);
+    for (now, datagram) in &sent[sent.len() / 2..] {
+        high.receive(*now, datagram);
+    }
+    assert!(high.stored.len() >= 4, "{}", high.stored.len());
+    let announce = high.reassembly.progress().find(|p| p.kind == ObjectKind::Announce);
+    assert_eq!(announce.map(|p| p.blocks_done), Some(1));
+}
+
+#[test]
+fn memory_is_bounded_and_the_oldest_block_makes_room() {
+    let bytes = data(20_000_000);
+    let parameters = parameters(0.05, 10);
+    let limit = 8 * 256 * 1_408;
+    let mut high = High::new(bytes.len(), limit);
+    for (now, datagram) in transmit(&parameters, 1, &bytes, 0) {
+        high.receive(now, &datagram);
+        assert!(high.reassembly.memory() <= limit + 1_408 * 64, "{}", high.reassembly.memory());
+    }
+    // A pass at a depth that fits then completes it.
+    let shallow = Parameters::derive(&Link {
+        mtu: 1_500,
+        rate: 900_000_000,
+        repair: 0.05,
+        burst: Duration::ZERO,
+        memory: 4 << 20,
+    });
+    for (now, datagram) in transmit(&shallow.unwrap(), 2, &bytes, 10_000) {
+        high.receive(now + Duration::from_secs(10), &datagram);
+    }
+    assert!(high.data == bytes);
+}
+
+#[test]
+fn an_unwanted_object_takes_no_memory_and_is_asked_about_again() {
+    let sent = transmit(&parameters(0.05, 10), 1, &data(100_000), 0);
+    let mut opener = Opener::new(Some(KEY));
+    let mut reassembly = Reassembly::new(limits(1 << 20));
+    let mut asked = 0;
+    for (now, datagram) in &sent {
+        let mut bytes = datagram.clone();
+        let (header, payload) = opener.open(&mut bytes).unwrap();
+        let mut want = |_: &Symbol| {
+            asked += 1;
+            Wanted::No(DropReason::Done)
+        };
+        assert_eq!(reassembly.handle(*now, &header, payload, &mut want), Err(DropReason::Done));
+    }
+    assert_eq!((asked, reassembly.memory()), (3, 0));
+}
+
+#[test]
+fn symbols_needed_beyond_k_are_few() {
+    let plans = Plans::new();
+    let (k, size, blocks) = (64_u16, 64_u16, 400_u32);
+    let source = data(usize::from(k) * usize::from(size));
+    let mut extra = 0;
+    for block in 0..blocks {
+        let mut repair = Vec::new();
+        crate::fec::encode(&plans, &source, size, 64 + block * 100, 80, &mut repair).unwrap();
+        let mut needed = 0;
+        for count in usize::from(k).. {
+            let mut out = vec![0; source.len()];
+            let symbols = (64 + block * 100..).zip(repair.chunks(64)).take(count);
+            if crate::fec::decode(&mut out, size, |_| false, symbols).is_ok() {
+                assert!(out == source);
+                break;
+            }
+            needed += 1;
+        }
+        extra += needed;
+    }
+    assert!(f64::from(extra) / f64::from(blocks) < 0.1, "{extra} of {blocks}");
+}
