@@ -38,7 +38,9 @@ fn transmit(parameters: &Parameters, session: u64, bytes: &[u8], first_esi: u32)
     let mut tasks: Vec<_> = std::iter::from_fn(|| work.next_task()).collect();
     work.hashes(hashes.len() as u64).unwrap();
     tasks.extend(std::iter::from_fn(|| work.next_closing()));
-    for task in tasks {
+    let mut tasks = tasks.into_iter();
+    let mut push = |transmitter: &mut Transmitter| {
+        let Some(task) = tasks.next() else { return false };
         let object = match task.symbol.kind {
             ObjectKind::Announce => &announce[..],
             ObjectKind::Data => bytes,
@@ -48,10 +50,16 @@ fn transmit(parameters: &Parameters, session: u64, bytes: &[u8], first_esi: u32)
         source.resize(Encoder::padded_len(&task), 0);
         let (block, _) = encoder.encode(&task, source, Vec::new()).unwrap();
         transmitter.schedule().push(id, block);
-    }
-    transmitter.schedule().close(id);
+        true
+    };
     let (mut now, mut batch, mut sent) = (Time(1_000_000_000), Batch::new(), Vec::new());
     loop {
+        while transmitter.schedule().held() <= parameters.depth() as usize {
+            if !push(&mut transmitter) {
+                transmitter.schedule().close(id);
+                break;
+            }
+        }
         match transmitter.poll_transmit(now, &mut batch) {
             Transmit::Ready => {
                 batch.seal(&sealer);
@@ -87,7 +95,9 @@ impl High {
     fn receive(&mut self, now: Time, datagram: &[u8]) {
         let mut bytes = datagram.to_vec();
         let have = self.stored.clone();
-        let mut want = |_: &Symbol| Wanted::Yes { have: have.clone() };
+        let mut want = |symbol: &Symbol| Wanted::Yes {
+            have: if symbol.kind == ObjectKind::Data { have.clone() } else { BlockSet::new() },
+        };
         let result = match self.opener.open(&mut bytes) {
             Ok((header, payload)) => self.reassembly.handle(now, &header, payload, &mut want),
             Err(error) => Err(error.into()),
