@@ -11,6 +11,7 @@ pub mod pair;
 pub mod relay;
 pub mod rng;
 pub mod shell;
+pub mod sim;
 pub mod skip;
 pub mod snapshot;
 pub mod tree;

@@ -1,0 +1,120 @@
+//! The receiving end: the protocol's own receive session, its objects kept in memory.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use checkvalve_protocol::id::BundleId;
+use checkvalve_protocol::partition::{BlockSet, Oti};
+use checkvalve_protocol::receive::{DropReason, Drops, Limits, Reassembly, Wanted};
+use checkvalve_protocol::seal::Opener;
+use checkvalve_protocol::time::Time;
+use checkvalve_protocol::wire::{ObjectKind, Symbol};
+
+use super::Bundle;
+
+/// A receiver that wants everything.
+pub struct High {
+    opener: Opener,
+    reassembly: Reassembly,
+    objects: BTreeMap<(BundleId, ObjectKind), Object>,
+    /// What was dropped and why.
+    pub drops: Drops,
+    /// Blocks that had to be decoded.
+    pub decoded: u64,
+}
+
+struct Object {
+    oti: Oti,
+    bytes: Vec<u8>,
+    have: BlockSet,
+}
+
+impl High {
+    /// Ready to receive under `link_key`, with so much memory for blocks.
+    pub fn new(link_key: [u8; 32], memory: u64) -> Self {
+        let second = Duration::from_secs(1);
+        let limits = Limits { memory, objects: 64, idle: 60 * second, ask_again: 2 * second };
+        Self {
+            opener: Opener::new(Some(link_key)),
+            reassembly: Reassembly::new(limits),
+            objects: BTreeMap::new(),
+            drops: Drops::default(),
+            decoded: 0,
+        }
+    }
+
+    /// Takes datagrams in order of arrival.
+    pub fn receive(&mut self, arrived: Vec<(Time, Vec<u8>)>) {
+        for (at, mut datagram) in arrived {
+            if let Err(reason) = self.one(at, &mut datagram) {
+                self.drops.add(reason);
+            }
+            self.store();
+        }
+    }
+
+    /// An object's bytes once all of them are here.
+    pub fn object(&self, bundle: BundleId, kind: ObjectKind) -> Option<&[u8]> {
+        let object = self.objects.get(&(bundle, kind))?;
+        (object.have.len() == u64::from(object.oti.blocks())).then_some(&object.bytes[..])
+    }
+
+    /// Whether all of the bundle is here.
+    ///
+    /// # Panics
+    /// When something of it is complete and not exactly what was sent: that must never be.
+    pub fn has(&self, bundle: &Bundle) -> bool {
+        [ObjectKind::Announce, ObjectKind::Data, ObjectKind::Hashes].into_iter().all(|kind| {
+            let wanted = bundle.object(kind);
+            let found = self.object(bundle.id, kind);
+            assert!(found.is_none_or(|found| found == wanted), "{kind:?} was rebuilt wrong");
+            found.is_some() || wanted.is_empty()
+        })
+    }
+
+    /// Bytes held for unfinished blocks.
+    pub fn memory(&self) -> u64 {
+        self.reassembly.memory()
+    }
+
+    fn one(&mut self, at: Time, datagram: &mut [u8]) -> Result<(), DropReason> {
+        let (header, payload) = self.opener.open(datagram)?;
+        let objects = &mut self.objects;
+        self.reassembly.handle(at, &header, payload, &mut |symbol| want(objects, symbol))
+    }
+
+    fn store(&mut self) {
+        while let Some(mut block) = self.reassembly.poll_block() {
+            self.decoded += u64::from(!block.is_whole());
+            if block.decode().is_err() {
+                self.reassembly.undecodable(block);
+                continue;
+            }
+            let object = self.objects.get_mut(&(block.bundle(), block.kind())).expect("only wanted objects come");
+            let at = object.oti.block_offset(block.sbn()).expect("a block of the object");
+            let at = usize::try_from(at).expect("an object in memory");
+            object.bytes[at..at + block.data().len()].copy_from_slice(block.data());
+            assert!(object.have.insert(block.sbn()), "a block came twice");
+            self.reassembly.stored(block);
+        }
+        while let Some(block) = self.reassembly.poll_parked() {
+            self.reassembly.recycle(block);
+        }
+    }
+}
+
+fn want(objects: &mut BTreeMap<(BundleId, ObjectKind), Object>, symbol: &Symbol) -> Wanted {
+    let length = usize::try_from(symbol.oti.transfer_length()).expect("an object in memory");
+    let object = objects.entry((symbol.bundle, symbol.kind)).or_insert_with(|| Object {
+        oti: symbol.oti,
+        bytes: vec![0; length],
+        have: BlockSet::new(),
+    });
+    if object.oti == symbol.oti { Wanted::Yes { have: object.have.clone() } } else { Wanted::No(DropReason::Refused) }
+}
+
+impl std::fmt::Debug for High {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("High").field("drops", &self.drops).field("decoded", &self.decoded).finish_non_exhaustive()
+    }
+}
