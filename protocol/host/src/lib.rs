@@ -2,7 +2,9 @@
 //! a simulator can take the place of, journals, units and config files, the control socket, logs, exit codes.
 #![forbid(unsafe_code)]
 
+pub mod config;
 pub mod disk;
 pub mod exit;
 pub mod journal;
+pub mod log;
 pub mod units;
