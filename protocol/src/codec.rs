@@ -86,6 +86,22 @@ fn with_limit<'a, T: Deserialize<'a>, const LIMIT: usize>(bytes: &'a [u8]) -> Re
     bincode::serde::borrow_decode_from_slice(bytes, config::standard().with_limit::<LIMIT>())
 }
 
+impl CodecError {
+    /// The error's name, for the test vectors: stable, lower case, words joined by `-`.
+    #[must_use]
+    pub fn rule(&self) -> &'static str {
+        match self {
+            Self::TooLong { .. } => "too-long",
+            Self::Truncated => "truncated",
+            Self::Trailing(_) => "trailing-bytes",
+            Self::Integer => "integer",
+            Self::Tag => "tag",
+            Self::Utf8 => "utf8",
+            Self::Value(_) => "value",
+        }
+    }
+}
+
 impl From<DecodeError> for CodecError {
     fn from(error: DecodeError) -> Self {
         match error {

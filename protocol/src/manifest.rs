@@ -213,3 +213,6 @@ impl Head {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

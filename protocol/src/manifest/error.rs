@@ -38,8 +38,8 @@ pub enum ManifestError {
     /// More than [`MAX_ENTRIES`] entries or hashes.
     #[error("more than {MAX_ENTRIES} entries")]
     TooManyEntries,
-    /// The bundle's name is not the path of the first entry.
-    #[error("the bundle's name is not that of the first entry")]
+    /// The bundle's name is not one component, or not the path of the first entry.
+    #[error("the bundle's name is not one component that is the path of the first entry")]
     Name,
     /// An entry breaks a rule.
     #[error("entry {index} {error}")]
@@ -119,15 +119,7 @@ impl ManifestError {
             Self::Unsigned => "unsigned",
             Self::UnknownKey(_) => "unknown-key",
             Self::BadSignature => "bad-signature",
-            Self::Codec(error) => match error {
-                CodecError::TooLong { .. } => "too-long",
-                CodecError::Truncated => "truncated",
-                CodecError::Trailing(_) => "trailing-bytes",
-                CodecError::Integer => "integer",
-                CodecError::Tag => "tag",
-                CodecError::Utf8 => "utf8",
-                CodecError::Value(_) => "value",
-            },
+            Self::Codec(error) => error.rule(),
             Self::Channel => "channel",
             Self::SequenceZero => "sequence-zero",
             Self::NoEntries => "no-entries",

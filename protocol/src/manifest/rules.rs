@@ -14,7 +14,7 @@ pub(super) fn check(announce: &Announce) -> Result<(), ManifestError> {
         return Err(ManifestError::TooManyEntries);
     }
     let root = announce.entries.first().ok_or(ManifestError::NoEntries)?;
-    if root.path.as_bytes() != announce.name {
+    if root.path.as_bytes() != announce.name || root.path.parent_bytes().is_some() {
         return Err(ManifestError::Name);
     }
     let mut walk = Walk::default();
