@@ -1,4 +1,6 @@
 //! checkvalve-receiver: the daemon on the high side. It rebuilds bundles from what arrives, proves that they are
 //! exactly what was signed, publishes them atomically and hands them to an install hook.
 
+pub mod link;
+pub mod pipeline;
 pub mod sink;

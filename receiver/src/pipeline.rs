@@ -1,0 +1,366 @@
+//! The data plane of the high side.
+//!
+//! 1. `receive`, one thread a lane: takes datagrams from the kernel, authenticates them in place, puts their symbols
+//!    into blocks. It never touches a disk and never waits for anything but the socket.
+//! 2. `work`, several threads: decodes blocks that lack source symbols and hands each block to the [`Sink`], which
+//!    stores it. Blocks wait here in memory when the disk is slow; when that memory is full, symbols are dropped and
+//!    counted.
+//! 3. `tend`, one thread: beacons, progress, time.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use checkvalve_protocol::beacon::Beacon;
+use checkvalve_protocol::id::SessionId;
+use checkvalve_protocol::receive::{DropReason, Drops, Limits, Reassembly, ReceivedBlock, Wanted};
+use checkvalve_protocol::seal::Opener;
+use checkvalve_protocol::time::Time;
+use checkvalve_protocol::wire::{Content, Header, Symbol};
+
+use crate::link::{Link, ReceiveBuffer, Received};
+use crate::sink::{ObjectProgress, RefuseReason, Sink, Want};
+
+/// How the pipeline is set up.
+#[derive(Clone)]
+pub struct PipelineConfig {
+    /// One address a lane.
+    pub listen: Vec<SocketAddr>,
+    /// The link key; None for `insecure` mode.
+    pub link_key: Option<[u8; 32]>,
+    /// Bytes that blocks may take before they are stored.
+    pub memory: u64,
+    /// Bytes of the kernel's receive buffer, a lane.
+    pub kernel_buffer: usize,
+    /// Threads that decode and store.
+    pub workers: usize,
+}
+
+/// What happened on the link since the start.
+#[derive(Debug, Clone, Default)]
+pub struct LinkStats {
+    /// Datagrams that reached the daemon.
+    pub datagrams: u64,
+    /// Their bytes, UDP headers not counted.
+    pub bytes: u64,
+    /// Datagrams dropped, by reason.
+    pub drops: Drops,
+    /// Datagrams that the kernel dropped because its buffer was full.
+    pub kernel_drops: u64,
+    /// Blocks that came whole.
+    pub blocks_whole: u64,
+    /// Blocks that had to be decoded.
+    pub blocks_decoded: u64,
+    /// Blocks that could not be stored.
+    pub blocks_failed: u64,
+    /// Blocks parked for want of memory, or because no symbol came for long.
+    pub blocks_parked: u64,
+    /// Bytes held in blocks that are not stored yet.
+    pub memory: u64,
+    /// Unix time in milliseconds of the last authentic datagram; 0 before the first.
+    pub last_heard_ms: u64,
+}
+
+/// The running data plane.
+pub struct Pipeline {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+    buffers: Vec<ReceiveBuffer>,
+}
+
+struct Shared {
+    sink: Arc<dyn Sink>,
+    state: Mutex<State>,
+    /// Blocks wait, or it is time to stop.
+    work: Condvar,
+    stop: AtomicBool,
+    origin: Instant,
+    counts: Counts,
+}
+
+struct State {
+    reassembly: Reassembly,
+    ready: VecDeque<ReceivedBlock>,
+    drops: Drops,
+    beacons: VecDeque<(SessionId, Beacon)>,
+}
+
+#[derive(Default)]
+struct Counts {
+    datagrams: AtomicU64,
+    bytes: AtomicU64,
+    whole: AtomicU64,
+    decoded: AtomicU64,
+    failed: AtomicU64,
+    parked: AtomicU64,
+    last_heard_ms: AtomicU64,
+    kernel: Vec<AtomicU64>,
+}
+
+/// Beacons that wait for [`tend`]; more are dropped, the next second brings another.
+const MAX_BEACONS: usize = 64;
+/// Objects known to the reassembly at once.
+const MAX_OBJECTS: usize = 256;
+
+impl Pipeline {
+    /// Opens the sockets and starts the threads. Errors: a socket cannot be opened, a thread cannot be started.
+    pub fn start(config: &PipelineConfig, sink: Arc<dyn Sink>) -> io::Result<Self> {
+        let limits = Limits {
+            memory: config.memory,
+            objects: MAX_OBJECTS,
+            idle: Duration::from_secs(20),
+            ask_again: Duration::from_secs(2),
+        };
+        let kernel = config.listen.iter().map(|_| AtomicU64::new(0)).collect();
+        let shared = Arc::new(Shared {
+            sink,
+            state: Mutex::new(State {
+                reassembly: Reassembly::new(limits),
+                ready: VecDeque::new(),
+                drops: Drops::default(),
+                beacons: VecDeque::new(),
+            }),
+            work: Condvar::new(),
+            stop: AtomicBool::new(false),
+            origin: Instant::now(),
+            counts: Counts { kernel, ..Counts::default() },
+        });
+        let (mut links, mut buffers) = (Vec::new(), Vec::new());
+        for &address in &config.listen {
+            let (link, buffer) = Link::open(address, config.kernel_buffer)?;
+            links.push(link);
+            buffers.push(buffer);
+        }
+        let mut this = Self { shared, threads: Vec::new(), buffers };
+        for (lane, link) in links.into_iter().enumerate() {
+            let opener = Opener::new(config.link_key);
+            this.spawn(format!("receive-{lane}"), move |shared| receive(shared, lane, link, opener))?;
+        }
+        for worker in 0..config.workers.max(1) {
+            this.spawn(format!("work-{worker}"), work)?;
+        }
+        this.spawn("tend".into(), tend)?;
+        Ok(this)
+    }
+
+    /// What the kernel gave each lane.
+    #[must_use]
+    pub fn receive_buffers(&self) -> &[ReceiveBuffer] {
+        &self.buffers
+    }
+
+    /// What happened since the start.
+    #[must_use]
+    pub fn stats(&self) -> LinkStats {
+        let counts = &self.shared.counts;
+        let state = self.shared.lock();
+        let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        LinkStats {
+            datagrams: get(&counts.datagrams),
+            bytes: get(&counts.bytes),
+            drops: state.drops,
+            kernel_drops: counts.kernel.iter().map(get).sum(),
+            blocks_whole: get(&counts.whole),
+            blocks_decoded: get(&counts.decoded),
+            blocks_failed: get(&counts.failed),
+            blocks_parked: get(&counts.parked),
+            memory: state.reassembly.memory(),
+            last_heard_ms: get(&counts.last_heard_ms),
+        }
+    }
+
+    /// The sink's answers about this bundle have changed: it is asked again at its next datagram.
+    pub fn forget(&self, bundle: checkvalve_protocol::id::BundleId) {
+        self.shared.lock().reassembly.forget(bundle);
+    }
+
+    /// Stops receiving, stores what is complete, and waits for the threads.
+    pub fn stop(mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        self.shared.work.notify_all();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the data plane panicked");
+            }
+        }
+    }
+
+    /// Whether a thread of the data plane has died: the daemon must then end, not look alive.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.threads.iter().any(JoinHandle::is_finished)
+    }
+
+    fn spawn(&mut self, name: String, run: impl FnOnce(&Shared) + Send + 'static) -> io::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        self.threads.push(std::thread::Builder::new().name(name).spawn(move || run(&shared))?);
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Time {
+        Time(u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    fn stopping(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
+
+/// 1. From the kernel into blocks.
+fn receive(shared: &Shared, lane: usize, mut link: Link, mut opener: Opener) {
+    let mut opened: Vec<(Header, usize, usize)> = Vec::with_capacity(64);
+    while !shared.stopping() {
+        let received = link.receive(|group| take_group(shared, &mut opener, &mut opened, group));
+        if let Some(count) = shared.counts.kernel.get(lane) {
+            count.store(u64::from(link.kernel_drops()), Ordering::Relaxed);
+        }
+        if let Err(error) = received {
+            tracing::error!(lane, %error, "receive");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+/// Authenticates all datagrams of a group, then places them under one lock.
+fn take_group(shared: &Shared, opener: &mut Opener, opened: &mut Vec<(Header, usize, usize)>, group: Received<'_>) {
+    let mut drops = Drops::default();
+    let (mut datagrams, len) = (0, group.bytes.len());
+    opened.clear();
+    // An empty datagram is one too.
+    let mut at = 0;
+    loop {
+        let end = (at + group.segment).min(len);
+        datagrams += 1;
+        match group.bytes.get_mut(at..end).map(|datagram| opener.open(datagram).map(|(h, p)| (h, p.len()))) {
+            Some(Ok((header, payload))) => opened.push((header, at + checkvalve_protocol::limits::HEADER_LEN, payload)),
+            Some(Err(error)) => drops.add(error.into()),
+            None => {}
+        }
+        at = end;
+        if at >= len {
+            break;
+        }
+    }
+    shared.counts.datagrams.fetch_add(datagrams, Ordering::Relaxed);
+    shared.counts.bytes.fetch_add(len as u64, Ordering::Relaxed);
+    if !opened.is_empty() {
+        shared.counts.last_heard_ms.store(unix_ms(), Ordering::Relaxed);
+    }
+    let now = shared.now();
+    let mut state = shared.lock();
+    let state = &mut *state;
+    let mut want = |symbol: &Symbol| ask(&*shared.sink, symbol);
+    for (header, at, len) in opened.drain(..) {
+        let payload = group.bytes.get(at..at + len).unwrap_or_default();
+        if let Err(reason) = state.reassembly.handle(now, &header, payload, &mut want) {
+            drops.add(reason);
+        } else if header.content == Content::Beacon {
+            match Beacon::decode(payload) {
+                Ok(beacon) if state.beacons.len() < MAX_BEACONS => state.beacons.push_back((header.session, beacon)),
+                Ok(_) => {}
+                Err(_) => drops.add(DropReason::Beacon),
+            }
+        }
+    }
+    state.drops.merge(&drops);
+    while let Some(block) = state.reassembly.poll_block() {
+        state.ready.push_back(block);
+        shared.work.notify_one();
+    }
+    while let Some(block) = state.reassembly.poll_parked() {
+        shared.counts.parked.fetch_add(1, Ordering::Relaxed);
+        state.reassembly.recycle(block);
+    }
+}
+
+fn ask(sink: &dyn Sink, symbol: &Symbol) -> Wanted {
+    match sink.want(symbol.bundle, symbol.kind, &symbol.oti) {
+        Want::Yes { have } => Wanted::Yes { have },
+        Want::Done => Wanted::No(DropReason::Done),
+        Want::Refuse(RefuseReason::NoRoom) => Wanted::No(DropReason::Memory),
+        Want::Refuse(RefuseReason::Length | RefuseReason::TooMany) => Wanted::No(DropReason::Refused),
+    }
+}
+
+/// 2. From blocks to the disk. What was ready before a stop is still stored.
+fn work(shared: &Shared) {
+    loop {
+        let mut state = shared.lock();
+        let mut block = loop {
+            if let Some(block) = state.ready.pop_front() {
+                break block;
+            }
+            if shared.stopping() {
+                return;
+            }
+            let waited = shared.work.wait_timeout(state, Duration::from_millis(100));
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        };
+        drop(state);
+        let whole = block.is_whole();
+        if let Err(error) = block.decode() {
+            if error != checkvalve_protocol::fec::FecError::NotEnough {
+                tracing::error!(bundle = %block.bundle(), sbn = block.sbn(), %error, "decode");
+            }
+            shared.lock().reassembly.undecodable(block);
+            continue;
+        }
+        let count = if whole { &shared.counts.whole } else { &shared.counts.decoded };
+        count.fetch_add(1, Ordering::Relaxed);
+        let oti = block.oti();
+        match shared.sink.block(block.bundle(), block.kind(), &oti, block.sbn(), block.data()) {
+            Ok(()) => shared.lock().reassembly.stored(block),
+            Err(error) => {
+                shared.counts.failed.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!(bundle = %block.bundle(), sbn = block.sbn(), %error, "block not stored");
+                shared.lock().reassembly.failed(block);
+            }
+        }
+    }
+}
+
+/// 3. Beacons, progress and time, ten times a second.
+fn tend(shared: &Shared) {
+    while !shared.stopping() {
+        std::thread::sleep(Duration::from_millis(100));
+        let (beacons, progress): (Vec<_>, Vec<_>) = {
+            let mut state = shared.lock();
+            let now = shared.now();
+            state.reassembly.handle_timeout(now);
+            while let Some(block) = state.reassembly.poll_parked() {
+                shared.counts.parked.fetch_add(1, Ordering::Relaxed);
+                state.reassembly.recycle(block);
+            }
+            (state.beacons.drain(..).collect(), state.reassembly.progress().collect())
+        };
+        let now_ms = unix_ms();
+        for (session, beacon) in beacons {
+            shared.sink.beacon(now_ms, session, beacon);
+        }
+        for p in progress {
+            let count = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+            let done = ObjectProgress {
+                blocks_done: count(p.blocks_done),
+                blocks_total: p.oti.blocks(),
+                blocks_open: count(p.blocks_open),
+                symbols_lacking: p.symbols_lacking,
+            };
+            shared.sink.progress(p.bundle, p.kind, done);
+        }
+        shared.sink.tick(now_ms);
+    }
+}
+
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
