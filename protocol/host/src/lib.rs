@@ -6,5 +6,8 @@ pub mod config;
 pub mod disk;
 pub mod exit;
 pub mod journal;
+pub mod lock;
 pub mod log;
+pub mod notify;
+pub mod progress;
 pub mod units;
