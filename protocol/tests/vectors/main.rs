@@ -117,6 +117,15 @@ fn integers_are_as_written() {
             other => panic!("{other}"),
         }
     }
+    for case in file["read"].as_array().unwrap() {
+        let case = case.as_table().unwrap();
+        let (value, bytes) = (text(case, "value").parse().unwrap(), unhex(text(case, "hex")));
+        match text(case, "type") {
+            "u64" => assert_eq!(codec::decode::<u64>(&bytes, 64), Ok(value)),
+            "u16" => assert_eq!(codec::decode::<u16>(&bytes, 64).map(u64::from), Ok(value)),
+            other => panic!("{other}"),
+        }
+    }
     for case in file["bad"].as_array().unwrap() {
         let case = case.as_table().unwrap();
         let bytes = unhex(text(case, "hex"));
