@@ -111,13 +111,13 @@ impl Transmitter {
         if let Some(payload) = self.control.pop_front() {
             batch.put(self.header(Content::Beacon), &payload);
         }
-        while batch.is_empty() || batch.headers.len() < self.max_datagrams {
+        while batch.is_empty() || (batch.len() < self.max_datagrams && batch.has_room()) {
             if batch.headers.first().is_some_and(|h| h.content == Content::Beacon) {
                 break;
             }
             let header = self.header(Content::Beacon);
-            let fresh = batch.is_empty();
-            let sent = self.schedule.next(now, fresh, |symbol, bytes| {
+            let turn = batch.symbol_size();
+            let sent = self.schedule.next(now, turn, |symbol, bytes| {
                 batch.put(Header { content: Content::Symbol(symbol), ..header }, bytes);
             });
             if !sent {
@@ -189,6 +189,18 @@ impl Batch {
         }
     }
 
+    /// T of its symbols; None when it has none yet.
+    fn symbol_size(&self) -> Option<u16> {
+        match self.headers.first()?.content {
+            Content::Symbol(symbol) => Some(symbol.oti.symbol_size()),
+            Content::Beacon => None,
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.bytes.len() + self.size <= MAX_BATCH_BYTES
+    }
+
     fn clear(&mut self) {
         self.bytes.clear();
         self.headers.clear();
@@ -201,7 +213,7 @@ impl Batch {
         if self.headers.is_empty() {
             self.size = len;
         }
-        assert_eq!(len, self.size, "one link has one symbol size");
+        assert_eq!(len, self.size, "a batch has one size of datagrams");
         self.bytes.extend_from_slice(&header.to_bytes());
         self.bytes.extend_from_slice(payload);
         self.bytes.extend_from_slice(&[0; crate::limits::TAG_LEN][..trailer]);

@@ -119,6 +119,12 @@ impl Parameters {
         self.block_symbols
     }
 
+    /// The same link with symbols and blocks of another size: those that a bundle was first sent with.
+    #[must_use]
+    pub fn with_block(self, symbol_size: u16, block_symbols: u16) -> Self {
+        Self { symbol_size, block_symbols, ..self }
+    }
+
     /// D: blocks on the wire at once.
     #[must_use]
     pub fn depth(&self) -> u32 {

@@ -42,6 +42,8 @@ pub struct StreamShape {
     pub block_symbols: u32,
     /// D.
     pub depth: u32,
+    /// T in bytes, of every block of the stream.
+    pub symbol_size: u16,
 }
 
 /// Names a stream within a schedule.
@@ -177,11 +179,11 @@ impl Schedule {
         self.held
     }
 
-    /// Takes the next symbol that may go at `now`: its place, and its bytes to `put`. None: nothing is ready.
+    /// Gives the next symbol that may go at `now`, its place and its bytes, to `put`. False: nothing is ready.
     ///
-    /// `fresh` begins a turn: among streams of equal priority it is the next one's.
-    pub fn next(&mut self, now: Time, fresh: bool, put: impl FnOnce(Symbol, &[u8])) -> bool {
-        let Some(at) = self.pick(now, fresh) else { return false };
+    /// `turn` goes on with the present stream's turn; it takes symbols of that size only.
+    pub fn next(&mut self, now: Time, turn: Option<u16>, put: impl FnOnce(Symbol, &[u8])) -> bool {
+        let Some(at) = self.pick(now, turn) else { return false };
         let quiet = self.quiet;
         let stream = &mut self.streams[at];
         let id = stream.id;
@@ -207,14 +209,17 @@ impl Schedule {
         self.spent.pop_front()
     }
 
-    fn pick(&mut self, now: Time, fresh: bool) -> Option<usize> {
+    fn pick(&mut self, now: Time, turn: Option<u16>) -> Option<usize> {
         let count = self.streams.len();
-        let first = if fresh { self.turn + 1 } else { self.turn };
+        let first = if turn.is_none() { self.turn + 1 } else { self.turn };
         let mut best: Option<(i16, usize)> = None;
         for i in 0..count {
             let at = (first + i) % count;
             let stream = &mut self.streams[at];
             let priority = stream.shape.priority;
+            if turn.is_some_and(|size| size != stream.shape.symbol_size) {
+                continue;
+            }
             if best.is_none_or(|(p, _)| priority > p) && stream.is_ready(now) {
                 best = Some((priority, at));
             }

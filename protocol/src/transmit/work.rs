@@ -122,6 +122,7 @@ impl Work {
             blocks: self.blocks,
             block_symbols: self.data_symbols(),
             depth: self.parameters.depth(),
+            symbol_size: self.parameters.symbol_size(),
         }
     }
 

@@ -24,7 +24,7 @@ fn block(bundle: u64, sbn: u32, symbols: usize, repair: usize, deferred: u32) ->
 fn drain(schedule: &mut Schedule, mut now: Time) -> Vec<(u64, u64, u32, u32)> {
     let mut sent = Vec::new();
     loop {
-        let got = schedule.next(now, true, |s, _| sent.push((now.0, s.bundle.0, s.sbn, s.esi)));
+        let got = schedule.next(now, None, |s, _| sent.push((now.0, s.bundle.0, s.sbn, s.esi)));
         now = match (got, schedule.next_due()) {
             (true, _) => Time(now.0 + 1_000),
             (false, Some(due)) => due.max(now),
@@ -36,7 +36,8 @@ fn drain(schedule: &mut Schedule, mut now: Time) -> Vec<(u64, u64, u32, u32)> {
 #[test]
 fn every_symbol_goes_once_and_buffers_come_back() {
     let mut schedule = Schedule::new(Duration::from_micros(50));
-    let id = schedule.open(StreamShape { priority: 0, blocks: 20, block_symbols: 12, depth: 5 });
+    let id =
+        schedule.open(StreamShape { priority: 0, blocks: 20, block_symbols: 12, depth: 5, symbol_size: SIZE as u16 });
     for sbn in 0..20 {
         schedule.push(id, block(1, sbn, 10, 4, 2));
     }
@@ -66,7 +67,7 @@ fn no_burst_takes_more_of_a_block_than_the_edge_says() {
     ] {
         let edge = Edge { blocks, block_symbols: n, depth, burst };
         let mut schedule = Schedule::new(Duration::ZERO);
-        let id = schedule.open(StreamShape { priority: 0, blocks, block_symbols: n, depth });
+        let id = schedule.open(StreamShape { priority: 0, blocks, block_symbols: n, depth, symbol_size: SIZE as u16 });
         for sbn in 0..blocks as u32 {
             schedule.push(id, block(1, sbn, n as usize, 0, 0));
         }
@@ -95,7 +96,8 @@ fn no_burst_takes_more_of_a_block_than_the_edge_says() {
 #[test]
 fn deferred_symbols_wait_out_the_burst() {
     let mut schedule = Schedule::new(Duration::from_millis(10));
-    let id = schedule.open(StreamShape { priority: 0, blocks: 1, block_symbols: 5, depth: 4 });
+    let id =
+        schedule.open(StreamShape { priority: 0, blocks: 1, block_symbols: 5, depth: 4, symbol_size: SIZE as u16 });
     schedule.push(id, block(1, 0, 3, 6, 4));
     schedule.close(id);
     let sent = drain(&mut schedule, Time::ZERO);
@@ -106,7 +108,8 @@ fn deferred_symbols_wait_out_the_burst() {
 #[test]
 fn the_ring_waits_for_a_late_block() {
     let mut schedule = Schedule::new(Duration::ZERO);
-    let id = schedule.open(StreamShape { priority: 0, blocks: 4, block_symbols: 8, depth: 4 });
+    let id =
+        schedule.open(StreamShape { priority: 0, blocks: 4, block_symbols: 8, depth: 4, symbol_size: SIZE as u16 });
     schedule.push(id, block(1, 0, 8, 0, 0));
     let first = drain(&mut schedule, Time::ZERO);
     assert_eq!(first.len(), 2, "block 0 alone for N/D rounds, then it waits for block 1");
@@ -120,7 +123,7 @@ fn the_ring_waits_for_a_late_block() {
 #[test]
 fn priority_goes_first_and_equals_take_turns() {
     let mut schedule = Schedule::new(Duration::ZERO);
-    let shape = StreamShape { priority: 0, blocks: 1, block_symbols: 8, depth: 1 };
+    let shape = StreamShape { priority: 0, blocks: 1, block_symbols: 8, depth: 1, symbol_size: SIZE as u16 };
     let ids = [schedule.open(shape), schedule.open(shape), schedule.open(StreamShape { priority: 5, ..shape })];
     for (bundle, id) in (0..).zip(ids) {
         schedule.push(id, block(bundle, 0, 8, 0, 0));
@@ -134,16 +137,17 @@ fn priority_goes_first_and_equals_take_turns() {
 #[test]
 fn an_aborted_stream_gives_its_buffers_back() {
     let mut schedule = Schedule::new(Duration::ZERO);
-    let id = schedule.open(StreamShape { priority: 0, blocks: 9, block_symbols: 8, depth: 2 });
+    let id =
+        schedule.open(StreamShape { priority: 0, blocks: 9, block_symbols: 8, depth: 2, symbol_size: SIZE as u16 });
     for sbn in 0..3 {
         schedule.push(id, block(1, sbn, 8, 0, 0));
     }
     for _ in 0..5 {
-        assert!(schedule.next(Time::ZERO, false, |_, _| {}));
+        assert!(schedule.next(Time::ZERO, None, |_, _| {}));
     }
     schedule.abort(id);
     schedule.push(id, block(1, 3, 8, 0, 0));
-    assert!(!schedule.next(Time::ZERO, false, |_, _| {}));
+    assert!(!schedule.next(Time::ZERO, None, |_, _| {}));
     assert_eq!(std::iter::from_fn(|| schedule.poll_spent()).count(), 4);
     assert_eq!(schedule.held(), 0);
 }
