@@ -1,6 +1,11 @@
 //! checkvalve-receiver: the daemon on the high side. It rebuilds bundles from what arrives, proves that they are
 //! exactly what was signed, publishes them atomically and hands them to an install hook.
 
+pub mod ledger;
 pub mod link;
 pub mod pipeline;
+pub mod ranges;
 pub mod sink;
+pub mod store;
+#[cfg(test)]
+mod testing;

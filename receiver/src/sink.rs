@@ -2,6 +2,8 @@
 //!
 //! Two implementations exist: the receiver's own delivery, and the simulator's.
 
+use std::io;
+
 use checkvalve_protocol::beacon::Beacon;
 use checkvalve_protocol::id::{BundleId, SessionId};
 use checkvalve_protocol::partition::{BlockSet, Oti};
@@ -67,10 +69,19 @@ pub enum StoreError {
     NoRoom,
     /// The disk failed.
     #[error("disk: {0}")]
-    Disk(#[from] std::io::Error),
+    Disk(io::Error),
     /// The bundle has come to an end meanwhile, or the block is none of its object.
     #[error("not wanted any more")]
     Unwanted,
+}
+
+impl From<io::Error> for StoreError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoRoom,
+            _ => Self::Disk(error),
+        }
+    }
 }
 
 /// How far the reassembly of an object is.

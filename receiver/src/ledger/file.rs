@@ -1,0 +1,156 @@
+//! The ledger on disk: a journal of whole entries, the last of each counts.
+
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use checkvalve_host::disk::Disk;
+use checkvalve_host::journal::{Journal, JournalError, MAX_RECORD, Recovered, Sync};
+use checkvalve_protocol::codec;
+use checkvalve_protocol::id::{BundleId, ChannelName};
+use serde::{Deserialize, Serialize};
+
+use super::channel::Saved;
+use super::{Channel, Entry, Ledger};
+
+/// The journal is rewritten when it is this long, in bytes, and four times as long as what it holds.
+const REWRITE_AT: u64 = 4 << 20;
+
+/// A ledger and the journal that keeps it. Changing it never waits for the disk; saving does.
+pub struct LedgerFile {
+    ledger: Mutex<Ledger>,
+    /// Taken before `ledger` where both are.
+    journal: Mutex<Kept>,
+}
+
+struct Kept {
+    journal: Journal,
+    /// Length after the last rewrite.
+    compact: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+enum Record {
+    Entry(Entry),
+    Forget(BundleId),
+    Channel(ChannelName, Saved),
+}
+
+impl LedgerFile {
+    /// Opens or creates the ledger at `path`. What a torn tail or damage took is in the second value, for the log.
+    /// Errors: as [`Journal::open`].
+    pub fn open(disk: &Arc<dyn Disk>, path: &Path) -> Result<(Self, Recovered), JournalError> {
+        let (journal, mut recovered) = Journal::open(disk, path)?;
+        let mut ledger = Ledger::new();
+        for bytes in std::mem::take(&mut recovered.records) {
+            match codec::decode(&bytes, MAX_RECORD) {
+                Ok(Record::Entry(entry)) => ledger.restore(entry),
+                Ok(Record::Forget(id)) => ledger.drop_restored(id),
+                Ok(Record::Channel(name, saved)) => {
+                    ledger.channels.insert(name, Channel::from_saved(saved));
+                }
+                Err(error) => tracing::error!(%error, path = %path.display(), "a ledger record cannot be read"),
+            }
+        }
+        ledger.rebuild_slots();
+        let mut kept = Kept { journal, compact: 0 };
+        if kept.journal.len() > REWRITE_AT || !recovered.corrupt.is_empty() {
+            kept.rewrite(&ledger)?;
+        }
+        Ok((Self { ledger: Mutex::new(ledger), journal: Mutex::new(kept) }, recovered))
+    }
+
+    /// The ledger, to read and change. Hold it briefly: the receive thread waits for it.
+    pub fn lock(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes down what changed since the last time. With [`Sync::Yes`] it is durable when this returns, and all that was
+    /// saved before without. Errors: nothing is forgotten, the next save writes it again.
+    pub fn save(&self, sync: Sync) -> Result<(), io::Error> {
+        let mut kept = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        let (entries, channels, records) = self.lock().take_changed();
+        let saved = kept.write(&records, sync, || self.lock());
+        if saved.is_err() {
+            let mut ledger = self.lock();
+            ledger.changed.extend(entries);
+            ledger.changed_channels.extend(channels);
+        }
+        saved.map_err(|error| match error {
+            JournalError::Io { error, .. } => error,
+            other => io::Error::other(other),
+        })
+    }
+}
+
+impl Kept {
+    fn write<'a>(
+        &mut self,
+        records: &[Vec<u8>],
+        sync: Sync,
+        ledger: impl Fn() -> MutexGuard<'a, Ledger>,
+    ) -> Result<(), JournalError> {
+        let long = self.journal.len() > REWRITE_AT && self.journal.len() / 4 > self.compact;
+        match self.journal.append_all(records, sync) {
+            Ok(()) if !long => Ok(()),
+            Ok(()) | Err(JournalError::Broken { .. } | JournalError::Full { .. }) => {
+                let all = ledger().all_records();
+                self.replace(&all)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn rewrite(&mut self, ledger: &Ledger) -> Result<(), JournalError> {
+        self.replace(&ledger.all_records())
+    }
+
+    fn replace(&mut self, records: &[Vec<u8>]) -> Result<(), JournalError> {
+        self.journal.rewrite(records)?;
+        self.compact = self.journal.len();
+        Ok(())
+    }
+}
+
+impl Ledger {
+    fn restore(&mut self, entry: Entry) {
+        self.insert(entry);
+        self.changed.clear();
+    }
+
+    fn drop_restored(&mut self, id: BundleId) {
+        self.entries.remove(&id);
+        self.open.remove(&id);
+    }
+
+    /// Gives every entry its place in its channel, the better vouched for last.
+    fn rebuild_slots(&mut self) {
+        let mut entries: Vec<_> =
+            self.entries.values().filter_map(|e| Some((e.standing, e.channel.clone()?, e.sequence, e.id))).collect();
+        entries.sort();
+        for (_, channel, sequence, id) in entries {
+            self.take_slot(id, &channel, sequence);
+        }
+    }
+
+    fn take_changed(&mut self) -> (Vec<BundleId>, Vec<ChannelName>, Vec<Vec<u8>>) {
+        let entries: Vec<BundleId> = std::mem::take(&mut self.changed).into_iter().collect();
+        let channels: Vec<ChannelName> = std::mem::take(&mut self.changed_channels).into_iter().collect();
+        let mut records: Vec<Vec<u8>> = channels.iter().filter_map(|name| self.channel_record(name)).collect();
+        records.extend(entries.iter().map(|id| match self.entries.get(id) {
+            Some(entry) => codec::encode(&Record::Entry(entry.clone())),
+            None => codec::encode(&Record::Forget(*id)),
+        }));
+        (entries, channels, records)
+    }
+
+    fn all_records(&self) -> Vec<Vec<u8>> {
+        let channels = self.channels.keys().filter_map(|name| self.channel_record(name));
+        channels.chain(self.entries.values().map(|entry| codec::encode(&Record::Entry(entry.clone())))).collect()
+    }
+
+    fn channel_record(&self, name: &ChannelName) -> Option<Vec<u8>> {
+        let channel = self.channels.get(name)?;
+        Some(codec::encode(&Record::Channel(name.clone(), channel.to_saved())))
+    }
+}

@@ -1,0 +1,212 @@
+use std::sync::Arc;
+
+use checkvalve_host::disk::{Disk, OsDisk};
+use checkvalve_host::journal::Sync;
+
+use super::file::LedgerFile;
+use super::*;
+
+fn channel() -> ChannelName {
+    ChannelName::new("default").unwrap()
+}
+
+fn announced(id: u64, sequence: u64) -> Announced {
+    Announced {
+        id: BundleId(id),
+        channel: channel(),
+        sequence,
+        name: b"a".to_vec(),
+        bytes: 5,
+        signer: Signer { key: KeyId([1; 8]), name: "ci".into() },
+        digest: [7; 32],
+    }
+}
+
+fn heard(id: u64, sequence: u64) -> Heard {
+    Heard { id: BundleId(id), sequence, bytes: 9, name: b"n".to_vec(), on_wire: false, sent: true, withdrawn: false }
+}
+
+fn state(ledger: &mut Ledger, id: u64, state: State, now: u64) {
+    ledger.change(BundleId(id), now, |e| e.state = state).unwrap();
+}
+
+#[test]
+fn hooks_go_in_order_and_wait_for_what_is_missing() {
+    let mut ledger = Ledger::new();
+    ledger.announced(announced(1, 1), 0).unwrap();
+    ledger.announced(announced(3, 3), 0).unwrap();
+    state(&mut ledger, 3, State::Complete, 0);
+    assert_eq!(ledger.next(&channel(), 0, None), Next::Blocked(1), "1 is being received");
+    state(&mut ledger, 1, State::Complete, 0);
+    assert_eq!(ledger.next(&channel(), 0, None), Next::Run(BundleId(1)));
+    ledger.change_channel(&channel(), |c| c.pass(1));
+    state(&mut ledger, 1, State::Installed, 0);
+    assert_eq!(ledger.next(&channel(), 0, None), Next::Blocked(2), "nothing is known of 2");
+    assert_eq!(ledger.next(&channel(), 10_000, None), Next::Blocked(2), "for ever");
+    assert_eq!(ledger.next(&channel(), 10_000, Some(20_000)), Next::Blocked(2));
+    assert_eq!(ledger.next(&channel(), 20_000, Some(20_000)), Next::Run(BundleId(3)), "waited long enough");
+    assert!(ledger.reject_unknown(&channel(), 2));
+    assert_eq!(ledger.next(&channel(), 0, None), Next::Run(BundleId(3)), "given up");
+    assert!(matches!(ledger.announced(announced(2, 2), 0), Err(Conflict::Over { .. })));
+}
+
+#[test]
+fn each_ended_state_lets_the_next_one_go() {
+    for ended in
+        [State::Installed, State::Failed, State::Quarantined, State::Rejected, State::Withdrawn, State::Superseded]
+    {
+        let mut ledger = Ledger::new();
+        ledger.announced(announced(1, 1), 0).unwrap();
+        ledger.announced(announced(2, 2), 0).unwrap();
+        state(&mut ledger, 2, State::Complete, 0);
+        state(&mut ledger, 1, ended, 0);
+        assert_eq!(ledger.next(&channel(), 0, None), Next::Run(BundleId(2)), "{ended:?}");
+    }
+}
+
+#[test]
+fn an_interrupted_or_postponed_hook_comes_before_later_ones() {
+    let mut ledger = Ledger::new();
+    for n in [1, 2] {
+        ledger.announced(announced(n, n), 0).unwrap();
+        state(&mut ledger, n, State::Complete, 0);
+    }
+    ledger.change_channel(&channel(), |c| c.pass(1));
+    ledger.change(BundleId(1), 0, |e| {
+        e.state = State::Installing;
+        e.not_before_ms = 500;
+    });
+    assert_eq!(ledger.next(&channel(), 0, None), Next::Wait(500));
+    assert_eq!(ledger.next(&channel(), 500, None), Next::Run(BundleId(1)));
+}
+
+#[test]
+fn order_starts_with_the_first_on_the_wire() {
+    let mut ledger = Ledger::new();
+    ledger.announced(announced(50, 5), 0).unwrap();
+    state(&mut ledger, 50, State::Complete, 0);
+    assert_eq!(ledger.next(&channel(), 0, None), Next::Run(BundleId(50)), "1 to 4 were before our time");
+    ledger.heard(&channel(), heard(40, 4), 0);
+    assert!(ledger.entry(BundleId(40)).is_none(), "not missed: it was sent before our time");
+    let on_wire = Heard { on_wire: true, sent: false, ..heard(30, 3) };
+    ledger.heard(&channel(), on_wire, 0);
+    assert_eq!(ledger.next(&channel(), 0, None), Next::Blocked(3), "sent again while we watch");
+}
+
+#[test]
+fn what_was_not_on_the_wire_yet_when_first_heard_of_is_expected() {
+    let mut ledger = Ledger::new();
+    assert!(ledger.ensure_channel(&channel()));
+    ledger.change_channel(&channel(), |c| c.hear(7, None));
+    assert_eq!(ledger.channel(&channel()).unwrap().baseline(), Some(8));
+    ledger.announced(announced(90, 9), 0).unwrap();
+    assert_eq!(ledger.channel(&channel()).unwrap().gaps(0, 9), [(8, 8)], "8 was lost without a trace");
+}
+
+#[test]
+fn gaps_are_ranges_however_long() {
+    let mut ledger = Ledger::new();
+    ledger.announced(announced(1, 1), 0).unwrap();
+    ledger.announced(announced(2, u64::MAX), 0).unwrap();
+    assert_eq!(ledger.channel(&channel()).unwrap().gaps(0, 9), [(2, u64::MAX - 1)]);
+    state(&mut ledger, 2, State::Complete, 0);
+    state(&mut ledger, 1, State::Installed, 0);
+    assert_eq!(ledger.next(&channel(), 0, None), Next::Blocked(2));
+}
+
+#[test]
+fn a_sequence_is_never_two_bundles() {
+    let mut ledger = Ledger::new();
+    ledger.announced(announced(1, 1), 0).unwrap();
+    assert!(matches!(ledger.announced(announced(2, 1), 0), Err(Conflict::SequenceTaken { .. })));
+    let other = Announced { digest: [8; 32], ..announced(1, 1) };
+    assert_eq!(ledger.announced(other, 0), Err(Conflict::OtherAnnounce));
+    ledger.announced(announced(1, 1), 0).expect("the same again is no conflict");
+    ledger.heard(&channel(), heard(2, 1), 0);
+    assert!(ledger.entry(BundleId(2)).is_none(), "a beacon does not outrank a signature");
+}
+
+#[test]
+fn a_signature_outranks_a_beacon() {
+    let mut ledger = Ledger::new();
+    ledger.announced(announced(1, 1), 0).unwrap();
+    ledger.heard(&channel(), heard(66, 2), 0);
+    assert_eq!(ledger.at(&channel(), 2).unwrap().id, BundleId(66));
+    ledger.announced(announced(2, 2), 0).unwrap();
+    assert_eq!(ledger.at(&channel(), 2).unwrap().id, BundleId(2));
+    assert!(ledger.entry(BundleId(66)).is_none());
+}
+
+#[test]
+fn untrusted_claims_take_no_place_and_are_bounded() {
+    let mut ledger = Ledger::new();
+    ledger.announced(announced(1, 1), 0).unwrap();
+    for id in 100..100 + UNTRUSTED as u64 {
+        let entry = Entry {
+            channel: Some(channel()),
+            sequence: 1,
+            state: State::Quarantined,
+            untrusted: Some(KeyId([9; 8])),
+            ..Entry::new(BundleId(id), 0)
+        };
+        assert!(ledger.claimed(entry));
+    }
+    assert!(!ledger.claimed(Entry::new(BundleId(5), 0)));
+    assert_eq!(ledger.at(&channel(), 1).unwrap().id, BundleId(1));
+    ledger.trusted(KeyId([9; 8]), 1);
+    assert_eq!(ledger.entry(BundleId(100)).unwrap().state, State::Missing);
+}
+
+#[test]
+fn beacons_are_bounded() {
+    let mut ledger = Ledger::new();
+    ledger.announced(announced(1, 1), 0).unwrap();
+    for n in 2..HEARD_ONLY as u64 + 100 {
+        ledger.heard(&channel(), heard(n, n), 0);
+    }
+    assert_eq!(ledger.entries().count(), HEARD_ONLY + 1);
+}
+
+#[test]
+fn survives_a_restart_and_forgets_no_failed_save() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk: Arc<dyn Disk> = Arc::new(OsDisk);
+    let path = dir.path().join("ledger");
+    {
+        let (file, _) = LedgerFile::open(&disk, &path).unwrap();
+        let mut ledger = file.lock();
+        ledger.announced(announced(1, 1), 0).unwrap();
+        ledger.announced(announced(2, 2), 0).unwrap();
+        ledger.announced(announced(4, 4), 0).unwrap();
+        state(&mut ledger, 1, State::Installed, 3);
+        ledger.change_channel(&channel(), |c| c.pass(1));
+        ledger.seen(BundleId(77), 0);
+        ledger.forget(BundleId(77));
+        drop(ledger);
+        file.save(Sync::Yes).unwrap();
+        file.lock().forget(BundleId(2));
+        file.save(Sync::No).unwrap();
+    }
+    let (file, recovered) = LedgerFile::open(&disk, &path).unwrap();
+    assert_eq!(recovered.torn_bytes, 0);
+    let mut ledger = file.lock();
+    assert_eq!(ledger.entries().count(), 2);
+    assert_eq!(ledger.entry(BundleId(1)).unwrap().state, State::Installed);
+    assert_eq!(ledger.channel(&channel()).unwrap().passed(), 1);
+    assert_eq!(ledger.open(), [BundleId(4)]);
+    state(&mut ledger, 4, State::Complete, 9);
+    assert_eq!(ledger.next(&channel(), 0, None), Next::Blocked(2));
+}
+
+#[test]
+fn old_history_is_forgotten_but_stays_over() {
+    let mut ledger = Ledger::new();
+    for n in 1..=HISTORY as u64 + 5 {
+        ledger.announced(announced(n, n), 0).unwrap();
+        state(&mut ledger, n, State::Installed, 0);
+    }
+    assert_eq!(ledger.prune().len(), 5);
+    assert!(ledger.entry(BundleId(5)).is_none());
+    assert!(matches!(ledger.announced(announced(5, 5), 0), Err(Conflict::Over { .. })));
+    assert!(ledger.prune().is_empty());
+}

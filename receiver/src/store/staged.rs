@@ -1,0 +1,197 @@
+//! One bundle in staging.
+
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+
+use checkvalve_host::disk::{Disk, DiskFile, read_all};
+use checkvalve_protocol::id::BundleId;
+use checkvalve_protocol::limits::MAX_MANIFEST_LEN;
+use checkvalve_protocol::manifest::Announce;
+use checkvalve_protocol::wire::ObjectKind;
+
+use super::assembly::Assembly;
+use super::hashing::Hashing;
+use super::log::Stored;
+use super::tree::Tree;
+use crate::ranges::Ranges;
+
+/// A bundle's bytes in staging, and what is known of them. Shared between threads.
+///
+/// Locks are taken in the order of the fields, and `blocks` is never held while the disk is waited for.
+pub struct Staged {
+    /// The bundle.
+    pub id: BundleId,
+    dir: PathBuf,
+    /// Held by whoever moves the bundle on: one at a time.
+    pub advancing: Mutex<()>,
+    /// Announce and hashes that come in several blocks.
+    pub(super) assembly: Mutex<Assembly>,
+    pub(super) place: RwLock<Place>,
+    pub(super) hashing: Mutex<Hashing>,
+    pub(super) blocks: Mutex<Blocks>,
+}
+
+/// Where a bundle's bytes go.
+pub(super) enum Place {
+    /// Nothing is on the disk yet.
+    New,
+    /// Into one file, until the announce says which files there are.
+    Flat(Box<dyn DiskFile>),
+    /// Into its files.
+    Tree(Arc<Tree>),
+    /// On the disk but not in memory. With the digest of the announce, if it had come.
+    Asleep(Option<[u8; 32]>),
+    /// Removed, or about to be.
+    Gone,
+}
+
+/// Which bytes of the data object are stored.
+#[derive(Default)]
+pub(super) struct Blocks {
+    pub stored: Stored,
+    /// Being written.
+    pub claimed: Ranges,
+}
+
+impl Staged {
+    pub(super) fn new(id: BundleId, dir: PathBuf, place: Place, stored: Stored) -> Self {
+        let blocks = Mutex::new(Blocks { stored, claimed: Ranges::new() });
+        Self {
+            id,
+            dir,
+            advancing: Mutex::default(),
+            assembly: Mutex::default(),
+            place: RwLock::new(place),
+            hashing: Mutex::default(),
+            blocks,
+        }
+    }
+
+    /// Its directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where its published form grows.
+    #[must_use]
+    pub fn out(&self) -> PathBuf {
+        self.dir.join("out")
+    }
+
+    /// Where the signed object of that kind is kept, once whole.
+    #[must_use]
+    pub fn object(&self, kind: ObjectKind) -> PathBuf {
+        self.dir.join(match kind {
+            ObjectKind::Announce => "announce",
+            ObjectKind::Hashes => "hashes",
+            ObjectKind::Data => "data",
+        })
+    }
+
+    /// What is stored.
+    #[must_use]
+    pub fn stored(&self) -> Stored {
+        self.blocks().stored.clone()
+    }
+
+    /// Length of the data object, if known, and how much of it is stored, in bytes.
+    #[must_use]
+    pub fn fill(&self) -> (Option<u64>, u64) {
+        let blocks = self.blocks();
+        (blocks.stored.length, blocks.stored.all.len())
+    }
+
+    /// Whether all bytes of the data object are stored.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.blocks().stored.is_whole()
+    }
+
+    /// Bytes up to which the data object is hashed.
+    #[must_use]
+    pub fn hashed(&self) -> u64 {
+        self.hashing().next()
+    }
+
+    /// Its files, if the announce is known and they are in memory.
+    #[must_use]
+    pub fn tree(&self) -> Option<Arc<Tree>> {
+        match &*self.read_place() {
+            Place::Tree(tree) => Some(Arc::clone(tree)),
+            _ => None,
+        }
+    }
+
+    pub(super) fn blocks(&self) -> MutexGuard<'_, Blocks> {
+        self.blocks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn hashing(&self) -> MutexGuard<'_, Hashing> {
+        self.hashing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn read_place(&self) -> RwLockReadGuard<'_, Place> {
+        self.place.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The place, brought into memory if it slept and made if it is new.
+    pub(super) fn wake(&self, disk: &Arc<dyn Disk>) -> io::Result<RwLockReadGuard<'_, Place>> {
+        loop {
+            let place = self.read_place();
+            if !matches!(*place, Place::New | Place::Asleep(_)) {
+                return Ok(place);
+            }
+            drop(place);
+            let mut place = self.place.write().unwrap_or_else(PoisonError::into_inner);
+            match &*place {
+                Place::New | Place::Asleep(None) => {
+                    self.create_dir(disk.as_ref())?;
+                    let path = self.object(ObjectKind::Data);
+                    *place = Place::Flat(match disk.create_new(&path, 0o600) {
+                        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => disk.open_rw(&path)?,
+                        other => other?,
+                    });
+                }
+                Place::Asleep(Some(digest)) => {
+                    let bytes = read_all(disk.as_ref(), &self.object(ObjectKind::Announce), MAX_MANIFEST_LEN as u64)?;
+                    if blake3::hash(&bytes) != *digest {
+                        return Err(io::ErrorKind::InvalidData.into());
+                    }
+                    // It was opened with its signature before; only the memory was given back since.
+                    let announce = Announce::peek(&bytes).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+                    *place = Place::Tree(Arc::new(Tree::new(Arc::clone(disk), self.out(), Arc::new(announce))));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    pub(super) fn create_dir(&self, disk: &dyn Disk) -> io::Result<()> {
+        match disk.create_dir(&self.dir, 0o700) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            other => other,
+        }
+    }
+}
+
+impl Blocks {
+    /// The parts of `range` that nobody stored or is storing are claimed for the caller.
+    pub(super) fn claim(&mut self, range: Range<u64>) -> Vec<Range<u64>> {
+        let missing = self.stored.all.gaps(range);
+        let free: Vec<_> = missing.into_iter().flat_map(|gap| self.claimed.gaps(gap)).collect();
+        for range in &free {
+            self.claimed.insert(range.clone());
+        }
+        free
+    }
+
+    /// Gives up claims.
+    pub(super) fn release(&mut self, ranges: &[Range<u64>]) {
+        for range in ranges {
+            self.claimed.remove(range.clone());
+        }
+    }
+}

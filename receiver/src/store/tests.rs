@@ -1,0 +1,294 @@
+use checkvalve_host::disk::OsDisk;
+use checkvalve_host::disk::fault::FailNth;
+
+use super::*;
+use crate::testing::{Sample, shuffled};
+
+const ENOSPC: i32 = 28;
+
+struct Bench {
+    dir: tempfile::TempDir,
+    disk: Arc<FailNth>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap(), disk: Arc::new(FailNth::new(Arc::new(OsDisk))) }
+    }
+
+    fn open(&self, boot: u8) -> Store {
+        let root = self.dir.path().join("staging");
+        Store::open(self.disk.clone(), &root, [boot; 16], 0, u64::MAX).unwrap()
+    }
+}
+
+fn adopt(store: &Store, sample: &Sample) -> Result<(), StoreError> {
+    store.adopt(&store.begin(sample.id()), Arc::new(sample.announce.clone()), &sample.signed())
+}
+
+fn put(store: &Store, sample: &Sample, sbn: u32) -> Result<(), StoreError> {
+    let offset = sample.oti().block_offset(sbn).unwrap();
+    store.write(&store.begin(sample.id()), sample.data.len() as u64, offset, sample.block(sbn))
+}
+
+/// Moves and hashes what is left; asserts that the bytes in the files hash to what they should.
+fn assert_whole(store: &Store, sample: &Sample) {
+    let staged = store.get(sample.id()).unwrap();
+    assert!(staged.is_whole());
+    while store.move_flat(&staged).unwrap() {}
+    assert!(store.catch_up(&staged, u64::MAX).unwrap());
+    let tree = store.tree(&staged).unwrap().unwrap();
+    assert_eq!(store.digests(&staged, &tree).unwrap(), sample.digests());
+    for (span, digest) in tree.files().iter().zip(sample.digests()).filter(|(span, _)| span.size > 0) {
+        let path = tree.root().join(tree.announce().entries[span.entry as usize].path.as_path());
+        assert_eq!(blake3::hash(&std::fs::read(path).unwrap()), digest);
+    }
+}
+
+fn samples() -> Vec<Sample> {
+    vec![
+        Sample::file(1, 1, 5_000),
+        Sample::file(2, 2, 1),
+        Sample::tree(3, 3, &[0, 1, 511, 512, 513, 3_000, 0, 7, 1_024]),
+        Sample::tree(4, 4, &[9_000, 0]),
+    ]
+}
+
+#[test]
+fn any_order_of_blocks_and_announce_gives_the_same_files() {
+    for (seed, sample) in samples().into_iter().flat_map(|s| (0..12).map(move |seed| (seed, s.clone()))) {
+        let bench = Bench::new();
+        let store = bench.open(1);
+        let order =
+            if seed == 0 { (0..sample.oti().blocks()).collect() } else { shuffled(sample.oti().blocks(), seed) };
+        let announced_at = order.len() * seed as usize / 11;
+        for (n, &sbn) in order.iter().enumerate() {
+            if n == announced_at {
+                adopt(&store, &sample).unwrap();
+            }
+            put(&store, &sample, sbn).unwrap();
+            put(&store, &sample, sbn).unwrap();
+        }
+        adopt(&store, &sample).unwrap();
+        assert_whole(&store, &sample);
+        assert!(!store.begin(sample.id()).object(ObjectKind::Data).exists());
+    }
+}
+
+#[test]
+fn blocks_in_order_are_never_read_back() {
+    let bench = Bench::new();
+    let store = bench.open(1);
+    let sample = &samples()[2];
+    adopt(&store, sample).unwrap();
+    bench.disk.heal();
+    for sbn in 0..sample.oti().blocks() {
+        put(&store, sample, sbn).unwrap();
+    }
+    assert_eq!(store.get(sample.id()).unwrap().hashed(), sample.data.len() as u64);
+    assert!(!bench.disk.operations().iter().any(|op| op.starts_with("read")), "{:?}", bench.disk.operations());
+}
+
+#[test]
+fn a_restart_of_the_daemon_loses_no_block_at_any_point() {
+    for sample in samples() {
+        let order = shuffled(sample.oti().blocks(), 5);
+        for stop in 0..=order.len() {
+            for announced_at in [0, stop / 2, stop] {
+                let bench = Bench::new();
+                let store = bench.open(1);
+                for (n, &sbn) in order[..stop].iter().enumerate() {
+                    if n == announced_at {
+                        adopt(&store, &sample).unwrap();
+                    }
+                    put(&store, &sample, sbn).unwrap();
+                }
+                let announced = store.get(sample.id()).is_some_and(|s| s.tree().is_some());
+                drop(store);
+                let store = bench.open(1);
+                if announced {
+                    let staged = store.get(sample.id()).unwrap();
+                    store.announced(&staged, *blake3::hash(&sample.signed()).as_bytes()).unwrap();
+                } else {
+                    adopt(&store, &sample).unwrap();
+                }
+                let have = store.have(sample.id(), ObjectKind::Data, &sample.oti());
+                assert!(order[..stop].iter().all(|&sbn| have.contains(sbn)) && have.len() == stop as u64);
+                for &sbn in &order[stop..] {
+                    put(&store, &sample, sbn).unwrap();
+                }
+                assert_whole(&store, &sample);
+            }
+            if sample.data.len() > 4_000 && stop > 3 {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_reboot_loses_what_was_not_synced() {
+    let bench = Bench::new();
+    let sample = &samples()[3];
+    let store = bench.open(1);
+    adopt(&store, sample).unwrap();
+    put(&store, sample, 0).unwrap();
+    put(&store, sample, 4).unwrap();
+    store.checkpoint().unwrap();
+    put(&store, sample, 1).unwrap();
+    drop(store);
+    let store = bench.open(2);
+    let staged = store.get(sample.id()).unwrap();
+    store.announced(&staged, *blake3::hash(&sample.signed()).as_bytes()).unwrap();
+    let have = store.have(sample.id(), ObjectKind::Data, &sample.oti());
+    assert_eq!(have.iter().collect::<Vec<_>>(), [0, 4]);
+    for sbn in 0..sample.oti().blocks() {
+        put(&store, sample, sbn).unwrap();
+    }
+    assert_whole(&store, sample);
+}
+
+#[test]
+fn a_failed_sync_gives_up_what_it_should_have_kept() {
+    let bench = Bench::new();
+    let sample = &samples()[0];
+    let store = bench.open(1);
+    adopt(&store, sample).unwrap();
+    put(&store, sample, 0).unwrap();
+    store.checkpoint().unwrap();
+    put(&store, sample, 1).unwrap();
+    bench.disk.fail_once(0, 5);
+    assert!(store.checkpoint().is_err());
+    let have = store.have(sample.id(), ObjectKind::Data, &sample.oti());
+    assert_eq!(have.iter().collect::<Vec<_>>(), [0]);
+    for sbn in 0..sample.oti().blocks() {
+        put(&store, sample, sbn).unwrap();
+    }
+    assert_whole(&store, sample);
+}
+
+#[test]
+fn whatever_fails_the_block_may_come_again() {
+    let sample = &samples()[2];
+    let order = shuffled(sample.oti().blocks(), 3);
+    let mut failed = 0;
+    for nth in 0..400 {
+        let bench = Bench::new();
+        let store = bench.open(1);
+        bench.disk.fail_once(nth, ENOSPC);
+        let mut again = Vec::new();
+        for (n, &sbn) in order.iter().enumerate() {
+            if n == 3 && adopt(&store, sample).is_err() {
+                again.push(u32::MAX);
+            }
+            match put(&store, sample, sbn) {
+                Ok(()) => {}
+                Err(StoreError::NoRoom) => again.push(sbn),
+                Err(other) => panic!("{other}"),
+            }
+        }
+        failed += again.len();
+        for sbn in again {
+            if sbn == u32::MAX { adopt(&store, sample).unwrap() } else { put(&store, sample, sbn).unwrap() }
+        }
+        let staged = store.get(sample.id()).unwrap();
+        drop(store.move_flat(&staged));
+        let done = bench.disk.operations().len();
+        bench.disk.heal();
+        assert_whole(&store, sample);
+        if done < nth {
+            break;
+        }
+    }
+    assert!(failed > 20, "{failed}");
+}
+
+#[test]
+fn another_partition_of_the_same_object_overwrites_nothing() {
+    let bench = Bench::new();
+    let store = bench.open(1);
+    let sample = &samples()[0];
+    adopt(&store, sample).unwrap();
+    put(&store, sample, 0).unwrap();
+    put(&store, sample, 2).unwrap();
+    let other = Oti::new(sample.data.len() as u64, 128, 9).unwrap();
+    let have = store.have(sample.id(), ObjectKind::Data, &other);
+    assert!(have.is_empty(), "none of the larger blocks is covered");
+    let staged = store.begin(sample.id());
+    // Whoever has the link key but not the signing key may send this; what is hashed and stored stays.
+    let lies = vec![0xee; other.block_len(0).unwrap()];
+    store.write(&staged, sample.data.len() as u64, 0, &lies).unwrap();
+    let tree = store.tree(&staged).unwrap().unwrap();
+    let mut first = vec![0; 512];
+    tree.read(0, &mut first).unwrap();
+    assert_eq!(first, sample.data[..512]);
+}
+
+#[test]
+fn several_threads_store_one_bundle() {
+    let bench = Bench::new();
+    let store = bench.open(1);
+    let sample = Sample::tree(9, 1, &[4_096; 60]);
+    adopt(&store, &sample).unwrap();
+    let order = shuffled(sample.oti().blocks(), 8);
+    std::thread::scope(|scope| {
+        for part in order.chunks(order.len().div_ceil(4)) {
+            let (store, sample) = (&store, &sample);
+            scope.spawn(move || part.iter().for_each(|&sbn| put(store, sample, sbn).unwrap()));
+        }
+    });
+    assert_whole(&store, &sample);
+}
+
+#[test]
+fn room_is_bounded_and_given_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(Arc::new(OsDisk), &dir.path().join("s"), [0; 16], 0, 1_500).unwrap();
+    let sample = &samples()[0];
+    put(&store, sample, 0).unwrap();
+    put(&store, sample, 1).unwrap();
+    assert!(matches!(put(&store, sample, 2), Err(StoreError::NoRoom)));
+    assert_eq!(store.space().staged(), 1_024);
+    store.remove(sample.id()).unwrap();
+    assert_eq!(store.space().staged(), 0);
+    put(&store, sample, 2).unwrap();
+    let full = Store::open(Arc::new(OsDisk), &dir.path().join("t"), [0; 16], u64::MAX, u64::MAX).unwrap();
+    assert!(matches!(put(&full, sample, 2), Err(StoreError::NoRoom)));
+}
+
+#[test]
+fn a_sleeping_bundle_wakes_with_all_it_had() {
+    for announced in [false, true] {
+        let bench = Bench::new();
+        let store = bench.open(1);
+        let sample = &samples()[2];
+        let digest = *blake3::hash(&sample.signed()).as_bytes();
+        if announced {
+            adopt(&store, sample).unwrap();
+        }
+        for sbn in 0..sample.oti().blocks() {
+            put(&store, sample, sbn).unwrap();
+            store.sleep(&store.begin(sample.id()), announced.then_some(digest));
+        }
+        adopt(&store, sample).unwrap();
+        assert_whole(&store, sample);
+    }
+}
+
+#[test]
+fn a_long_manifest_comes_in_blocks() {
+    let bench = Bench::new();
+    let store = bench.open(1);
+    let bytes: Vec<u8> = (0..5_000_u32).map(|n| n as u8).collect();
+    let oti = Oti::new(5_000, 64, 8).unwrap();
+    let staged = store.begin(BundleId(1));
+    let last = oti.blocks() - 1;
+    for sbn in shuffled(oti.blocks(), 2).into_iter().filter(|&sbn| sbn != last) {
+        let offset = oti.block_offset(sbn).unwrap() as usize;
+        let part = &bytes[offset..offset + oti.block_len(sbn).unwrap()];
+        assert!(store.assemble(&staged, ObjectKind::Announce, &oti, sbn, part).unwrap().is_none());
+    }
+    assert_eq!(store.have(BundleId(1), ObjectKind::Announce, &oti).len(), u64::from(last));
+    let part = &bytes[oti.block_offset(last).unwrap() as usize..];
+    assert_eq!(store.assemble(&staged, ObjectKind::Announce, &oti, last, part).unwrap(), Some(bytes));
+}

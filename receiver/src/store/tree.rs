@@ -1,0 +1,255 @@
+//! The files of a bundle in staging: where each byte of the data object belongs, and the few files that are open.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use checkvalve_host::disk::{Disk, DiskFile};
+use checkvalve_protocol::manifest::{Announce, EntryKind};
+
+/// Files that stay open between blocks, per bundle.
+const OPEN_FILES: usize = 16;
+/// Writes of so many bytes to one file are sent to the device at once, so that a later sync finds little to do.
+const WRITEBACK: usize = 128 << 10;
+/// Longest path that the kernel takes (`PATH_MAX` less the NUL).
+const MAX_HOST_PATH: usize = 4_095;
+
+/// One regular file of the bundle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Where it begins in the data object.
+    pub offset: u64,
+    /// Its length in bytes, which may be 0.
+    pub size: u64,
+    /// Its index among the announce's entries.
+    pub entry: u32,
+}
+
+/// The files of one bundle.
+pub struct Tree {
+    disk: Arc<dyn Disk>,
+    root: PathBuf,
+    announce: Arc<Announce>,
+    files: Vec<Span>,
+    open: Mutex<Vec<Open>>,
+    /// One bit a file: it is whole and has its mode and time.
+    finished: Vec<AtomicU64>,
+    clock: AtomicU64,
+}
+
+struct Open {
+    file: u32,
+    used: u64,
+    handle: Arc<dyn DiskFile>,
+}
+
+impl Span {
+    /// One past its last byte in the data object.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.offset + self.size
+    }
+}
+
+impl Tree {
+    /// The files of `announce` below `root`. Touches no disk.
+    #[must_use]
+    pub fn new(disk: Arc<dyn Disk>, root: PathBuf, announce: Arc<Announce>) -> Self {
+        let files: Vec<Span> = announce
+            .files()
+            .map(|f| Span { offset: f.offset, size: f.size, entry: u32::try_from(f.entry).unwrap_or(u32::MAX) })
+            .collect();
+        let finished = (0..files.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        Self { disk, root, announce, files, open: Mutex::default(), finished, clock: AtomicU64::new(0) }
+    }
+
+    /// Creates the directories, those that are there already excepted. Errors: of the disk; `InvalidFilename` if a path
+    /// is longer than this host takes.
+    pub fn create_directories(&self) -> io::Result<()> {
+        match self.disk.create_dir(&self.root, 0o700) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        let mut path = PathBuf::new();
+        for entry in &self.announce.entries {
+            if self.root.as_os_str().len() + 1 + entry.path.as_bytes().len() > MAX_HOST_PATH {
+                return Err(io::ErrorKind::InvalidFilename.into());
+            }
+            if let EntryKind::Directory { .. } = entry.kind {
+                path.clear();
+                path.push(&self.root);
+                path.push(entry.path.as_path());
+                match self.disk.create_dir(&path, 0o700) {
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.disk.set_mode(&path, 0o700)?,
+                    other => other?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes bytes of the data object from `offset` on to the files they belong to, which are created as needed. Any
+    /// part may have been written when it fails.
+    pub fn write(&self, mut offset: u64, mut buf: &[u8]) -> io::Result<()> {
+        let mut path = PathBuf::new();
+        let mut index = self.file_at(offset);
+        while !buf.is_empty() {
+            let Some(span) = self.files.get(index).copied() else { return Err(io::ErrorKind::InvalidInput.into()) };
+            let len = usize::try_from(span.end() - offset).unwrap_or(usize::MAX).min(buf.len());
+            let (part, rest) = buf.split_at(len);
+            if span.offset == offset && span.size == len as u64 {
+                if len > 0 {
+                    self.write_whole(index, span, part, &mut path)?;
+                }
+            } else {
+                let handle = self.open_file(index, span)?;
+                handle.write_all_at(part, offset - span.offset)?;
+                if len >= WRITEBACK {
+                    handle.start_writeback(offset - span.offset, len as u64)?;
+                }
+            }
+            (offset, buf, index) = (offset + len as u64, rest, index + 1);
+        }
+        Ok(())
+    }
+
+    /// Reads bytes of the data object that were written. Errors: `UnexpectedEof` if they are not all there.
+    pub fn read(&self, mut offset: u64, mut buf: &mut [u8]) -> io::Result<()> {
+        let mut index = self.file_at(offset);
+        while !buf.is_empty() {
+            let Some(span) = self.files.get(index).copied() else { return Err(io::ErrorKind::InvalidInput.into()) };
+            let len = usize::try_from(span.end() - offset).unwrap_or(usize::MAX).min(buf.len());
+            let (part, rest) = buf.split_at_mut(len);
+            if len > 0 {
+                if span.size == len as u64 {
+                    read_exact(self.disk.open_read(&self.path(span))?.as_ref(), part, 0)?;
+                } else {
+                    read_exact(self.open_file(index, span)?.as_ref(), part, offset - span.offset)?;
+                }
+            }
+            (offset, buf, index) = (offset + len as u64, rest, index + 1);
+        }
+        Ok(())
+    }
+
+    /// Closes what is open.
+    pub fn close(&self) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// The regular files in the order of their bytes.
+    #[must_use]
+    pub fn files(&self) -> &[Span] {
+        &self.files
+    }
+
+    /// What was announced.
+    #[must_use]
+    pub fn announce(&self) -> &Arc<Announce> {
+        &self.announce
+    }
+
+    /// The directory that holds the bundle's own name.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The index of the first file that ends after `offset`.
+    #[must_use]
+    pub fn file_at(&self, offset: u64) -> usize {
+        self.files.partition_point(|span| span.end() <= offset)
+    }
+
+    /// Whether file `index` is whole with its mode and time, as far as this process knows.
+    #[must_use]
+    pub fn is_finished(&self, index: usize) -> bool {
+        self.finished.get(index / 64).is_some_and(|word| word.load(Ordering::Relaxed) >> (index % 64) & 1 == 1)
+    }
+
+    /// The only file with any bytes, if there is but one.
+    #[must_use]
+    pub fn sole_file(&self) -> Option<PathBuf> {
+        let mut filled = self.files.iter().filter(|span| span.size > 0);
+        match (filled.next(), filled.next()) {
+            (Some(span), None) => Some(self.path(*span)),
+            _ => None,
+        }
+    }
+
+    fn path(&self, span: Span) -> PathBuf {
+        let mut path = PathBuf::new();
+        self.path_into(span, &mut path);
+        path
+    }
+
+    fn path_into(&self, span: Span, path: &mut PathBuf) {
+        path.clear();
+        path.push(&self.root);
+        path.push(self.announce.entries[span.entry as usize].path.as_path());
+    }
+
+    /// A file whose every byte is at hand: created, written and given its mode and time in one go.
+    fn write_whole(&self, index: usize, span: Span, bytes: &[u8], path: &mut PathBuf) -> io::Result<()> {
+        self.path_into(span, path);
+        let entry = &self.announce.entries[span.entry as usize];
+        let EntryKind::File { mode, .. } = entry.kind else { unreachable!("spans are of files") };
+        let file = match self.disk.create_new(path, u32::from(mode)) {
+            // An earlier attempt left it; its mode may forbid opening it.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.open.lock().unwrap_or_else(PoisonError::into_inner).retain(|o| o.file as usize != index);
+                self.disk.remove_file(path)?;
+                self.disk.create_new(path, u32::from(mode))?
+            }
+            other => other?,
+        };
+        file.write_all_at(bytes, 0)?;
+        if bytes.len() >= WRITEBACK {
+            file.start_writeback(0, bytes.len() as u64)?;
+        }
+        file.set_mtime(entry.mtime.secs, entry.mtime.nanos)?;
+        self.finished[index / 64].fetch_or(1 << (index % 64), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The open file, opened or created if it is not open.
+    fn open_file(&self, index: usize, span: Span) -> io::Result<Arc<dyn DiskFile>> {
+        let file = u32::try_from(index).unwrap_or(u32::MAX);
+        let used = self.clock.fetch_add(1, Ordering::Relaxed);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = open.iter_mut().find(|o| o.file == file) {
+            found.used = used;
+            return Ok(Arc::clone(&found.handle));
+        }
+        let path = self.path(span);
+        let handle: Arc<dyn DiskFile> = match self.disk.create_new(&path, 0o600) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.disk.set_mode(&path, 0o600)?;
+                self.disk.open_rw(&path)?.into()
+            }
+            other => other?.into(),
+        };
+        if open.len() >= OPEN_FILES
+            && let Some(oldest) = open.iter().enumerate().min_by_key(|(_, o)| o.used).map(|(at, _)| at)
+        {
+            open.swap_remove(oldest);
+        }
+        open.push(Open { file, used, handle: Arc::clone(&handle) });
+        Ok(handle)
+    }
+}
+
+/// Fills `buf` from `offset`. Errors: `UnexpectedEof` if the file ends before.
+pub fn read_exact(file: &dyn DiskFile, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
+    while !buf.is_empty() {
+        match file.read_at(buf, offset)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            n => {
+                buf = &mut buf[n..];
+                offset += n as u64;
+            }
+        }
+    }
+    Ok(())
+}

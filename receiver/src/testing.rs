@@ -1,0 +1,147 @@
+//! What the unit tests of several modules share.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use checkvalve_protocol::crypto::{SigningKey, TrustStore};
+use checkvalve_protocol::id::{BundleId, ChannelName};
+use checkvalve_protocol::manifest::{Announce, Entry, EntryKind, Hashes, Outcome, Timestamp};
+use checkvalve_protocol::partition::Oti;
+use checkvalve_protocol::path::{LinkTarget, SafePath};
+
+pub(crate) const MTIME: Timestamp = Timestamp { secs: 1_600_000_000, nanos: 123_456_789 };
+
+pub(crate) fn default_channel() -> ChannelName {
+    ChannelName::new("default").unwrap()
+}
+
+pub(crate) fn key() -> SigningKey {
+    SigningKey::from_seed([3; 32])
+}
+
+pub(crate) fn trust() -> TrustStore {
+    let mut trust = TrustStore::new();
+    trust.insert(key().public(), "ci");
+    trust
+}
+
+/// A bundle as a sender has it: what it announces, and all of its bytes.
+#[derive(Clone)]
+pub(crate) struct Sample {
+    pub(crate) announce: Announce,
+    pub(crate) data: Vec<u8>,
+}
+
+impl Sample {
+    /// One file of `size` bytes.
+    pub(crate) fn file(id: u64, sequence: u64, size: usize) -> Self {
+        Self::new(id, sequence, "one file", vec![entry("one file", EntryKind::File { size: size as u64, mode: 0o640 })])
+    }
+
+    /// A tree of files of `sizes`, with a directory each, an empty directory and a symlink.
+    pub(crate) fn tree(id: u64, sequence: u64, sizes: &[usize]) -> Self {
+        let mut entries = vec![entry("tree", EntryKind::Directory { mode: 0o755 })];
+        for (n, &size) in sizes.iter().enumerate() {
+            entries.push(entry(&format!("tree/{n:04}"), EntryKind::Directory { mode: 0o750 }));
+            let mode = [0o644, 0o600, 0o755, 0o444][n % 4];
+            entries.push(entry(&format!("tree/{n:04}/a \"file\"\n"), EntryKind::File { size: size as u64, mode }));
+        }
+        entries.push(entry("tree/empty", EntryKind::Directory { mode: 0o700 }));
+        let link = SafePath::new("tree/link").unwrap();
+        let target = LinkTarget::new(&link, "empty").unwrap();
+        entries.push(Entry { path: link, mtime: MTIME, kind: EntryKind::Symlink { target } });
+        Self::new(id, sequence, "tree", entries)
+    }
+
+    pub(crate) fn new(id: u64, sequence: u64, name: &str, entries: Vec<Entry>) -> Self {
+        let announce = Announce {
+            bundle: BundleId(id),
+            channel: default_channel(),
+            sequence,
+            name: name.into(),
+            created_ms: 1,
+            entries,
+        };
+        let data = (0..announce.data_len()).map(|n| (n.wrapping_mul(2_654_435_761) >> 7) as u8).collect();
+        Self { announce, data }
+    }
+
+    pub(crate) fn id(&self) -> BundleId {
+        self.announce.bundle
+    }
+
+    pub(crate) fn signed(&self) -> Vec<u8> {
+        self.announce.sign(&key()).unwrap()
+    }
+
+    pub(crate) fn digests(&self) -> Vec<[u8; 32]> {
+        let hash = |offset: u64, size: u64| blake3::hash(&self.data[offset as usize..(offset + size) as usize]).into();
+        self.announce.files().map(|f| hash(f.offset, f.size)).collect()
+    }
+
+    pub(crate) fn hashes(&self) -> Vec<u8> {
+        self.hashes_as(Outcome::Complete { files: self.digests() })
+    }
+
+    pub(crate) fn hashes_as(&self, outcome: Outcome) -> Vec<u8> {
+        let announce = blake3::hash(&self.signed()).into();
+        Hashes { bundle: self.id(), announce, outcome }.sign(&key()).unwrap()
+    }
+
+    pub(crate) fn oti(&self) -> Oti {
+        Oti::new(self.data.len() as u64, 64, 8).unwrap()
+    }
+
+    pub(crate) fn block(&self, sbn: u32) -> &[u8] {
+        let oti = self.oti();
+        let offset = oti.block_offset(sbn).unwrap() as usize;
+        &self.data[offset..offset + oti.block_len(sbn).unwrap()]
+    }
+
+    /// Asserts that the bundle's own name in `dir` is exactly what was announced.
+    pub(crate) fn assert_at(&self, dir: &Path) {
+        let names: Vec<_> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names.len(), 1, "{names:?}");
+        let mut found = 0;
+        for (entry, span) in self.announce.entries.iter().map(|e| (e, self.span(e))) {
+            let path = dir.join(entry.path.as_path());
+            let meta = std::fs::symlink_metadata(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            assert_eq!((meta.mtime(), meta.mtime_nsec()), (entry.mtime.secs, i64::from(entry.mtime.nanos)), "{path:?}");
+            match &entry.kind {
+                EntryKind::File { mode, .. } => {
+                    assert_eq!(meta.mode() & 0o7777, u32::from(*mode), "{path:?}");
+                    assert_eq!(std::fs::read(&path).unwrap(), span, "{path:?}");
+                }
+                EntryKind::Directory { mode } => {
+                    assert_eq!(meta.mode() & 0o7777, u32::from(*mode), "{path:?}");
+                    found += std::fs::read_dir(&path).unwrap().count();
+                }
+                EntryKind::Symlink { target } => {
+                    assert_eq!(std::fs::read_link(&path).unwrap().as_os_str().as_encoded_bytes(), target.as_bytes());
+                }
+            }
+        }
+        assert_eq!(found + 1, self.announce.entries.len(), "nothing else is there");
+    }
+
+    fn span(&self, entry: &Entry) -> &[u8] {
+        let at = self.announce.entries.iter().position(|e| e == entry).unwrap();
+        let span = self.announce.files().find(|f| f.entry == at);
+        span.map_or(&[], |f| &self.data[f.offset as usize..(f.offset + f.size) as usize])
+    }
+}
+
+pub(crate) fn entry(path: &str, kind: EntryKind) -> Entry {
+    Entry { path: SafePath::new(path).unwrap(), mtime: MTIME, kind }
+}
+
+/// A shuffled `0..n`, the same for the same seed.
+pub(crate) fn shuffled(n: u32, seed: u64) -> Vec<u32> {
+    let mut state = seed | 1;
+    let mut order: Vec<u32> = (0..n).collect();
+    for at in (1..order.len()).rev() {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        order.swap(at, (state >> 33) as usize % (at + 1));
+    }
+    order
+}
