@@ -1,1 +1,13 @@
-//! checkvalve-sender
+//! The low side of checkvalve: takes bundles out of a spool directory and transmits them over one-way UDP.
+//!
+//! The daemon's decisions are in [`engine`], which a simulator can drive; threads, sockets and clocks are in the shell
+//! around it.
+#![deny(unsafe_code)]
+
+pub mod bundle;
+pub mod engine;
+pub mod holding;
+pub mod ledger;
+pub mod pipeline;
+pub mod spool;
+pub mod work;

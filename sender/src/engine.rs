@@ -1,0 +1,338 @@
+//! The sender's decisions, without threads, sockets or clocks: what to claim, to plan, to send next, to keep.
+//!
+//! A daemon or a simulator tells it what happened (inotify, work done, jobs finished, requests) with the time, and then
+//! calls [`Engine::step`] for what to do: jobs for the pipeline, work for threads, when to call again.
+//!
+//! 1. [`claiming`]: names in the spool become claims, claims become bundles with a sequence, or go to `.failed`.
+//! 2. [`sending`]: the next bundle of each channel becomes a job; a finished job becomes its bundle's new state.
+//! 3. [`resending`]: what a person wants to have sent again.
+//! 4. [`keeping`]: how long content is held.
+//! 5. [`view`]: what beacons and status say.
+//!
+//! Whatever the disk refuses is tried again a little later; until then the bundle stays where it is.
+
+mod claiming;
+mod keeping;
+mod open;
+mod resending;
+mod sending;
+mod view;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use checkvalve_host::disk::Disk;
+use checkvalve_host::journal::Sync;
+use checkvalve_protocol::crypto::SigningKey;
+use checkvalve_protocol::id::{BundleId, ChannelName};
+use checkvalve_protocol::transmit::Parameters;
+
+use crate::holding::{Holding, Home};
+use crate::ledger::{BundleRecord, Ledger, LedgerError};
+use crate::pipeline::{Finished, Job};
+use crate::spool::{Place, Seen, Spool};
+use crate::work::{Done, Work};
+
+pub use open::OpenError;
+pub use resending::{Chosen, ResendError};
+pub use view::{BundleView, ChannelView, SpoolView, View, WaitingView};
+
+/// How long to wait before something that failed is tried again.
+const RETRY_MS: u64 = 1_000;
+/// Names that are claimed in one step.
+const CLAIMS: usize = 64;
+
+/// The time, as the caller tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// Milliseconds since 1970, which an administrator may set: only told to people, and to the other side.
+    pub wall_ms: u64,
+    /// Milliseconds since any point, never set: what everything is measured with.
+    pub mono_ms: u64,
+}
+
+/// What an engine is made of.
+pub struct Setup {
+    /// The disk.
+    pub disk: Arc<dyn Disk>,
+    /// The spool.
+    pub spool: PathBuf,
+    /// The state directory, which this engine has alone.
+    pub state: PathBuf,
+    /// The configured channels.
+    pub channels: BTreeMap<ChannelName, Rules>,
+    /// How long something that was written in place must be quiet.
+    pub settle_ms: u64,
+    /// How often the spool is scanned for what inotify missed.
+    pub rescan_ms: u64,
+    /// Bytes of transmitted bundles that are held at most.
+    pub retain_bytes: u64,
+    /// How long they are held at most.
+    pub retain_ms: u64,
+    /// Who signs.
+    pub key: Arc<SigningKey>,
+    /// What follows from the link.
+    pub parameters: Parameters,
+    /// Gives 64 random bits.
+    pub random: Box<dyn FnMut() -> u64 + Send>,
+}
+
+/// How a channel's bundles are sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// The highest goes first.
+    pub priority: i16,
+    /// How often each bundle is sent, 1 or more.
+    pub passes: u32,
+    /// How long after a pass the next is due.
+    pub pass_interval_ms: u64,
+    /// How often what was sent is sent again until a newer bundle of the same name was.
+    pub carousel_ms: Option<u64>,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self { priority: 0, passes: 1, pass_interval_ms: 0, carousel_ms: None }
+    }
+}
+
+/// What to do now.
+#[derive(Default)]
+pub struct Actions {
+    /// For the pipeline; [`Engine::finished`] wants to know how each ended.
+    pub jobs: Vec<Job>,
+    /// For threads; [`Engine::done`] wants what came of it.
+    pub work: Vec<Work>,
+    /// When to call [`Engine::step`] again at the latest, on the clock of [`Now::mono_ms`].
+    pub wake_ms: u64,
+    /// Whether what beacons should say changed: see [`Engine::beacon`].
+    pub beacon: bool,
+}
+
+/// The engine.
+pub struct Engine {
+    setup: Setup,
+    holding: Holding,
+    ledger: Ledger,
+    session_number: u64,
+    spool: Spool,
+    now: Now,
+    next_scan_ms: u64,
+    next_keeping_ms: u64,
+    next_uptime_ms: u64,
+    /// Claimed and not planned yet, oldest first.
+    claims: BTreeMap<ChannelName, VecDeque<Claim>>,
+    planning: BTreeMap<ChannelName, Claim>,
+    /// What each channel has to send, by when it is due (on the ledger's clock).
+    pending: BTreeMap<ChannelName, BTreeSet<Due>>,
+    /// On their way to the pipeline or in it.
+    active: BTreeMap<BundleId, sending::Active>,
+    /// Ready for the wire, waiting for their turn.
+    ready: BTreeMap<BundleId, sending::Ready>,
+    /// States that the disk did not take yet.
+    unsaved: BTreeMap<BundleId, BundleRecord>,
+    /// Given up, and still to be moved to `.failed`.
+    failing: BTreeMap<BundleId, (Home, String)>,
+    /// Being removed, with their content.
+    removing: BTreeSet<BundleId>,
+    /// To be removed.
+    leftovers: Vec<Home>,
+    /// Bundles and channels with which to wait, until when.
+    held_up: BTreeMap<HeldUp, u64>,
+    /// What a person should look at, by what it is about.
+    troubles: BTreeMap<String, String>,
+    beacon_changed: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Due {
+    /// False for what a person asked for, which goes first.
+    scheduled: bool,
+    at_ms: u64,
+    sequence: u64,
+    id: BundleId,
+}
+
+#[derive(Debug, Clone)]
+struct Claim {
+    home: Home,
+    name: Vec<u8>,
+    claimed_ms: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum HeldUp {
+    Planning(ChannelName),
+    Loading(BundleId),
+    Saving,
+    Failing,
+}
+
+impl Engine {
+    /// The number of this session: higher than that of any before.
+    #[must_use]
+    pub fn session_number(&self) -> u64 {
+        self.session_number
+    }
+
+    /// The folders of the spool to watch.
+    #[must_use]
+    pub fn folders(&self) -> Vec<(ChannelName, PathBuf)> {
+        self.setup.channels.keys().map(|channel| (channel.clone(), self.holding.folder(channel))).collect()
+    }
+
+    /// inotify told something.
+    pub fn seen(&mut self, place: Place, seen: Seen, now: Now) {
+        self.tick(now);
+        self.spool.seen(place, seen, now.mono_ms);
+    }
+
+    /// inotify lost something.
+    pub fn lost(&mut self, now: Now) {
+        self.tick(now);
+        self.spool.overflowed();
+        self.next_scan_ms = now.mono_ms;
+    }
+
+    /// Work is done.
+    pub fn done(&mut self, done: Done, now: Now) {
+        self.tick(now);
+        match done {
+            Done::Probed(place, looks) => self.spool.probed(&place, looks, now.mono_ms),
+            Done::Planned(id, planned) => self.planned(id, planned),
+            Done::Loaded(id, loaded) => self.loaded(id, loaded),
+            Done::Removed(id, removed) => self.removed(id, &removed),
+        }
+    }
+
+    /// A job ended.
+    pub fn finished(&mut self, id: BundleId, finished: Finished, now: Now) {
+        self.tick(now);
+        self.job_finished(id, finished);
+    }
+
+    /// Decides what to do next.
+    pub fn step(&mut self, now: Now) -> Actions {
+        self.tick(now);
+        let mut actions = Actions::default();
+        self.held_up.retain(|_, until| *until > now.mono_ms);
+        self.save_again();
+        self.fail_again();
+        self.scan_if_due();
+        self.claim(&mut actions);
+        self.plan_next(&mut actions);
+        self.send_next(&mut actions);
+        self.keep_within_limits(&mut actions);
+        self.write_uptime_if_due();
+        actions.beacon = std::mem::take(&mut self.beacon_changed);
+        actions.wake_ms = self.next_wake_ms().max(now.mono_ms);
+        actions
+    }
+
+    fn tick(&mut self, now: Now) {
+        self.ledger.run_for(now.mono_ms.saturating_sub(self.now.mono_ms));
+        self.now = now;
+    }
+
+    fn rules(&self, channel: &ChannelName) -> Rules {
+        self.setup.channels.get(channel).copied().unwrap_or_default()
+    }
+
+    /// Makes a bundle's new state durable and known, and puts it into its place in the queue.
+    fn put(&mut self, record: BundleRecord, sync: Sync) -> Result<(), LedgerError> {
+        let old = self.ledger.get(record.id).and_then(|old| self.due_of(old));
+        let result = self.ledger.put(record.clone(), sync);
+        if let Err(error) = &result {
+            self.trouble("ledger", format!("the ledger cannot be written: {error}"));
+            return result;
+        }
+        self.untrouble("ledger");
+        self.beacon_changed = true;
+        let new = self.due_of(&record);
+        let pending = self.pending.entry(record.channel).or_default();
+        if let Some(old) = old {
+            pending.remove(&old);
+        }
+        pending.extend(new);
+        result
+    }
+
+    /// As [`Engine::put`], for what happened anyway: if the disk refuses, it is kept in mind and tried again.
+    fn put_later(&mut self, record: BundleRecord, sync: Sync) {
+        let id = record.id;
+        if self.put(record.clone(), sync).is_err() {
+            self.unsaved.insert(id, record);
+            self.hold_up(HeldUp::Saving);
+        }
+    }
+
+    fn save_again(&mut self) {
+        if self.unsaved.is_empty() || self.is_held_up(&HeldUp::Saving) {
+            return;
+        }
+        for (_, record) in std::mem::take(&mut self.unsaved) {
+            self.put_later(record, Sync::Yes);
+        }
+    }
+
+    /// A bundle as it is, also if the disk did not take that yet.
+    fn record(&self, id: BundleId) -> Option<&BundleRecord> {
+        self.unsaved.get(&id).or_else(|| self.ledger.get(id))
+    }
+
+    fn hold_up(&mut self, what: HeldUp) {
+        self.held_up.insert(what, self.now.mono_ms + RETRY_MS);
+    }
+
+    fn is_held_up(&self, what: &HeldUp) -> bool {
+        self.held_up.contains_key(what)
+    }
+
+    /// Says once what a person should look at; keeps it for status.
+    fn trouble(&mut self, about: &str, what: String) {
+        if self.troubles.get(about) != Some(&what) {
+            tracing::warn!(about, "{what}");
+            self.troubles.insert(about.to_owned(), what);
+        }
+    }
+
+    fn untrouble(&mut self, about: &str) {
+        if self.troubles.remove(about).is_some() {
+            tracing::info!(about, "works again");
+        }
+    }
+
+    fn write_uptime_if_due(&mut self) {
+        const EVERY_MS: u64 = 600_000;
+        if self.now.mono_ms >= self.next_uptime_ms {
+            self.next_uptime_ms = self.now.mono_ms + EVERY_MS;
+            // Only retention is the longer for it.
+            drop(self.ledger.write_uptime());
+        }
+    }
+
+    fn next_wake_ms(&self) -> u64 {
+        let now = self.now.mono_ms;
+        let uptime = self.ledger.uptime_ms();
+        let due = |pending: &BTreeSet<Due>| {
+            let next = pending.iter().find(|due| !self.active.contains_key(&due.id) && !self.waits_for_disk(due.id))?;
+            let wait = if next.scheduled { next.at_ms.saturating_sub(uptime) } else { 0 };
+            // What is due already waits for a job to end, which wakes by itself.
+            (wait > 0).then_some(now + wait)
+        };
+        let dues = self.pending.values().filter_map(due);
+        let times = [self.next_scan_ms, self.next_keeping_ms, self.next_uptime_ms];
+        let held_up = self.held_up.values().copied();
+        let all = times.into_iter().chain(self.spool.next_look_ms()).chain(dues).chain(held_up);
+        all.min().unwrap_or(now + RETRY_MS)
+    }
+
+    fn waits_for_disk(&self, id: BundleId) -> bool {
+        self.unsaved.contains_key(&id) || self.held_up.contains_key(&HeldUp::Loading(id))
+    }
+}
+
+#[cfg(test)]
+#[path = "engine/tests.rs"]
+mod tests;

@@ -1,0 +1,227 @@
+//! From a name in the spool to a bundle with a sequence, or to `.failed`.
+
+use std::io;
+use std::sync::Arc;
+
+use checkvalve_host::disk::Kind;
+use checkvalve_host::journal::Sync;
+use checkvalve_protocol::id::{BundleId, ChannelName};
+
+use super::{Actions, CLAIMS, Claim, Engine, HeldUp, RETRY_MS};
+use crate::bundle::{Identity, RefuseReason, Shown};
+use crate::holding::name_bytes;
+use crate::ledger::{BundleRecord, State};
+use crate::spool::{Decision, Place, is_ignored};
+use crate::work::{Loaded, Planning, Work};
+
+impl Engine {
+    /// Looks into every folder for what inotify did not tell.
+    pub(super) fn scan_if_due(&mut self) {
+        if self.now.mono_ms < self.next_scan_ms {
+            return;
+        }
+        self.next_scan_ms = self.now.mono_ms + self.setup.rescan_ms.max(1);
+        let disk = Arc::clone(&self.setup.disk);
+        let channels: Vec<_> = self.setup.channels.keys().cloned().collect();
+        for channel in channels {
+            let folder = self.holding.folder(&channel);
+            let scanned = self
+                .holding
+                .ensure_folder(disk.as_ref(), &channel)
+                .and_then(|()| self.spool.scan(disk.as_ref(), &channel, &folder, self.now.mono_ms));
+            let about = format!("spool/{channel}");
+            match scanned {
+                Ok(()) => self.untrouble(&about),
+                Err(error) => self.trouble(&about, format!("{}: {error}", folder.display())),
+            }
+        }
+        self.look_for_strays();
+    }
+
+    /// Claims what is whole, and asks for looks at what may be.
+    pub(super) fn claim(&mut self, actions: &mut Actions) {
+        for decision in self.spool.decide(self.now.mono_ms, CLAIMS) {
+            match decision {
+                Decision::Claim(place) => self.claim_one(&place),
+                Decision::Probe(place) => {
+                    let path = self.holding.folder(&place.0).join(&place.1);
+                    actions.work.push(Work::Probe { place, path });
+                }
+            }
+        }
+    }
+
+    /// Plans each channel's oldest claim. One at a time in a channel: its sequence is not used up before it is planned.
+    pub(super) fn plan_next(&mut self, actions: &mut Actions) {
+        let channels: Vec<_> =
+            self.claims.keys().filter(|channel| !self.planning.contains_key(channel)).cloned().collect();
+        for channel in channels {
+            if self.is_held_up(&HeldUp::Planning(channel.clone())) {
+                continue;
+            }
+            let Some(claims) = self.claims.get_mut(&channel) else { continue };
+            let Some(claim) = claims.pop_front() else {
+                self.claims.remove(&channel);
+                continue;
+            };
+            actions.work.push(Work::Plan(Box::new(Planning {
+                holding: self.holding.clone(),
+                home: claim.home.clone(),
+                identity: Identity {
+                    bundle: claim.home.id(),
+                    sequence: self.ledger.next_sequence(&channel),
+                    name: claim.name.clone(),
+                    created_ms: claim.claimed_ms,
+                    channel: channel.clone(),
+                },
+                key: Arc::clone(&self.setup.key),
+            })));
+            self.planning.insert(channel, claim);
+        }
+    }
+
+    /// A bundle was planned, or is none.
+    pub(super) fn planned(&mut self, id: BundleId, planned: Result<Loaded, RefuseReason>) {
+        let Some(channel) = self.planning.iter().find(|(_, claim)| claim.home.id() == id).map(|(c, _)| c.clone())
+        else {
+            return;
+        };
+        let Some(claim) = self.planning.remove(&channel) else { return };
+        match planned {
+            Ok(loaded) => {
+                let record = BundleRecord {
+                    sequence: Some(loaded.plan.announce.sequence),
+                    name: claim.name.clone(),
+                    inode: loaded.inode,
+                    claimed_ms: claim.claimed_ms,
+                    bytes: loaded.plan.data_len(),
+                    entries: loaded.plan.announce.entries.len() as u64,
+                    announce: crate::work::digest(&loaded.announce),
+                    fingerprint: loaded.fingerprint,
+                    symbol_size: self.setup.parameters.symbol_size(),
+                    block_symbols: self.setup.parameters.block_symbols(),
+                    due_ms: Some(self.ledger.uptime_ms()),
+                    ..BundleRecord::new(id, channel.clone(), State::Queued)
+                };
+                let (sequence, bytes, entries) = (record.sequence, record.bytes, record.entries);
+                if self.queue(record, loaded).is_ok() {
+                    tracing::info!(%channel, sequence, bundle = %id, bytes, entries,
+                        name = %Shown::new(&claim.name), "queued");
+                } else {
+                    // No sequence was used up. It is planned again when the ledger can be written.
+                    self.plan_again(channel, claim);
+                }
+            }
+            Err(reason) if reason.is_temporary() => {
+                self.trouble("planning", reason.to_string());
+                self.plan_again(channel, claim);
+            }
+            Err(reason) => self.refuse(claim, &reason),
+        }
+    }
+
+    /// Moves what was given up to `.failed`, those of earlier tries with it.
+    pub(super) fn fail_again(&mut self) {
+        if self.failing.is_empty() || self.is_held_up(&HeldUp::Failing) {
+            return;
+        }
+        let disk = Arc::clone(&self.setup.disk);
+        for (id, (home, reason)) in std::mem::take(&mut self.failing) {
+            match self.holding.fail(disk.as_ref(), &home, &reason) {
+                Ok(_) => {
+                    if let Some(mut record) = self.record(id).cloned() {
+                        record.held = false;
+                        self.put_later(record, Sync::No);
+                    }
+                    self.untrouble("failed");
+                }
+                Err(error) => {
+                    self.trouble("failed", format!("a refused bundle cannot be moved to .failed: {error}"));
+                    self.failing.insert(id, (home, reason));
+                    self.hold_up(HeldUp::Failing);
+                }
+            }
+        }
+    }
+
+    fn claim_one(&mut self, place: &Place) {
+        let id = self.new_id();
+        let disk = Arc::clone(&self.setup.disk);
+        match self.holding.claim(disk.as_ref(), &place.0, &place.1, id) {
+            Ok(home) => {
+                self.spool.forget(place);
+                tracing::debug!(channel = %place.0, bundle = %id, name = %Shown::path(place.1.as_ref()), "claimed");
+                let claim = Claim { home, name: name_bytes(place.1.clone()), claimed_ms: self.now.wall_ms };
+                self.claims.entry(place.0.clone()).or_default().push_back(claim);
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.spool.forget(place),
+            Err(error) => {
+                let why = self.why_unclaimable(place, &error);
+                if self.spool.unclaimable(place, why.clone(), self.now.mono_ms, RETRY_MS) {
+                    tracing::warn!(channel = %place.0, name = %Shown::path(place.1.as_ref()), "cannot be claimed: {why}");
+                }
+            }
+        }
+    }
+
+    fn why_unclaimable(&self, place: &Place, error: &io::Error) -> String {
+        let path = self.holding.folder(&place.0).join(&place.1);
+        let is_directory = self.setup.disk.lstat(&path).is_ok_and(|meta| meta.kind == Kind::Directory);
+        match error.kind() {
+            // rename(2): a directory that moves to another parent has its `..` rewritten.
+            io::ErrorKind::PermissionDenied if is_directory => {
+                format!("{error}; the sender's user needs to write to the channel's folder and to the directory itself")
+            }
+            io::ErrorKind::PermissionDenied => {
+                format!(
+                    "{error}; the sender's user needs to write to the channel's folder (and own what is in it, if it is sticky)"
+                )
+            }
+            io::ErrorKind::CrossesDevices => format!("{error}; the channel's folder must be one file system"),
+            _ => error.to_string(),
+        }
+    }
+
+    fn plan_again(&mut self, channel: ChannelName, claim: Claim) {
+        self.hold_up(HeldUp::Planning(channel.clone()));
+        self.claims.entry(channel).or_default().push_front(claim);
+    }
+
+    fn refuse(&mut self, claim: Claim, reason: &RefuseReason) {
+        let Claim { home, name, claimed_ms } = claim;
+        let (id, channel, reason) = (home.id(), home.channel().clone(), reason.to_string());
+        tracing::warn!(%channel, bundle = %id, name = %Shown::new(&name), "refused: {reason}");
+        let inode = home.meta(self.setup.disk.as_ref()).map_or(0, |meta| meta.ino);
+        let record =
+            BundleRecord { name, inode, claimed_ms, ..BundleRecord::new(id, channel, State::Failed(reason.clone())) };
+        self.put_later(record, Sync::No);
+        self.failing.insert(id, (home, reason));
+    }
+
+    fn new_id(&mut self) -> BundleId {
+        loop {
+            let id = BundleId((self.setup.random)());
+            // Zero looks like nothing, and a number that is taken is not random enough.
+            if id.0 != 0 && self.ledger.get(id).is_none() {
+                return id;
+            }
+        }
+    }
+
+    /// What lies in the spool outside of every channel's folder will never be sent; says so.
+    fn look_for_strays(&mut self) {
+        let Ok(names) = self.setup.disk.read_dir(&self.setup.spool) else { return };
+        let known = |name: &std::ffi::OsString| {
+            name.to_str().is_some_and(|n| self.setup.channels.keys().any(|c| c.as_str() == n))
+        };
+        let strays: Vec<_> = names.into_iter().filter(|name| !is_ignored(name) && !known(name)).collect();
+        let Some(first) = strays.first() else { return self.untrouble("spool") };
+        let shown = Shown::path(first.as_ref());
+        let path = self.setup.spool.join(first);
+        let is_directory = self.setup.disk.lstat(&path).is_ok_and(|meta| meta.kind == Kind::Directory);
+        let what =
+            if is_directory { "is no channel: add a table [channel.NAME] for it" } else { "is in no channel's folder" };
+        let more = if strays.len() > 1 { format!(", and {} more", strays.len() - 1) } else { String::new() };
+        self.trouble("spool", format!("{shown} in the spool {what}; nothing in it is sent{more}"));
+    }
+}

@@ -1,0 +1,183 @@
+//! Opening an engine: what was found on the disk becomes what is to be done.
+//!
+//! The ledger says what was decided, the holding area what is there. Any crash leaves one of these:
+//! claimed and not in the ledger: it is planned; in the ledger and held: it goes on where it was; failed and still held: it is
+//! moved to `.failed`; let go and still held: it is removed; unsent and not held any more: it is withdrawn.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use checkvalve_protocol::manifest::Announce;
+
+use super::{Claim, Engine, Now, Setup};
+use crate::bundle::Shown;
+use crate::holding::{Found, Holding, name_bytes};
+use crate::ledger::{BundleRecord, Damage, Ledger, LedgerError, State};
+use crate::spool::Spool;
+use crate::work;
+use checkvalve_host::journal::Sync;
+
+/// Why the sender cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The ledger cannot be opened or written.
+    #[error("ledger: {0}")]
+    Ledger(#[from] LedgerError),
+    /// The spool or the holding area cannot be used.
+    #[error("{path}: {error}")]
+    Disk {
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+impl Engine {
+    /// Opens ledger, spool and holding area, mends what a crash left, and begins a session.
+    /// Errors: [`OpenError`]; nothing that was dropped is lost by it.
+    pub fn open(setup: Setup, now: Now) -> Result<Self, OpenError> {
+        let disk = Arc::clone(&setup.disk);
+        let (ledger, damage) = Ledger::open(&disk, &setup.state.join("ledger"))?;
+        let holding = Holding::open(disk.as_ref(), &setup.spool, &setup.state, setup.channels.keys().cloned())
+            .map_err(|(path, error)| OpenError::Disk { path, error })?;
+        let held = holding.scan(disk.as_ref()).map_err(|error| OpenError::Disk { path: setup.state.clone(), error })?;
+        let mut engine = Self {
+            spool: Spool::new(setup.settle_ms),
+            setup,
+            holding,
+            ledger,
+            session_number: 0,
+            now,
+            next_scan_ms: now.mono_ms,
+            next_keeping_ms: now.mono_ms,
+            next_uptime_ms: now.mono_ms,
+            claims: BTreeMap::new(),
+            planning: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            active: BTreeMap::new(),
+            ready: BTreeMap::new(),
+            unsaved: BTreeMap::new(),
+            failing: BTreeMap::new(),
+            removing: BTreeSet::new(),
+            leftovers: Vec::new(),
+            held_up: BTreeMap::new(),
+            troubles: BTreeMap::new(),
+            beacon_changed: true,
+        };
+        engine.mend(&damage, held)?;
+        engine.session_number = engine.ledger.begin_session(now.wall_ms)?;
+        Ok(engine)
+    }
+
+    fn mend(&mut self, damage: &Damage, held: Vec<Found>) -> Result<(), LedgerError> {
+        let damaged = !damage.corrupt.is_empty() || damage.unknown > 0;
+        if damaged {
+            let bytes: u64 = damage.corrupt.iter().map(|range| range.len).sum();
+            tracing::error!(
+                bytes,
+                records = damage.unknown,
+                "the ledger was damaged; what is missing is rebuilt from what is held"
+            );
+        }
+        if damaged || damage.empty {
+            for found in &held {
+                self.adopt(found)?;
+            }
+        }
+        if damaged {
+            self.ledger.rewrite()?;
+        }
+        let there: BTreeSet<_> = held.iter().filter(|f| f.name.is_some()).map(|f| f.home.id()).collect();
+        held.into_iter().for_each(|found| self.mend_found(found));
+        let records: Vec<_> = self.ledger.bundles().cloned().collect();
+        for record in records {
+            let is_there = there.contains(&record.id);
+            self.mend_record(record, is_there)?;
+        }
+        let channels: Vec<_> = self.ledger.channels().cloned().collect();
+        channels.iter().for_each(|channel| self.turn_carousel(channel));
+        Ok(())
+    }
+
+    /// Takes a bundle back into the ledger that its announce says had a sequence: nothing may have that sequence again.
+    fn adopt(&mut self, found: &Found) -> Result<(), LedgerError> {
+        if self.ledger.get(found.home.id()).is_some() {
+            return Ok(());
+        }
+        let disk = Arc::clone(&self.setup.disk);
+        let Ok(bytes) = found.home.read_announce(disk.as_ref()) else { return Ok(()) };
+        let Ok(announce) = Announce::peek(&bytes) else { return Ok(()) };
+        if announce.bundle != found.home.id() || self.ledger.by_sequence(&announce.channel, announce.sequence).is_some()
+        {
+            return Ok(());
+        }
+        tracing::warn!(channel = %announce.channel, sequence = announce.sequence, bundle = %announce.bundle,
+            "found held and not in the ledger: sent from the beginning");
+        let hashes = found.home.read_hashes(disk.as_ref()).ok().map(|hashes| work::hashes_digest(&hashes));
+        let record = BundleRecord {
+            sequence: Some(announce.sequence),
+            claimed_ms: announce.created_ms,
+            bytes: announce.data_len(),
+            entries: announce.entries.len() as u64,
+            announce: work::digest(&bytes),
+            hashes,
+            // Which ESIs were used is not known any more. What follows is above what one pass takes.
+            next_esi: 2 * self.setup.parameters.esis_per_pass(),
+            due_ms: Some(self.ledger.uptime_ms()),
+            name: announce.name,
+            symbol_size: self.setup.parameters.symbol_size(),
+            block_symbols: self.setup.parameters.block_symbols(),
+            ..BundleRecord::new(announce.bundle, announce.channel, State::Transmitting)
+        };
+        self.ledger.put(record, Sync::Yes)
+    }
+
+    fn mend_found(&mut self, found: Found) {
+        let Found { home, name, .. } = found;
+        match (self.ledger.get(home.id()), name) {
+            (None, Some(name)) => {
+                tracing::info!(channel = %home.channel(), name = %Shown::path(name.as_ref()), "claimed before the restart");
+                let claim = Claim { home, name: name_bytes(name), claimed_ms: self.now.wall_ms };
+                self.claims.entry(claim.home.channel().clone()).or_default().push_back(claim);
+            }
+            (None, None) => drop(home.remove(self.setup.disk.as_ref())),
+            (Some(BundleRecord { state: State::Failed(reason), .. }), Some(_)) => {
+                self.failing.insert(home.id(), (home, reason.clone()));
+            }
+            (Some(record), Some(_)) if record.held => {}
+            // Let go, and the crash came before it was removed.
+            (Some(_), _) => self.leftovers.push(home),
+        }
+    }
+
+    fn mend_record(&mut self, mut record: BundleRecord, is_there: bool) -> Result<(), LedgerError> {
+        let before = record.clone();
+        if !is_there {
+            record.held = false;
+            record.resends.clear();
+            if record.is_unsent() {
+                record.state = State::Failed("what was held of it is gone".to_owned());
+                tracing::error!(channel = %record.channel, sequence = record.sequence, bundle = %record.id,
+                    "gone from the holding area before it was sent: withdrawn");
+            }
+        }
+        let rules = self.rules(&record.channel);
+        if record.is_unsent() && record.passes_done > 0 && record.passes_done >= rules.passes {
+            record.state = State::Transmitted;
+            record.due_ms = None;
+        }
+        if record.due_ms.is_some_and(|at| at > self.ledger.uptime_ms() + rules.pass_interval_ms) && record.is_unsent() {
+            record.due_ms = Some(self.ledger.uptime_ms() + rules.pass_interval_ms);
+        }
+        if record == before {
+            // Into its place in the queue.
+            let due = self.due_of(&record);
+            self.pending.entry(record.channel).or_default().extend(due);
+            return Ok(());
+        }
+        self.put(record, Sync::No)
+    }
+}

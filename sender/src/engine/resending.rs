@@ -1,0 +1,137 @@
+//! What a person wants to have sent again.
+
+use std::ops::Range;
+
+use checkvalve_host::journal::Sync;
+use checkvalve_protocol::id::{BundleId, ChannelName};
+use checkvalve_protocol::partition::Oti;
+
+use super::{Engine, Now};
+use crate::ledger::{BundleRecord, LedgerError, Resend, State};
+
+/// Fewest digits of an id that name a bundle.
+const SHORTEST_PREFIX: usize = 4;
+
+/// A bundle that will be sent again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chosen {
+    /// The bundle.
+    pub id: BundleId,
+    /// Its channel.
+    pub channel: ChannelName,
+    /// Its number in the channel.
+    pub sequence: u64,
+    /// How many source blocks will be sent.
+    pub blocks: u64,
+    /// How many it has.
+    pub of_blocks: u64,
+    /// Length of its data in bytes.
+    pub bytes: u64,
+}
+
+/// Why a bundle is not sent again.
+#[derive(Debug, thiserror::Error)]
+pub enum ResendError {
+    /// Nothing has this name.
+    #[error("no bundle {0}; write CHANNEL/SEQUENCE or the first digits of an id (`status` lists both)")]
+    Unknown(String),
+    /// Several have ids that begin so.
+    #[error("{0} names {1} bundles; write more digits of the id")]
+    Ambiguous(String, usize),
+    /// It will be sent anyway.
+    #[error("{0} was not transmitted yet; it will be without asking")]
+    NotTransmitted(String),
+    /// It cannot be.
+    #[error("{0} failed: {1}; drop it again")]
+    Failed(String, String),
+    /// Its content is gone.
+    #[error(
+        "{0} is no longer retained; drop it again (`[retain]` in the configuration says how long bundles are kept)"
+    )]
+    NotRetained(String),
+    /// Blocks that it does not have.
+    #[error("{0} has {1} source blocks, numbered from 0; there is no range {2}..{3}")]
+    Blocks(String, u32, u32, u32),
+    /// The ledger cannot be written.
+    #[error("{0}")]
+    Ledger(#[from] LedgerError),
+}
+
+impl Engine {
+    /// Has a bundle sent again, durably: all of it (`ranges` empty), or ranges of source blocks with how many symbols of each
+    /// (None: as many as the block has). `which` is `CHANNEL/SEQUENCE` or the first digits of an id.
+    ///
+    /// Asking again for what is asked for already changes nothing. Errors: [`ResendError`].
+    pub fn resend(
+        &mut self,
+        which: &str,
+        ranges: &[(Range<u32>, Option<u32>)],
+        now: Now,
+    ) -> Result<Chosen, ResendError> {
+        self.tick(now);
+        let mut record = self.choose(which)?.clone();
+        let shown = which.to_owned();
+        match &record.state {
+            State::Failed(reason) => return Err(ResendError::Failed(shown, reason.clone())),
+            State::Queued | State::Transmitting => return Err(ResendError::NotTransmitted(shown)),
+            State::Transmitted if !record.held => return Err(ResendError::NotRetained(shown)),
+            State::Transmitted => {}
+        }
+        let of_blocks = blocks_of(&record);
+        if let Some((bad, _)) = ranges.iter().find(|(range, _)| range.is_empty() || range.end > of_blocks) {
+            return Err(ResendError::Blocks(shown, of_blocks, bad.start, bad.end));
+        }
+        let chosen = Chosen {
+            id: record.id,
+            channel: record.channel.clone(),
+            sequence: record.sequence.unwrap_or_default(),
+            blocks: match ranges {
+                [] => u64::from(of_blocks),
+                _ => ranges.iter().map(|(range, _)| u64::from(range.end - range.start)).sum(),
+            },
+            of_blocks: u64::from(of_blocks),
+            bytes: record.bytes,
+        };
+        let resend = Resend {
+            ranges: ranges.iter().map(|(range, _)| (range.start, range.end)).collect(),
+            symbols: ranges.iter().map(|(_, symbols)| *symbols).collect(),
+            asked_ms: now.wall_ms,
+        };
+        // The first one may be on the wire and past what is asked for.
+        let on_its_way = usize::from(self.active.contains_key(&record.id));
+        let is_asked = |other: &Resend| other.ranges == resend.ranges && other.symbols == resend.symbols;
+        if !record.resends.iter().skip(on_its_way).any(is_asked) {
+            tracing::info!(channel = %chosen.channel, sequence = chosen.sequence, bundle = %chosen.id,
+                blocks = chosen.blocks, of = chosen.of_blocks, "to be sent again");
+            record.resends.push(resend);
+            self.put(record, Sync::Yes)?;
+        }
+        Ok(chosen)
+    }
+
+    /// The bundle that `which` names: `CHANNEL/SEQUENCE`, or the first digits of an id.
+    /// Errors: [`ResendError::Unknown`], [`ResendError::Ambiguous`].
+    pub fn choose(&self, which: &str) -> Result<&BundleRecord, ResendError> {
+        let unknown = || ResendError::Unknown(which.to_owned());
+        if let Some((channel, sequence)) = which.split_once('/') {
+            let channel = ChannelName::new(channel).map_err(|_| unknown())?;
+            let sequence = sequence.parse().map_err(|_| unknown())?;
+            return self.ledger.by_sequence(&channel, sequence).ok_or_else(unknown);
+        }
+        let prefix = which.to_ascii_lowercase();
+        if prefix.len() < SHORTEST_PREFIX {
+            return Err(unknown());
+        }
+        let found: Vec<_> = self.ledger.bundles().filter(|b| b.id.to_string().starts_with(&prefix)).collect();
+        match found.as_slice() {
+            [one] => Ok(one),
+            [] => Err(unknown()),
+            several => Err(ResendError::Ambiguous(which.to_owned(), several.len())),
+        }
+    }
+}
+
+/// Source blocks of a bundle's data; 0 if it has no data.
+pub(super) fn blocks_of(record: &BundleRecord) -> u32 {
+    Oti::new(record.bytes, record.symbol_size, record.block_symbols).map_or(0, |oti| oti.blocks())
+}

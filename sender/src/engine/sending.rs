@@ -1,0 +1,302 @@
+//! From a bundle's turn to a job, and from a job's end to the bundle's new state.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use checkvalve_host::journal::Sync;
+use checkvalve_protocol::id::{BundleId, ChannelName};
+use checkvalve_protocol::limits::MAX_ESI;
+use checkvalve_protocol::manifest::Announce;
+use checkvalve_protocol::transmit::Selection;
+
+use super::{Actions, Due, Engine, HeldUp};
+use crate::bundle::{Plan, Shown};
+use crate::holding::Home;
+use crate::ledger::{BundleRecord, LedgerError, Resend, State};
+use crate::pipeline::{Finished, Job, Progress};
+use crate::work::{LoadError, Loaded, Loading, Work, hashes_digest};
+
+/// Jobs of a channel that the pipeline has at a time: one on the wire, one to follow without a pause.
+const SLOTS: usize = 2;
+/// Entries of planned bundles that are kept ready for their turn; others are planned again.
+const READY_ENTRIES: usize = 50_000;
+
+/// A bundle on its way to the wire, or on it.
+pub(super) struct Active {
+    channel: ChannelName,
+    kind: Kind,
+    /// Once it is a job.
+    pub(super) progress: Option<Arc<Progress>>,
+}
+
+/// A bundle that waits for nothing but its turn.
+pub(super) struct Ready {
+    loaded: Loaded,
+    /// ESIs that are reserved for it already.
+    reserved: Option<Range<u32>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Pass,
+    Carousel,
+    Resend,
+}
+
+impl Engine {
+    /// A new bundle takes its sequence. If its channel is idle, it is on its way at once, with one sync for both.
+    pub(super) fn queue(&mut self, mut record: BundleRecord, loaded: Loaded) -> Result<(), LedgerError> {
+        let idle = self.slots_free(&record.channel) > 0 && self.next_of(&record.channel).is_none();
+        let reserved = idle.then(|| self.reserve(&mut record));
+        let id = record.id;
+        self.put(record, Sync::Yes)?;
+        self.ready.insert(id, Ready { loaded, reserved });
+        Ok(())
+    }
+
+    /// Gives every channel with a free slot its next bundle.
+    pub(super) fn send_next(&mut self, actions: &mut Actions) {
+        let channels: Vec<_> = self.pending.keys().cloned().collect();
+        for channel in channels {
+            while self.slots_free(&channel) > 0 {
+                let Some(id) = self.next_of(&channel) else { break };
+                let Some(record) = self.ledger.get(id).cloned() else { break };
+                match self.ready.remove(&id) {
+                    Some(ready) => actions.jobs.extend(self.job(record, ready)),
+                    None => self.load(record, actions),
+                }
+            }
+        }
+        self.keep_few_ready();
+    }
+
+    /// A bundle that was queued before is ready, or cannot be sent.
+    pub(super) fn loaded(&mut self, id: BundleId, loaded: Result<Loaded, LoadError>) {
+        self.active.remove(&id);
+        let Some(record) = self.ledger.get(id).cloned() else { return };
+        match loaded {
+            Ok(loaded) => drop(self.ready.insert(id, Ready { loaded, reserved: None })),
+            Err(LoadError::Disk(error)) => {
+                self.trouble("loading", format!("{}: {error}", Shown::new(&record.name)));
+                self.hold_up(HeldUp::Loading(id));
+            }
+            Err(LoadError::Withdraw { reason, .. }) if record.state == State::Transmitted => {
+                self.stop_sending(record, &reason)
+            }
+            Err(LoadError::Withdraw { reason, announce: Some(announce) }) => {
+                // The other side should hear it: reading this fails at once, and the pipeline withdraws it.
+                let (announce, content) = *announce;
+                let loaded = withdrawn(announce, content, reason, &record);
+                self.ready.insert(id, Ready { loaded, reserved: None });
+            }
+            Err(LoadError::Withdraw { reason, announce: None }) => self.fail(record, reason),
+        }
+    }
+
+    pub(super) fn job_finished(&mut self, id: BundleId, finished: Finished) {
+        let Some(active) = self.active.remove(&id) else { return };
+        let Some(record) = self.ledger.get(id).cloned() else { return };
+        match finished {
+            Finished::Transmitted { hashes } => self.transmitted(record, active.kind, &hashes),
+            Finished::Failed { reason } => self.fail(record, reason.to_string()),
+            // It goes on with the next session, or at once if the pipeline lives.
+            Finished::Aborted => {}
+        }
+    }
+
+    /// When a bundle is to be sent next, if ever.
+    pub(super) fn due_of(&self, record: &BundleRecord) -> Option<Due> {
+        let sequence = record.sequence.filter(|_| record.held && !record.has_failed())?;
+        let due = |scheduled, at_ms| Due { scheduled, at_ms, sequence, id: record.id };
+        match record.resends.first() {
+            Some(_) if record.state == State::Transmitted => Some(due(false, 0)),
+            _ => record.due_ms.map(|at| due(true, at)),
+        }
+    }
+
+    fn slots_free(&self, channel: &ChannelName) -> usize {
+        SLOTS.saturating_sub(self.active.values().filter(|active| active.channel == *channel).count())
+    }
+
+    fn next_of(&self, channel: &ChannelName) -> Option<BundleId> {
+        let uptime = self.ledger.uptime_ms();
+        let is_due = |due: &&Due| !due.scheduled || due.at_ms <= uptime;
+        let is_free = |due: &&Due| !self.active.contains_key(&due.id) && !self.waits_for_disk(due.id);
+        self.pending.get(channel)?.iter().take_while(is_due).find(is_free).map(|due| due.id)
+    }
+
+    fn load(&mut self, record: BundleRecord, actions: &mut Actions) {
+        let Some(home) = self.home(&record) else { return self.is_gone(record) };
+        let active = Active { channel: record.channel.clone(), kind: kind(&record), progress: None };
+        self.active.insert(record.id, active);
+        let key = Arc::clone(&self.setup.key);
+        actions.work.push(Work::Load(Box::new(Loading { home, record, key })));
+    }
+
+    /// The job for a bundle's next transmission, its ESIs reserved durably. None: not now.
+    fn job(&mut self, mut record: BundleRecord, ready: Ready) -> Option<Job> {
+        let Ready { loaded, reserved } = ready;
+        let kind = kind(&record);
+        let Some(home) = self.home(&record) else {
+            self.is_gone(record);
+            return None;
+        };
+        let esis = match reserved {
+            Some(esis) => esis,
+            None => {
+                let esis = self.reserve(&mut record);
+                record.fingerprint = loaded.fingerprint;
+                if self.put(record.clone(), Sync::Yes).is_err() {
+                    self.hold_up(HeldUp::Loading(record.id));
+                    return None;
+                }
+                esis
+            }
+        };
+        let progress = Arc::new(Progress::default());
+        let active = Active { channel: record.channel.clone(), kind, progress: Some(Arc::clone(&progress)) };
+        self.active.insert(record.id, active);
+        self.beacon_changed = true;
+        let rules = self.rules(&record.channel);
+        let pass = if kind == Kind::Pass { record.passes_done + 1 } else { rules.passes.max(record.passes_done) };
+        tracing::info!(channel = %record.channel, sequence = record.sequence, bundle = %record.id,
+            bytes = record.bytes, pass, passes = rules.passes, kind = ?kind, "transmitting");
+        Some(Job {
+            bundle: record.id,
+            sequence: record.sequence.unwrap_or_default(),
+            priority: rules.priority,
+            announce: loaded.announce,
+            announce_digest: record.announce,
+            data_len: record.bytes,
+            plan: loaded.plan,
+            root: home.root(),
+            symbol_size: record.symbol_size,
+            block_symbols: record.block_symbols,
+            first_esi: esis.start,
+            esi_limit: esis.end,
+            pass,
+            passes: rules.passes.max(pass),
+            selection: if kind == Kind::Resend { selection(record.resends.first()) } else { Selection::All },
+            known_hashes: loaded.hashes,
+            progress,
+            channel: record.channel,
+        })
+    }
+
+    /// Takes the ESIs of the next transmission; it begins with them.
+    fn reserve(&self, record: &mut BundleRecord) -> Range<u32> {
+        let count = self.setup.parameters.esis_per_pass();
+        let first = match record.next_esi.checked_add(count) {
+            Some(end) if end <= MAX_ESI => record.next_esi,
+            // After thousands of transmissions the first repair symbols are as good as new.
+            _ => u32::from(record.block_symbols),
+        };
+        record.next_esi = first + count;
+        if record.state == State::Queued {
+            record.state = State::Transmitting;
+        }
+        first..record.next_esi
+    }
+
+    fn transmitted(&mut self, mut record: BundleRecord, kind: Kind, hashes: &[[u8; 32]]) {
+        if record.hashes.is_none() {
+            record.hashes = Some(hashes_digest(hashes));
+            // Where this fails they are made again when they are needed, and the digest tells whether they are the same.
+            drop(self.home(&record).map(|home| home.write_hashes(self.setup.disk.as_ref(), hashes)));
+        }
+        let rules = self.rules(&record.channel);
+        let uptime = self.ledger.uptime_ms();
+        record.sent = record.sent.saturating_add(1);
+        match kind {
+            Kind::Pass => {
+                record.passes_done = record.passes_done.saturating_add(1);
+                record.due_ms = Some(uptime + rules.pass_interval_ms);
+                if record.passes_done >= rules.passes {
+                    record.state = State::Transmitted;
+                    record.due_ms = None;
+                    record.transmitted_ms = Some(self.now.wall_ms);
+                    record.retained_since_ms = Some(uptime);
+                }
+            }
+            Kind::Carousel => record.due_ms = rules.carousel_ms.map(|every| uptime + every),
+            Kind::Resend => drop((!record.resends.is_empty()).then(|| record.resends.remove(0))),
+        }
+        tracing::info!(channel = %record.channel, sequence = record.sequence, bundle = %record.id,
+            bytes = record.bytes, passes_done = record.passes_done, kind = ?kind, "transmitted");
+        let (channel, is_over) = (record.channel.clone(), record.state == State::Transmitted);
+        self.put_later(record, Sync::Yes);
+        if is_over && kind == Kind::Pass {
+            self.turn_carousel(&channel);
+            self.next_keeping_ms = self.now.mono_ms;
+        }
+    }
+
+    /// Withdraws a bundle: it keeps its sequence, and what is held of it goes to `.failed`.
+    fn fail(&mut self, mut record: BundleRecord, reason: String) {
+        tracing::error!(channel = %record.channel, sequence = record.sequence, bundle = %record.id,
+            name = %Shown::new(&record.name), "failed: {reason}");
+        let home = self.home(&record);
+        record.state = State::Failed(reason.clone());
+        record.due_ms = None;
+        record.resends.clear();
+        record.held = home.is_some();
+        let id = record.id;
+        self.put_later(record, Sync::Yes);
+        self.failing.extend(home.map(|home| (id, (home, reason))));
+    }
+
+    /// A bundle that was transmitted cannot be sent again; that does not unmake it.
+    fn stop_sending(&mut self, mut record: BundleRecord, reason: &str) {
+        let shown = format!("{}/{}", record.channel, record.sequence.unwrap_or_default());
+        self.trouble(&shown, format!("cannot be sent again: {reason}"));
+        record.due_ms = None;
+        record.resends.clear();
+        record.held = self.home(&record).is_some();
+        self.put_later(record, Sync::Yes);
+    }
+
+    fn is_gone(&mut self, record: BundleRecord) {
+        if record.state == State::Transmitted {
+            self.stop_sending(record, "it is not held any more");
+        } else {
+            self.fail(record, "what was held of it is gone".to_owned());
+        }
+    }
+
+    pub(super) fn home(&self, record: &BundleRecord) -> Option<Home> {
+        self.holding.find(self.setup.disk.as_ref(), &record.channel, record.id)
+    }
+
+    /// Plans of large trees are large: those that do not go out now are made again in their turn.
+    fn keep_few_ready(&mut self) {
+        let entries = |ready: &Ready| ready.loaded.plan.announce.entries.len();
+        let mut sum: usize = self.ready.values().map(entries).sum();
+        while sum > READY_ENTRIES {
+            let Some((_, ready)) = self.ready.pop_last() else { break };
+            sum -= entries(&ready);
+        }
+    }
+}
+
+fn kind(record: &BundleRecord) -> Kind {
+    match record.state {
+        State::Transmitted if record.resends.is_empty() => Kind::Carousel,
+        State::Transmitted => Kind::Resend,
+        _ => Kind::Pass,
+    }
+}
+
+fn selection(resend: Option<&Resend>) -> Selection {
+    match resend {
+        Some(Resend { ranges, symbols, .. }) if !ranges.is_empty() => {
+            let symbols = symbols.iter().copied().chain(std::iter::repeat(None));
+            Selection::Ranges(ranges.iter().zip(symbols).map(|(&(from, to), symbols)| (from..to, symbols)).collect())
+        }
+        _ => Selection::All,
+    }
+}
+
+fn withdrawn(announce: Vec<u8>, content: Announce, reason: String, record: &BundleRecord) -> Loaded {
+    let plan = Arc::new(Plan::broken(content, reason));
+    Loaded { plan, announce, inode: record.inode, fingerprint: record.fingerprint, hashes: None }
+}

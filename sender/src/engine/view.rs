@@ -1,0 +1,292 @@
+//! What beacons and status say. Status is JSON for others to read: fields are added, never changed.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use checkvalve_host::log::{escape_bytes, escape_path};
+use checkvalve_protocol::beacon::{ChannelState, Recent, RecentState};
+use checkvalve_protocol::id::{BundleId, ChannelName};
+use serde::{Deserialize, Serialize};
+
+use super::{Claim, Engine, resending};
+use crate::ledger::{BundleRecord, State};
+
+/// Bundles of a channel that beacons may name; how many fit is the beacon's matter.
+const RECENT: usize = 128;
+
+/// What `status --json` says of bundles, channels and spool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct View {
+    /// Configured channels, and those that still have bundles.
+    pub channels: Vec<ChannelView>,
+    /// Every bundle that is remembered: by channel and sequence, those without a sequence last.
+    pub bundles: Vec<BundleView>,
+    /// What waits in the spool.
+    pub spool: SpoolView,
+    /// How much is held of transmitted bundles.
+    pub retained: RetainedView,
+    /// What a person should look at, a line each.
+    pub troubles: Vec<String>,
+}
+
+/// One channel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChannelView {
+    /// Its name.
+    pub name: ChannelName,
+    /// Its priority.
+    pub priority: i16,
+    /// Whether the configuration has it.
+    pub configured: bool,
+    /// The newest sequence that it has given out; 0 before the first.
+    pub newest: u64,
+    /// Bundles that wait for their first pass, those without a sequence yet with them.
+    pub queued: u64,
+    /// Bytes of their data, as far as they were looked at.
+    pub queued_bytes: u64,
+    /// Bundles that are on the wire, or between two passes.
+    pub transmitting: u64,
+}
+
+/// One bundle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BundleView {
+    /// Its channel.
+    pub channel: ChannelName,
+    /// Its number in the channel; null: it has none (yet).
+    pub sequence: Option<u64>,
+    /// Its id.
+    pub id: BundleId,
+    /// What it is called, escaped where it is not printable text.
+    pub name: String,
+    /// Length of its data in bytes.
+    pub bytes: u64,
+    /// Files, directories and symlinks in it.
+    pub entries: u64,
+    /// `queued`, `transmitting`, `transmitted` or `failed`.
+    pub state: BundleState,
+    /// Why it failed.
+    pub reason: Option<String>,
+    /// Passes that are over.
+    pub passes_done: u32,
+    /// Passes that there will be.
+    pub passes: u32,
+    /// Transmissions that are over: passes, turns of the carousel, resends.
+    pub sent: u32,
+    /// Milliseconds until the next pass or turn of the carousel; null: none is planned.
+    pub next_in_ms: Option<u64>,
+    /// Resends that were asked for and are not over.
+    pub resends: u64,
+    /// Whether it is still held, so that it can be sent again.
+    pub retained: bool,
+    /// Source blocks of its data.
+    pub blocks: u32,
+    /// The transmission that is going on.
+    pub on_wire: Option<OnWireView>,
+    /// The inode of what was dropped.
+    pub inode: u64,
+    /// When it was claimed, in milliseconds since 1970.
+    pub claimed_ms: u64,
+    /// When its last pass was over, in milliseconds since 1970.
+    pub transmitted_ms: Option<u64>,
+}
+
+/// How far a bundle has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BundleState {
+    /// It waits for its first pass.
+    Queued,
+    /// It is on the wire, or between two passes.
+    Transmitting,
+    /// All passes are over. Whether it arrived, only the other side can know.
+    Transmitted,
+    /// It is not sent (any more).
+    Failed,
+}
+
+/// A transmission that is going on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OnWireView {
+    /// Source blocks of it.
+    pub blocks: u64,
+    /// How many of them have been sent.
+    pub blocks_sent: u64,
+    /// Bytes sent on the wire.
+    pub bytes_sent: u64,
+    /// Datagrams sent.
+    pub datagrams: u64,
+}
+
+/// What waits in the spool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpoolView {
+    /// Names that are not claimed yet.
+    pub waiting: Vec<WaitingView>,
+}
+
+/// A name in the spool that is not claimed yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitingView {
+    /// The channel's folder that it is in.
+    pub channel: ChannelName,
+    /// The name, escaped where it is not printable text.
+    pub name: String,
+    /// Why it waits.
+    pub why: String,
+    /// Whether a person should look.
+    pub problem: bool,
+}
+
+/// How much is held of transmitted bundles.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetainedView {
+    /// Bundles.
+    pub bundles: u64,
+    /// Bytes of their data.
+    pub bytes: u64,
+}
+
+impl Engine {
+    /// What beacons say of the channels.
+    #[must_use]
+    pub fn beacon(&self) -> Vec<ChannelState> {
+        let state = |channel: &ChannelName| ChannelState {
+            name: channel.clone(),
+            priority: self.rules(channel).priority,
+            newest: self.ledger.last_sequence(channel),
+            recent: self.ledger.newest(channel).take(RECENT).filter_map(recent).collect(),
+        };
+        self.all_channels().iter().map(state).collect()
+    }
+
+    /// What status says.
+    #[must_use]
+    pub fn view(&self) -> View {
+        let mut bundles: Vec<_> = self.ledger.bundles().map(|record| self.bundle_view(record)).collect();
+        let claims = self.claims.values().flatten().chain(self.planning.values());
+        bundles.extend(claims.map(claim_view));
+        bundles.sort_by(|a, b| {
+            let key = |v: &BundleView| (v.sequence.is_none(), v.sequence, v.claimed_ms, v.id);
+            a.channel.cmp(&b.channel).then_with(|| key(a).cmp(&key(b)))
+        });
+        let waiting = self.spool.waiting().map(|waiting| WaitingView {
+            channel: waiting.place.0.clone(),
+            name: escape_path(waiting.place.1.as_ref()),
+            why: waiting.why.to_owned(),
+            problem: waiting.problem,
+        });
+        let (bytes, count) = self.retained();
+        View {
+            channels: self.all_channels().iter().map(|channel| self.channel_view(channel, &bundles)).collect(),
+            spool: SpoolView { waiting: waiting.collect() },
+            retained: RetainedView { bundles: count as u64, bytes },
+            troubles: self.troubles.iter().map(|(about, what)| format!("{about}: {what}")).collect(),
+            bundles,
+        }
+    }
+
+    /// What status says of one bundle.
+    #[must_use]
+    pub fn bundle_view(&self, record: &BundleRecord) -> BundleView {
+        let record = self.record(record.id).unwrap_or(record);
+        let progress = self.active.get(&record.id).and_then(|active| active.progress.as_ref());
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (state, reason) = match &record.state {
+            // It has its ESIs, but nothing of it is on the wire yet.
+            State::Transmitting if record.sent == 0 && progress.is_none() => (BundleState::Queued, None),
+            State::Failed(reason) => (BundleState::Failed, Some(reason.clone())),
+            _ if progress.is_some() => (BundleState::Transmitting, None),
+            State::Queued => (BundleState::Queued, None),
+            State::Transmitting => (BundleState::Transmitting, None),
+            State::Transmitted => (BundleState::Transmitted, None),
+        };
+        let rules = self.rules(&record.channel);
+        BundleView {
+            channel: record.channel.clone(),
+            sequence: record.sequence,
+            id: record.id,
+            name: escape_bytes(&record.name),
+            bytes: record.bytes,
+            entries: record.entries,
+            state,
+            reason,
+            passes_done: record.passes_done,
+            passes: rules.passes.max(record.passes_done),
+            sent: record.sent,
+            next_in_ms: record.due_ms.map(|at| at.saturating_sub(self.ledger.uptime_ms())),
+            resends: record.resends.len() as u64,
+            retained: record.held && record.state == State::Transmitted,
+            blocks: resending::blocks_of(record),
+            on_wire: progress.map(|p| OnWireView {
+                blocks: load(&p.blocks_total),
+                blocks_sent: load(&p.blocks_sent),
+                bytes_sent: load(&p.bytes_sent),
+                datagrams: load(&p.datagrams),
+            }),
+            inode: record.inode,
+            claimed_ms: record.claimed_ms,
+            transmitted_ms: record.transmitted_ms,
+        }
+    }
+
+    fn channel_view(&self, channel: &ChannelName, bundles: &[BundleView]) -> ChannelView {
+        let ours = |state| move |b: &&BundleView| b.channel == *channel && b.state == state;
+        let queued = bundles.iter().filter(ours(BundleState::Queued));
+        ChannelView {
+            name: channel.clone(),
+            priority: self.rules(channel).priority,
+            configured: self.setup.channels.contains_key(channel),
+            newest: self.ledger.last_sequence(channel),
+            queued: queued.clone().count() as u64,
+            queued_bytes: queued.map(|b| b.bytes).sum(),
+            transmitting: bundles.iter().filter(ours(BundleState::Transmitting)).count() as u64,
+        }
+    }
+
+    fn all_channels(&self) -> Vec<ChannelName> {
+        let mut channels: Vec<_> = self.setup.channels.keys().chain(self.ledger.channels()).cloned().collect();
+        channels.sort_unstable();
+        channels.dedup();
+        channels
+    }
+}
+
+fn recent(record: &BundleRecord) -> Option<Recent> {
+    let state = match record.state {
+        State::Queued => RecentState::Queued,
+        State::Transmitting => RecentState::Transmitting,
+        State::Transmitted => RecentState::Transmitted,
+        State::Failed(_) => RecentState::Withdrawn,
+    };
+    Some(Recent {
+        sequence: record.sequence?,
+        bundle: record.id,
+        bytes: record.bytes,
+        state,
+        name: record.name.clone(),
+    })
+}
+
+fn claim_view(claim: &Claim) -> BundleView {
+    BundleView {
+        channel: claim.home.channel().clone(),
+        sequence: None,
+        id: claim.home.id(),
+        name: escape_bytes(&claim.name),
+        bytes: 0,
+        entries: 0,
+        state: BundleState::Queued,
+        reason: None,
+        passes_done: 0,
+        passes: 0,
+        sent: 0,
+        next_in_ms: None,
+        resends: 0,
+        retained: false,
+        blocks: 0,
+        on_wire: None,
+        inode: 0,
+        claimed_ms: claim.claimed_ms,
+        transmitted_ms: None,
+    }
+}

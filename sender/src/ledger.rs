@@ -1,0 +1,256 @@
+//! What the sender knows and must not forget: which bundles there are, which sequences and ESIs are used up, which number
+//! the session has.
+//!
+//! One journal; every record is the whole new state of one thing, the last one counts, so that replaying is reading.
+//! Whatever must not be used twice (a sequence, ESIs, a session's number) is durable before it is used.
+
+mod record;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use checkvalve_host::disk::Disk;
+use checkvalve_host::journal::{CorruptRange, Journal, JournalError, Sync};
+use checkvalve_protocol::codec;
+use checkvalve_protocol::id::{BundleId, ChannelName};
+
+pub use record::{BundleRecord, Resend, State};
+use record::{Change, Line};
+
+/// Bundles that are over (not held any more) and still remembered, in a channel.
+const REMEMBERED: usize = 1_000;
+/// Records that may be superseded before the journal is rewritten.
+const SUPERSEDED: usize = 2_000;
+/// Most bytes of an encoded record.
+const MAX_LINE: usize = 256 << 10;
+
+/// The ledger.
+pub struct Ledger {
+    journal: Journal,
+    lines: usize,
+    session_number: u64,
+    uptime_ms: u64,
+    channels: BTreeMap<ChannelName, Channel>,
+    bundles: BTreeMap<BundleId, BundleRecord>,
+}
+
+/// What was wrong with the journal when it was opened.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Damage {
+    /// Ranges of the file that hold no valid record.
+    pub corrupt: Vec<CorruptRange>,
+    /// Records that this program does not understand.
+    pub unknown: usize,
+    /// Whether there was no journal, or an empty one.
+    pub empty: bool,
+}
+
+#[derive(Default)]
+struct Channel {
+    last: u64,
+    by_sequence: BTreeMap<u64, BundleId>,
+    /// Refused before they had a sequence.
+    unnumbered: BTreeSet<BundleId>,
+}
+
+/// Why the ledger cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// The journal cannot be opened or written to.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+impl Ledger {
+    /// Opens the journal at `path`, creating it if it is missing, and says what of it was lost.
+    /// Errors: [`LedgerError::Journal`].
+    pub fn open(disk: &Arc<dyn Disk>, path: &Path) -> Result<(Self, Damage), LedgerError> {
+        let (journal, recovered) = Journal::open(disk, path)?;
+        let mut ledger = Self {
+            journal,
+            lines: recovered.records.len(),
+            session_number: 0,
+            uptime_ms: 0,
+            channels: BTreeMap::new(),
+            bundles: BTreeMap::new(),
+        };
+        let mut damage = Damage { corrupt: recovered.corrupt, unknown: 0, empty: recovered.records.is_empty() };
+        for bytes in &recovered.records {
+            match codec::decode::<Line>(bytes, MAX_LINE) {
+                Ok(line) => ledger.apply(line),
+                Err(_) => damage.unknown += 1,
+            }
+        }
+        Ok((ledger, damage))
+    }
+
+    /// Begins a session and gives its number: higher than any before, also when the clock was set back, and later than
+    /// `wall_ms` (milliseconds since 1970) where that is higher, so that it is new even when the ledger was lost.
+    /// Errors: [`LedgerError::Journal`]; the number is then not used.
+    pub fn begin_session(&mut self, wall_ms: u64) -> Result<u64, LedgerError> {
+        let number = self.session_number.saturating_add(1).max(wall_ms);
+        self.write(vec![Change::Session(number)], Sync::Yes)?;
+        Ok(number)
+    }
+
+    /// The sequence that the next bundle of a channel will have, if it takes it.
+    #[must_use]
+    pub fn next_sequence(&self, channel: &ChannelName) -> u64 {
+        self.last_sequence(channel).saturating_add(1)
+    }
+
+    /// The newest sequence that a channel has given out; 0 before the first.
+    #[must_use]
+    pub fn last_sequence(&self, channel: &ChannelName) -> u64 {
+        self.channels.get(channel).map_or(0, |c| c.last)
+    }
+
+    /// Milliseconds that daemons have run on this ledger: a clock that no administrator sets. See [`Ledger::run_for`].
+    #[must_use]
+    pub fn uptime_ms(&self) -> u64 {
+        self.uptime_ms
+    }
+
+    /// Lets `ms` milliseconds pass on the ledger's clock. Every record carries the time, so that it is durable with them.
+    pub fn run_for(&mut self, ms: u64) {
+        self.uptime_ms = self.uptime_ms.saturating_add(ms);
+    }
+
+    /// Writes the time down, when nothing else was for long. Errors: [`LedgerError::Journal`].
+    pub fn write_uptime(&mut self) -> Result<(), LedgerError> {
+        self.write(vec![Change::Uptime], Sync::No)
+    }
+
+    /// Sets what is known of a bundle. Durable when this returns with `Sync::Yes`.
+    /// Errors: [`LedgerError::Journal`]; the bundle is then known as before (after a failed sync, the new state may come back
+    /// after a crash).
+    pub fn put(&mut self, bundle: BundleRecord, sync: Sync) -> Result<(), LedgerError> {
+        self.write(vec![Change::Bundle(Box::new(bundle))], sync)
+    }
+
+    /// What is known of a bundle.
+    #[must_use]
+    pub fn get(&self, id: BundleId) -> Option<&BundleRecord> {
+        self.bundles.get(&id)
+    }
+
+    /// The bundle that has a sequence in a channel.
+    #[must_use]
+    pub fn by_sequence(&self, channel: &ChannelName, sequence: u64) -> Option<&BundleRecord> {
+        let id = self.channels.get(channel)?.by_sequence.get(&sequence)?;
+        self.get(*id)
+    }
+
+    /// All bundles, in no order that means anything.
+    pub fn bundles(&self) -> impl Iterator<Item = &BundleRecord> {
+        self.bundles.values()
+    }
+
+    /// Channels that have given out a sequence or refused a bundle.
+    pub fn channels(&self) -> impl Iterator<Item = &ChannelName> {
+        self.channels.keys()
+    }
+
+    /// The bundles of a channel that have a sequence, newest first.
+    pub fn newest(&self, channel: &ChannelName) -> impl Iterator<Item = &BundleRecord> {
+        let ids = self.channels.get(channel).into_iter().flat_map(|c| c.by_sequence.values().rev());
+        ids.filter_map(|id| self.get(*id))
+    }
+
+    /// Never gives out a sequence up to `last` in `channel` again: for what is found on the disk when the journal was damaged.
+    /// Errors: [`LedgerError::Journal`].
+    pub fn skip_to(&mut self, channel: &ChannelName, last: u64) -> Result<(), LedgerError> {
+        self.write(vec![Change::Channel { name: channel.clone(), last }], Sync::Yes)
+    }
+
+    /// Forgets the oldest bundles that are over, and rewrites the journal when most of it is superseded.
+    /// Errors: [`LedgerError::Journal`]; nothing is lost then.
+    pub fn tidy(&mut self) -> Result<(), LedgerError> {
+        let forgotten = self.forgettable();
+        if !forgotten.is_empty() {
+            self.write(forgotten.into_iter().map(Change::Forget).collect(), Sync::No)?;
+        }
+        let live = self.bundles.len() + self.channels.len() + 1;
+        if self.lines > 2 * live + SUPERSEDED { self.rewrite() } else { Ok(()) }
+    }
+
+    /// Writes the journal anew from what is known. Mends a damaged one. Errors: [`LedgerError::Journal`].
+    pub fn rewrite(&mut self) -> Result<(), LedgerError> {
+        let channels = self.channels.iter().map(|(name, c)| Change::Channel { name: name.clone(), last: c.last });
+        let bundles = self.bundles.values().map(|b| Change::Bundle(Box::new(b.clone())));
+        let changes = std::iter::once(Change::Session(self.session_number)).chain(channels).chain(bundles);
+        let lines: Vec<_> = changes.map(|change| self.encode(change)).collect();
+        self.journal.rewrite(&lines)?;
+        self.lines = lines.len();
+        Ok(())
+    }
+
+    fn write(&mut self, changes: Vec<Change>, sync: Sync) -> Result<(), LedgerError> {
+        let lines: Vec<_> = changes.iter().map(|change| self.encode(change.clone())).collect();
+        match self.journal.append_all(&lines, sync) {
+            // Since a sync failed, or because it is full: a new file helps, if the disk does.
+            Err(JournalError::Broken { .. } | JournalError::Full { .. }) => {
+                self.rewrite()?;
+                self.journal.append_all(&lines, sync)?;
+            }
+            other => other?,
+        }
+        self.lines += lines.len();
+        let uptime_ms = self.uptime_ms;
+        changes.into_iter().for_each(|change| self.apply(Line { uptime_ms, change }));
+        Ok(())
+    }
+
+    fn encode(&self, change: Change) -> Vec<u8> {
+        codec::encode(&Line { uptime_ms: self.uptime_ms, change })
+    }
+
+    fn apply(&mut self, line: Line) {
+        self.uptime_ms = self.uptime_ms.max(line.uptime_ms);
+        match line.change {
+            Change::Session(number) => self.session_number = self.session_number.max(number),
+            Change::Uptime => {}
+            Change::Channel { name, last } => {
+                let channel = self.channels.entry(name).or_default();
+                channel.last = channel.last.max(last);
+            }
+            Change::Bundle(bundle) => {
+                let channel = self.channels.entry(bundle.channel.clone()).or_default();
+                match bundle.sequence {
+                    Some(sequence) => {
+                        channel.last = channel.last.max(sequence);
+                        channel.by_sequence.insert(sequence, bundle.id);
+                    }
+                    None => drop(channel.unnumbered.insert(bundle.id)),
+                }
+                self.bundles.insert(bundle.id, *bundle);
+            }
+            Change::Forget(id) => {
+                let Some(bundle) = self.bundles.remove(&id) else { return };
+                let Some(channel) = self.channels.get_mut(&bundle.channel) else { return };
+                channel.unnumbered.remove(&id);
+                if let Some(sequence) = bundle.sequence {
+                    channel.by_sequence.remove(&sequence);
+                }
+            }
+        }
+    }
+
+    fn forgettable(&self) -> Vec<BundleId> {
+        let mut ids = Vec::new();
+        for channel in self.channels.values() {
+            let over = |id: &&BundleId| self.bundles.get(id).is_some_and(BundleRecord::is_over);
+            let numbered: Vec<_> = channel.by_sequence.values().filter(over).collect();
+            let mut refused: Vec<_> = channel.unnumbered.iter().filter_map(|id| self.get(*id)).collect();
+            refused.sort_by_key(|b| b.claimed_ms);
+            ids.extend(numbered.iter().take(numbered.len().saturating_sub(REMEMBERED)).copied());
+            ids.extend(refused.iter().take(refused.len().saturating_sub(REMEMBERED)).map(|b| b.id));
+        }
+        ids
+    }
+}
+
+#[cfg(test)]
+#[path = "ledger/tests.rs"]
+mod tests;
