@@ -8,6 +8,7 @@ pub mod bundle;
 pub mod engine;
 pub mod holding;
 pub mod ledger;
+pub mod link;
 pub mod pipeline;
 pub mod spool;
 pub mod work;

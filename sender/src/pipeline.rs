@@ -1,19 +1,35 @@
-//! Placeholder of the data plane: takes jobs, reads their plans and reports them transmitted without sending anything.
+//! The data plane of the low side.
+//!
+//! 1. `produce`, one thread: picks the job of highest priority that has room, reads its next source block (hashing as
+//!    it goes), encodes the repair symbols and pushes the block to the transmitter ([`produce`]).
+//! 2. `transmit`, one thread a lane: takes a batch of symbols when the pacer allows, seals it outside of the lock and
+//!    hands it to the kernel in one call ([`transmit`]).
+//! 3. A block whose symbols have all gone gives its buffers back; a job whose blocks have all gone is finished, which
+//!    `produce` reports, so that nobody's disk holds up a lane.
 
+mod produce;
+mod transmit;
+
+use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use checkvalve_host::disk::Disk;
 use checkvalve_protocol::beacon::ChannelState;
 use checkvalve_protocol::crypto::{LinkKey, SigningKey};
+use checkvalve_protocol::fec::Plans;
 use checkvalve_protocol::id::{BundleId, ChannelName, SessionId};
-use checkvalve_protocol::transmit::{Parameters, Selection};
+use checkvalve_protocol::seal::Sealer;
+use checkvalve_protocol::time::Time;
+use checkvalve_protocol::transmit::pacer::BUCKET;
+use checkvalve_protocol::transmit::{Parameters, Selection, StreamId, Transmitter};
 use serde::Serialize;
 
-use crate::bundle::{Plan, ReadError, Reader};
+use crate::bundle::{Plan, ReadError};
+use crate::link::Link;
 
 /// One transmission of a bundle: a pass, or a resend of parts.
 pub struct Job {
@@ -93,10 +109,6 @@ pub struct PipelineConfig {
     pub destinations: Vec<std::net::SocketAddr>,
     /// What follows from MTU, rate, repair, burst and memory.
     pub parameters: Parameters,
-    /// Largest IP datagram in bytes.
-    pub mtu: u16,
-    /// Bytes that the data plane may take.
-    pub memory: u64,
     /// The session.
     pub session: SessionId,
     /// Its number, higher than any before.
@@ -119,8 +131,10 @@ pub struct LinkStats {
     pub datagrams: u64,
     /// Bytes sent on the wire, Ethernet overhead included.
     pub bytes: u64,
-    /// Times that the system refused to send.
+    /// Times that the system refused to send, and it was tried again.
     pub send_errors: u64,
+    /// Why nothing leaves at the moment.
+    pub trouble: Option<String>,
 }
 
 /// The pipeline cannot start.
@@ -136,64 +150,215 @@ pub type WhenDone = Box<dyn FnOnce(Finished) + Send>;
 
 /// The data plane.
 pub struct Pipeline {
-    queue: Mutex<Option<Sender<(Job, WhenDone)>>>,
-    thread: JoinHandle<()>,
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Blocks read ahead of the ring, so that it never waits for the disk without need.
+const AHEAD: usize = 4;
+/// Between beacons.
+const BEACON_INTERVAL: Duration = Duration::from_secs(1);
+
+struct Shared {
+    config: PipelineConfig,
+    signing: Arc<SigningKey>,
+    sealer: Sealer,
+    plans: Plans,
+    disk: Arc<dyn Disk>,
+    links: Vec<Link>,
+    state: Mutex<State>,
+    /// There is something to send, or it is time to stop.
+    work: Condvar,
+    /// There is room, a job, a finished job, or it is time to stop.
+    room: Condvar,
+    stop: AtomicBool,
+    origin: Instant,
+    datagrams: AtomicU64,
+    bytes: AtomicU64,
+}
+
+struct State {
+    transmitter: Transmitter,
+    queue: VecDeque<(Job, WhenDone)>,
+    running: HashMap<StreamId, Running>,
+    finished: Vec<(WhenDone, Finished)>,
+    /// Nothing could be sent when last tried: more blocks are needed, whatever room there is.
+    starved: bool,
+    buffers: Vec<Vec<u8>>,
+    channels: Vec<ChannelState>,
+    next_channel: usize,
+    next_beacon: Time,
+}
+
+/// A job from its first block until its last symbol has gone.
+struct Running {
+    channel: ChannelName,
+    sequence: u64,
+    bundle: BundleId,
+    pass: u32,
+    passes: u32,
+    priority: i16,
+    progress: Arc<Progress>,
+    /// Blocks pushed and not yet spent.
+    held: usize,
+    /// Set when everything has been pushed.
+    ended: Option<Finished>,
+    done: Option<WhenDone>,
 }
 
 impl Pipeline {
-    /// Starts the threads. Errors: [`StartError`].
-    pub fn start(_config: PipelineConfig, _keys: Keys, disk: Arc<dyn Disk>) -> Result<Self, StartError> {
-        let (queue, jobs) = mpsc::channel::<(Job, WhenDone)>();
-        let thread = std::thread::Builder::new().name("pipeline".into()).spawn(move || {
-            for (job, done) in jobs {
-                done(run(&job, &disk));
-            }
-        })?;
-        Ok(Self { queue: Mutex::new(Some(queue)), thread })
+    /// Opens the lanes and starts the threads. Errors: [`StartError`].
+    pub fn start(config: PipelineConfig, keys: Keys, disk: Arc<dyn Disk>) -> Result<Self, StartError> {
+        let links: Result<Vec<Link>, _> = config.destinations.iter().map(|&to| Link::open(to, None)).collect();
+        let sealer = Sealer::new(keys.link.as_ref().map(LinkKey::as_bytes), config.session);
+        let transmitter = Transmitter::new(&sealer, &config.parameters, BUCKET);
+        let shared = Arc::new(Shared {
+            config,
+            signing: keys.signing,
+            sealer,
+            plans: Plans::new(),
+            disk,
+            links: links?,
+            state: Mutex::new(State {
+                transmitter,
+                queue: VecDeque::new(),
+                running: HashMap::new(),
+                finished: Vec::new(),
+                starved: false,
+                buffers: Vec::new(),
+                channels: Vec::new(),
+                next_channel: 0,
+                next_beacon: Time::ZERO,
+            }),
+            work: Condvar::new(),
+            room: Condvar::new(),
+            stop: AtomicBool::new(false),
+            origin: Instant::now(),
+            datagrams: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+        });
+        let mut this = Self { shared, threads: Vec::new() };
+        this.spawn("produce".into(), produce::run)?;
+        for lane in 0..this.shared.links.len() {
+            this.spawn(format!("transmit-{lane}"), move |shared| transmit::run(shared, lane))?;
+        }
+        Ok(this)
     }
 
     /// Takes a job. The highest priority runs first, and in a channel the oldest.
     pub fn submit(&self, job: Job, done: WhenDone) {
-        if let Some(queue) = self.queue.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
-            drop(queue.send((job, done)));
-        }
+        self.shared.lock().queue.push_back((job, done));
+        self.shared.room.notify_all();
     }
 
     /// What beacons say about the channels from now on.
-    pub fn set_beacon(&self, _channels: Vec<ChannelState>) {}
+    pub fn set_beacon(&self, channels: Vec<ChannelState>) {
+        self.shared.lock().channels = channels;
+    }
 
     /// What went over the link so far.
     #[must_use]
     pub fn stats(&self) -> LinkStats {
-        LinkStats::default()
+        let links = &self.shared.links;
+        LinkStats {
+            datagrams: self.shared.datagrams.load(Ordering::Relaxed),
+            bytes: self.shared.bytes.load(Ordering::Relaxed),
+            send_errors: links.iter().map(Link::retries).sum(),
+            trouble: links.iter().find_map(Link::trouble),
+        }
+    }
+
+    /// Whether a thread of the data plane has died: the daemon must then end, not look alive.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.threads.iter().any(JoinHandle::is_finished)
     }
 
     /// Stops; jobs that are not over end as [`Finished::Aborted`].
-    pub fn stop(self) {
-        drop(self.queue.lock().unwrap_or_else(PoisonError::into_inner).take());
-        drop(self.thread.join());
+    pub fn stop(mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        self.shared.room.notify_all();
+        self.shared.work.notify_all();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the data plane panicked");
+            }
+        }
+        let mut state = self.shared.lock();
+        let finished = std::mem::take(&mut state.finished);
+        let mut aborted: Vec<WhenDone> = state.running.drain().filter_map(|(_, running)| running.done).collect();
+        aborted.extend(state.queue.drain(..).map(|(_, done)| done));
+        drop(state);
+        for (done, how) in finished {
+            done(how);
+        }
+        for done in aborted {
+            done(Finished::Aborted);
+        }
+    }
+
+    fn spawn(&mut self, name: String, run: impl FnOnce(&Shared) + Send + 'static) -> std::io::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        self.threads.push(std::thread::Builder::new().name(name).spawn(move || run(&shared))?);
+        Ok(())
     }
 }
 
-fn run(job: &Job, disk: &Arc<dyn Disk>) -> Finished {
-    let mut reader = Reader::new(Arc::clone(disk), Arc::clone(&job.plan), job.root.clone());
-    if let Some(hashes) = &job.known_hashes {
-        reader = reader.expecting(Arc::clone(hashes));
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    let mut buf = vec![0; 1 << 20];
-    let read = loop {
-        match reader.read(&mut buf) {
-            Ok(n) => {
-                job.progress.bytes_sent.fetch_add(n as u64, Ordering::Relaxed);
-                if n < buf.len() {
-                    break reader.finish();
+
+    fn now(&self) -> Time {
+        // Never zero, so that the first beacon is due at once.
+        Time(u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX).saturating_add(1))
+    }
+
+    fn stopping(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
+
+impl State {
+    /// Takes back the buffers of blocks that have gone; true if that makes room or finishes a job.
+    fn collect_spent(&mut self) -> bool {
+        let mut any = false;
+        while let Some(spent) = self.transmitter.schedule().poll_spent() {
+            any = true;
+            let size = usize::from(spent.symbol.oti.symbol_size());
+            let symbols = ((spent.source.len() + spent.repair.len()) / size) as u64;
+            if let Some(running) = self.running.get_mut(&spent.stream) {
+                running.held = running.held.saturating_sub(1);
+                let progress = &running.progress;
+                if spent.symbol.kind == checkvalve_protocol::wire::ObjectKind::Data {
+                    progress.blocks_sent.fetch_add(1, Ordering::Relaxed);
                 }
+                progress.datagrams.fetch_add(symbols, Ordering::Relaxed);
+                progress.bytes_sent.fetch_add(symbols * size as u64, Ordering::Relaxed);
+                self.finish_if_over(spent.stream);
             }
-            Err(error) => break Err(error),
+            self.buffers.extend([spent.source, spent.repair].into_iter().filter(|b| b.capacity() > 0));
         }
-    };
-    match read {
-        Ok(hashes) => Finished::Transmitted { hashes },
-        Err(reason) => Finished::Failed { reason },
+        any
     }
+
+    fn finish_if_over(&mut self, id: StreamId) {
+        let over = self.running.get(&id).is_some_and(|r| r.held == 0 && r.ended.is_some());
+        if over
+            && let Some(running) = self.running.remove(&id)
+            && let (Some(done), Some(how)) = (running.done, running.ended)
+        {
+            self.finished.push((done, how));
+        }
+    }
+
+    /// A buffer of at least `capacity` bytes, its length as it was.
+    fn buffer(&mut self, capacity: usize) -> Vec<u8> {
+        let at = self.buffers.iter().rposition(|b| b.capacity() >= capacity && b.capacity() / 4 <= capacity);
+        at.map_or_else(|| Vec::with_capacity(capacity), |at| self.buffers.swap_remove(at))
+    }
+}
+
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }

@@ -1,0 +1,286 @@
+//! Reading, hashing and encoding: from jobs to blocks.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use checkvalve_protocol::fec::FecError;
+use checkvalve_protocol::manifest::{Hashes, Outcome};
+use checkvalve_protocol::partition::OtiError;
+use checkvalve_protocol::transmit::{Encoder, Selection, StreamId, Task, Work, WorkShape};
+use checkvalve_protocol::wire::ObjectKind;
+
+use super::{AHEAD, Finished, Job, Running, Shared, State, WhenDone};
+use crate::bundle::{ReadError, Reader, SpotReader};
+
+/// A job that is being read.
+struct Active {
+    id: StreamId,
+    job: Job,
+    work: Work,
+    source: Source,
+    /// The signed hashes, once the data has been read.
+    hashes: Option<Vec<u8>>,
+    /// What to report when the last symbol has gone.
+    outcome: Option<Finished>,
+}
+
+enum Source {
+    Whole(Box<Reader>),
+    Parts(SpotReader),
+    /// Read to its end, or given up.
+    Ended,
+}
+
+/// Why a job's next block cannot be made.
+#[derive(Debug, thiserror::Error)]
+enum ProduceError {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error("coding: {0}")]
+    Fec(#[from] FecError),
+    #[error("{0}")]
+    Oti(#[from] OtiError),
+    #[error("manifest: {0}")]
+    Manifest(#[from] checkvalve_protocol::manifest::ManifestError),
+}
+
+/// Produces until the pipeline stops.
+pub(super) fn run(shared: &Shared) {
+    let mut active: Vec<Active> = Vec::new();
+    while !shared.stopping() {
+        report(shared);
+        let Some(at) = choose(shared, &mut active) else { continue };
+        let Some(job) = active.get_mut(at) else { continue };
+        match step(shared, job) {
+            Ok(true) => {}
+            Ok(false) => end(shared, active.remove(at)),
+            Err(error) => {
+                let job = active.remove(at);
+                fail(shared, job, error);
+            }
+        }
+    }
+}
+
+/// Tells those who submitted jobs that ended.
+fn report(shared: &Shared) {
+    let finished = std::mem::take(&mut shared.lock().finished);
+    for (done, how) in finished {
+        done(how);
+    }
+}
+
+/// The job to go on with; waits for a while if none has room. Jobs enter from the queue here: one a channel, so that
+/// a channel's bundles stay in order, and a job of higher priority before all others.
+fn choose(shared: &Shared, active: &mut Vec<Active>) -> Option<usize> {
+    let mut state = shared.lock();
+    let best = active.iter().map(|a| a.job.priority).max();
+    let waiting = state.queue.iter().enumerate().filter(|(_, (job, _))| {
+        best.is_none_or(|p| job.priority >= p) && active.iter().all(|a| a.job.channel != job.channel)
+    });
+    // The oldest of the highest priority.
+    let next = waiting.min_by_key(|(at, (job, _))| (-i32::from(job.priority), *at)).map(|(at, _)| at);
+    if let Some((job, done)) = next.and_then(|at| state.queue.remove(at)) {
+        match begin(shared, &mut state, job, done) {
+            Ok(job) => active.push(job),
+            Err((done, how)) => state.finished.push((done, how)),
+        }
+        return None;
+    }
+    let top = active.iter().map(|a| a.job.priority).max();
+    let limit = shared.config.parameters.depth() as usize + AHEAD;
+    let with_room = |state: &State, a: &Active| {
+        let held = state.running.get(&a.id).map_or(0, |r| r.held);
+        (Some(a.job.priority) == top && held < limit).then_some(held)
+    };
+    // Fewest blocks first: equals share the wire.
+    let found = active.iter().enumerate().filter_map(|(at, a)| Some((with_room(&state, a)?, at))).min();
+    // Streams of several channels share the memory of two; one that starves all the same gets its block.
+    let room = state.transmitter.schedule().held() < 2 * limit || state.starved;
+    if let (Some((_, at)), true) = (found, room) {
+        return Some(at);
+    }
+    if state.finished.is_empty() {
+        let wait = Duration::from_millis(100);
+        drop(shared.room.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner));
+    }
+    None
+}
+
+fn begin(shared: &Shared, state: &mut State, job: Job, done: WhenDone) -> Result<Active, (WhenDone, Finished)> {
+    let parameters = shared.config.parameters.with_block(job.symbol_size, job.block_symbols);
+    let shape = WorkShape {
+        bundle: job.bundle,
+        announce_len: job.announce.len() as u64,
+        data_len: job.data_len,
+        selection: job.selection.clone(),
+        first_esi: job.first_esi,
+    };
+    let work = match Work::new(&parameters, &shape) {
+        Ok(work) => work,
+        Err(error) => return Err((done, Finished::Failed { reason: ReadError::Broken(error.to_string()) })),
+    };
+    let id = state.transmitter.schedule().open(work.stream(job.priority));
+    job.progress.blocks_total.store(work.blocks(), Ordering::Relaxed);
+    let running = Running {
+        channel: job.channel.clone(),
+        sequence: job.sequence,
+        bundle: job.bundle,
+        pass: job.pass,
+        passes: job.passes,
+        priority: job.priority,
+        progress: Arc::clone(&job.progress),
+        held: 0,
+        ended: None,
+        done: Some(done),
+    };
+    state.running.insert(id, running);
+    let (disk, plan, root) = (Arc::clone(&shared.disk), Arc::clone(&job.plan), job.root.clone());
+    let source = match (&job.selection, &job.known_hashes) {
+        (Selection::Ranges(_), Some(_)) => Source::Parts(SpotReader::new(disk, plan, root)),
+        (_, Some(hashes)) => Source::Whole(Box::new(Reader::new(disk, plan, root).expecting(Arc::clone(hashes)))),
+        (_, None) => Source::Whole(Box::new(Reader::new(disk, plan, root))),
+    };
+    Ok(Active { id, job, work, source, hashes: None, outcome: None })
+}
+
+/// Makes and pushes one block. False: there are no more.
+fn step(shared: &Shared, active: &mut Active) -> Result<bool, ProduceError> {
+    let task = match active.work.next_task() {
+        Some(task) => task,
+        None => {
+            if active.hashes.is_none() {
+                let files = finish_reading(active)?;
+                seal_hashes(shared, active, Outcome::Complete { files: files.clone() })?;
+                active.outcome = Some(Finished::Transmitted { hashes: files });
+            }
+            match active.work.next_closing() {
+                Some(task) => task,
+                None => return Ok(false),
+            }
+        }
+    };
+    make(shared, active, &task)?;
+    Ok(true)
+}
+
+/// The hashes of all files, read to the end whatever was selected of them.
+fn finish_reading(active: &mut Active) -> Result<Vec<[u8; 32]>, ProduceError> {
+    match std::mem::replace(&mut active.source, Source::Ended) {
+        Source::Whole(reader) => Ok(reader.finish()?),
+        Source::Parts(_) | Source::Ended => {
+            Ok(active.job.known_hashes.as_ref().map(|hashes| hashes.as_ref().clone()).unwrap_or_default())
+        }
+    }
+}
+
+fn seal_hashes(shared: &Shared, active: &mut Active, outcome: Outcome) -> Result<(), ProduceError> {
+    let hashes = Hashes { bundle: active.job.bundle, announce: active.job.announce_digest, outcome };
+    let signed = hashes.sign(&shared.signing)?;
+    active.work.hashes(signed.len() as u64)?;
+    active.hashes = Some(signed);
+    Ok(())
+}
+
+fn make(shared: &Shared, active: &mut Active, task: &Task) -> Result<(), ProduceError> {
+    let padded = Encoder::padded_len(task);
+    let (mut source, repair) = {
+        let mut state = shared.lock();
+        let repair = task.repair as usize * usize::from(task.symbol.oti.symbol_size());
+        (state.buffer(padded), state.buffer(repair))
+    };
+    source.resize(padded, 0);
+    let (bytes, padding) = source.split_at_mut(task.len.min(padded));
+    padding.fill(0);
+    let whole = |object: Option<&[u8]>, bytes: &mut [u8]| {
+        let start = usize::try_from(task.offset).unwrap_or(usize::MAX);
+        if let Some(part) = object.and_then(|o| o.get(start..)).and_then(|o| o.get(..bytes.len())) {
+            bytes.copy_from_slice(part);
+        }
+    };
+    match task.symbol.kind {
+        ObjectKind::Announce => whole(Some(&active.job.announce), bytes),
+        ObjectKind::Hashes => whole(active.hashes.as_deref(), bytes),
+        ObjectKind::Data => {
+            let got = match &mut active.source {
+                Source::Whole(reader) => reader.read(bytes)?,
+                Source::Parts(reader) => reader.read_at(bytes, task.offset)?,
+                Source::Ended => 0,
+            };
+            if got != bytes.len() {
+                return Err(ReadError::Unfinished.into());
+            }
+        }
+    }
+    let (block, back) = Encoder::new(&shared.plans).encode(task, source, repair)?;
+    let mut state = shared.lock();
+    if let Some(running) = state.running.get_mut(&active.id) {
+        running.held += 1;
+    }
+    state.transmitter.schedule().push(active.id, block);
+    state.starved = false;
+    state.buffers.extend(back);
+    drop(state);
+    shared.work.notify_one();
+    Ok(())
+}
+
+/// Everything has been pushed: the job is over when it has been sent.
+fn end(shared: &Shared, active: Active) {
+    let mut state = shared.lock();
+    if let Some(running) = state.running.get_mut(&active.id) {
+        running.ended = Some(active.outcome.unwrap_or(Finished::Aborted));
+    }
+    state.transmitter.schedule().close(active.id);
+    state.finish_if_over(active.id);
+    drop(state);
+    shared.work.notify_one();
+}
+
+/// The rest of the job is not sent. If the receiver has not been promised the bundle yet, it is withdrawn.
+fn fail(shared: &Shared, mut active: Active, error: ProduceError) {
+    let reason = match error {
+        ProduceError::Read(reason) => reason,
+        other => ReadError::Broken(other.to_string()),
+    };
+    let announce_only = WorkShape {
+        bundle: active.job.bundle,
+        announce_len: active.job.announce.len() as u64,
+        data_len: 0,
+        selection: Selection::All,
+        first_esi: active.job.first_esi,
+    };
+    let parameters = shared.config.parameters.with_block(active.job.symbol_size, active.job.block_symbols);
+    let withdraw = active.job.known_hashes.is_none();
+    let mut state = shared.lock();
+    state.transmitter.schedule().abort(active.id);
+    state.collect_spent();
+    let fresh = Work::new(&parameters, &announce_only).ok().filter(|_| withdraw);
+    if let (Some(work), Some(running)) = (fresh, state.running.remove(&active.id)) {
+        let id = state.transmitter.schedule().open(work.stream(active.job.priority));
+        state.running.insert(id, running);
+        drop(state);
+        active.id = id;
+        active.work = work;
+        active.source = Source::Ended;
+        if let Err(error) = withdraw_bundle(shared, &mut active, &reason) {
+            tracing::error!(bundle = %active.job.bundle, %error, "the bundle could not be withdrawn on the wire");
+        }
+    } else {
+        drop(state);
+    }
+    active.outcome = Some(Finished::Failed { reason });
+    end(shared, active);
+}
+
+fn withdraw_bundle(shared: &Shared, active: &mut Active, reason: &ReadError) -> Result<(), ProduceError> {
+    while let Some(task) = active.work.next_task() {
+        make(shared, active, &task)?;
+    }
+    seal_hashes(shared, active, Outcome::Withdrawn { reason: reason.to_string() })?;
+    while let Some(task) = active.work.next_closing() {
+        make(shared, active, &task)?;
+    }
+    Ok(())
+}
