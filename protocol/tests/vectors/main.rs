@@ -5,6 +5,7 @@
 mod announces;
 mod beacons;
 mod cases;
+mod datagrams;
 mod hashes;
 
 use std::collections::BTreeMap;
@@ -35,7 +36,7 @@ fn text<'a>(table: &'a Table, key: &str) -> &'a str {
 /// Every file in the folders of cases, by folder and name.
 fn files() -> BTreeMap<String, PathBuf> {
     let mut files = BTreeMap::new();
-    for kind in ["manifest", "beacon"] {
+    for kind in ["manifest", "beacon", "datagram"] {
         for file in fs::read_dir(folder().join(kind)).unwrap() {
             let path = file.unwrap().path();
             let name = path.file_name().unwrap().to_str().unwrap();
@@ -54,6 +55,8 @@ fn every_file_holds() {
             "announce" => cases::outcome(Announce::open(&bytes, &trust()), |e| e.rule(), announces::describe),
             "hashes" => cases::outcome(Hashes::open(&bytes, &trust()), |e| e.rule(), hashes::describe),
             "beacon" => cases::outcome(Beacon::decode(&bytes), |e| e.rule(), beacons::describe),
+            "datagram" => datagrams::open(&bytes, true),
+            "insecure-datagram" => datagrams::open(&bytes, false),
             other => panic!("{name}: kind {other}"),
         };
         assert_eq!(rule, text(&file, "expect"), "{name}");
@@ -66,7 +69,7 @@ fn every_file_holds() {
 
 #[test]
 fn the_files_are_those_that_the_cases_make() {
-    let cases: Vec<Case> = [announces::cases(), hashes::cases(), beacons::cases()].concat();
+    let cases: Vec<Case> = [announces::cases(), hashes::cases(), beacons::cases(), datagrams::cases()].concat();
     let made: BTreeMap<_, _> = cases.iter().map(|case| (case.file.clone(), case.to_toml())).collect();
     assert_eq!(made.len(), cases.len(), "two cases have one name");
     if std::env::var_os("CHECKVALVE_WRITE_VECTORS").is_some() {
