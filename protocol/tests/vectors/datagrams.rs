@@ -89,8 +89,8 @@ pub(crate) fn cases() -> Vec<Case> {
     add("magic", true, "magic", "another protocol's first byte", with(0, b'X'));
     add("version-0", true, "version", "version 0", with(2, 0));
     add("version-2", true, "version", "version 2", with(2, 2));
-    add("kind-0", true, "kind", "kind 0", with(3, 0));
-    add("kind-5", true, "kind", "kind 5", with(3, 5));
+    add("kind-0", true, "kind", "there is no kind 0", with(3, 0));
+    add("kind-5", true, "kind", "there is no kind 5", with(3, 5));
     add("beacon-with-place", true, "place", "a beacon with a bundle id", with(3, 4));
     add("sbn-too-large", true, "place", "block 62 of 62", with(31, 62));
     add("esi-25-bits", true, "place", "an ESI above 2^24 - 1", with(32, 1));
@@ -102,8 +102,8 @@ pub(crate) fn cases() -> Vec<Case> {
     add("length-too-large", true, "place", "an object of more than 2^44 bytes", with(36, 1));
     add("symbol-size-odd", true, "place", "T of 65 bytes", with(45, 65));
     add("symbol-size-other", true, "place", "T of 128 bytes with a payload of 64", with(45, 128));
-    add("block-length-zero", true, "place", "B of 0", with(46, 0));
-    add("block-length-too-large", true, "place", "B of 1,280", with(46, 5));
+    add("block-length-zero", true, "place", "B of 0 symbols", with(46, 0));
+    add("block-length-too-large", true, "place", "B of 1,280 symbols", with(46, 5));
     add("payload-short", true, "place", "a payload of T - 1 bytes", good[..good.len() - 1].to_vec());
     add("counter-changed", true, "tag", "the counter is not the one that was sealed", with(19, 6));
     add("session-changed", true, "tag", "another session has another key", with(11, 9));
