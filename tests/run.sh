@@ -7,7 +7,7 @@
 #
 # The last line is "N passed, N failed, N skipped".
 set -uo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never}
 
 case ${1:-} in -h | --help)
@@ -24,7 +24,7 @@ export CHECKVALVE_SKIPPED="$work/skipped"
 
 install_tools() { # namespaces need iproute2, loss and the one-way rule need nftables, segmentation switches ethtool
   local missing=() pair
-  for pair in ip:iproute2 nft:nftables ethtool:ethtool; do
+  for pair in ip:iproute2 nft:nftables ethtool:ethtool systemd-analyze:systemd; do
     command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
   done
   [ ${#missing[@]} -eq 0 ] && return
