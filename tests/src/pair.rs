@@ -10,6 +10,7 @@
 //! assert_eq!(pair.link.high_transmitted(), 0);
 //! ```
 
+pub mod forge;
 pub mod hook;
 pub mod setup;
 pub mod status;
@@ -44,6 +45,7 @@ pub struct Pair {
     /// Files of the high side.
     pub high: High,
     bin: PathBuf,
+    unprivileged: bool,
     /// Where both sides' files are.
     pub dir: TempDir,
 }
@@ -68,12 +70,16 @@ pub struct Low {
 /// Where the high side's files are.
 #[derive(Clone, Debug)]
 pub struct High {
+    /// Where inbox, quarantine and state are.
+    pub data: PathBuf,
     /// `inbox`.
     pub inbox: PathBuf,
     /// `quarantine`.
     pub quarantine: PathBuf,
     /// `state`.
     pub state: PathBuf,
+    /// The install hook of channel `default`.
+    pub hook: PathBuf,
     /// Keys: `link.key`, `trusted.d/`.
     pub keys: PathBuf,
     /// The config file.
@@ -136,7 +142,14 @@ impl Pair {
     /// When it runs already, or does not come up.
     pub fn start_sender(&mut self) {
         assert!(self.sender.is_none(), "the sender runs already");
-        let mut command = self.link.low.command(self.bin.join("checkvalve-sender"));
+        let program = self.bin.join("checkvalve-sender");
+        let mut command = if self.unprivileged {
+            let mut command = self.link.low.command("setpriv");
+            command.arg("--bounding-set=-dac_override,-dac_read_search").arg(program);
+            command
+        } else {
+            self.link.low.command(program)
+        };
         command.arg("run").arg("--config").arg(&self.low.config);
         let mut daemon = Daemon::start(command, &self.low.log);
         self.wait_up(&mut daemon, &self.low.config.clone(), "checkvalve-sender");
@@ -205,6 +218,14 @@ impl Pair {
     /// Runs a command of the sender's program: `checkvalve-sender WORDS… --config FILE`.
     pub fn sender_command(&self, words: &[&str]) -> Output {
         self.command("checkvalve-sender", words, &self.low.config)
+    }
+
+    /// Runs a command of the sender's program that needs no config.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn sender_command_bare(&self, words: &[&str]) -> Output {
+        Command::new(self.bin.join("checkvalve-sender")).args(words).output().expect("the program runs")
     }
 
     /// Runs a command of the receiver's program: `checkvalve-receiver WORDS… --config FILE`.

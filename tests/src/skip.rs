@@ -11,11 +11,19 @@ use std::process::Command;
 macro_rules! require_link {
     () => {
         if let Err(reason) = $crate::skip::can_link() {
-            fn here() {}
-            $crate::skip::note(std::any::type_name_of_val(&here), &reason);
+            $crate::skip::note($crate::function_name!(), &reason);
             return;
         }
     };
+}
+
+/// The path of the function it stands in.
+#[macro_export]
+macro_rules! function_name {
+    () => {{
+        fn here() {}
+        std::any::type_name_of_val(&here).trim_end_matches("::here")
+    }};
 }
 
 /// Whether a namespace link can be made here, or why not.
@@ -35,9 +43,8 @@ pub fn can_link() -> Result<(), String> {
     Ok(())
 }
 
-/// Prints that `function` was skipped and why, and appends it to the file `tests/run.sh` counts from.
-pub fn note(function: &str, reason: &str) {
-    let name = function.trim_end_matches("::here");
+/// Prints that the test `name` was skipped and why, and appends it to the file `tests/run.sh` counts from.
+pub fn note(name: &str, reason: &str) {
     eprintln!("SKIPPED {name}: {reason}");
     let Some(path) = std::env::var_os("CHECKVALVE_SKIPPED") else { return };
     let line = format!("{name}: {reason}\n");

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use tempfile::TempDir;
 use toml::{Table, Value};
 
 use super::{High, Low, Pair, hook};
@@ -20,8 +21,22 @@ pub struct Setup {
     tmpfs: bool,
     hook: String,
     receiver_runs: bool,
+    unprivileged: bool,
     sender: Vec<(String, Value)>,
     receiver: Vec<(String, Value)>,
+}
+
+/// Both sides' files, without a link between them.
+#[derive(Debug)]
+pub struct Site {
+    /// Files of the low side.
+    pub low: Low,
+    /// Files of the high side.
+    pub high: High,
+    /// Where the programs are.
+    pub bin: PathBuf,
+    /// Where both sides' files are; removed when dropped.
+    pub dir: TempDir,
 }
 
 impl Default for Setup {
@@ -33,6 +48,7 @@ impl Default for Setup {
             tmpfs: false,
             hook: "exit 0".to_owned(),
             receiver_runs: true,
+            unprivileged: false,
             sender: Vec::new(),
             receiver: Vec::new(),
         }
@@ -100,6 +116,13 @@ impl Setup {
         self
     }
 
+    /// Takes from the sender root's right to read what its mode forbids.
+    #[must_use]
+    pub fn sender_obeys_modes(mut self) -> Self {
+        self.unprivileged = true;
+        self
+    }
+
     /// Sets a key of the sender's config, by its dotted name.
     #[must_use]
     pub fn sender(mut self, key: &str, value: impl Into<Value>) -> Self {
@@ -133,17 +156,26 @@ impl Setup {
     /// # Panics
     /// When anything of that fails.
     pub fn lay(self) -> Pair {
+        let Site { low, high, bin, dir } = self.files();
+        let link = Link::new(self.mtu, self.gso);
+        link.set_loss(self.loss);
+        Pair { sender: None, receiver: None, link, low, high, bin, unprivileged: self.unprivileged, dir }
+    }
+
+    /// Makes the directories, the keys, the hook and the configs, and no link: needs no root.
+    ///
+    /// # Panics
+    /// When anything of that fails.
+    pub fn files(&self) -> Site {
         let parent = if self.tmpfs { PathBuf::from("/dev/shm") } else { std::env::temp_dir() };
         let dir = tempfile::Builder::new().prefix("cv-").tempdir_in(parent).expect("a directory can be made");
         let bin = crate::skip::bin_dir();
         let (low, high) = (Low::below(&dir.path().join("low")), High::below(&dir.path().join("high")));
         make_keys(&bin, &low, &high);
-        hook::write(&high.keys.join("hook"), &high.runs, &self.hook);
-        let link = Link::new(self.mtu, self.gso);
-        link.set_loss(self.loss);
+        hook::write(&high.hook, &high.runs, &self.hook);
         write_config(&low.config, self.sender_config(&low), &self.sender);
         write_config(&high.config, self.receiver_config(&high), &self.receiver);
-        Pair { sender: None, receiver: None, link, low, high, bin, dir }
+        Site { low, high, bin, dir }
     }
 
     fn sender_config(&self, low: &Low) -> Table {
@@ -166,7 +198,7 @@ impl Setup {
         set(&mut config, "quarantine", text(&high.quarantine));
         set(&mut config, "state", text(&high.state));
         set(&mut config, "control", text(&high.config.with_file_name("control.sock")));
-        set(&mut config, "channel.default.hook.install", text(&high.keys.join("hook")));
+        set(&mut config, "channel.default.hook.install", text(&high.hook));
         set(&mut config, "link.listen", Value::from(format!("{HIGH}:{PORT}")));
         set(&mut config, "link.mtu", Value::from(i64::from(self.mtu)));
         set(&mut config, "keys.link", text(&high.keys.join("link.key")));
@@ -195,9 +227,11 @@ impl Low {
 impl High {
     fn below(root: &Path) -> Self {
         let high = Self {
-            inbox: root.join("inbox"),
-            quarantine: root.join("quarantine"),
-            state: root.join("state"),
+            inbox: root.join("data/inbox"),
+            quarantine: root.join("data/quarantine"),
+            state: root.join("data/state"),
+            data: root.join("data"),
+            hook: root.join("hook"),
             keys: root.join("keys"),
             config: root.join("receiver.toml"),
             log: root.join("log"),

@@ -1,0 +1,135 @@
+//! The commands that an operator works with, over a running pair.
+
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Output};
+
+use checkvalve_tests::pair::Pair;
+use checkvalve_tests::{require_link, skip, tree};
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn good(output: &Output) -> String {
+    assert!(output.status.success(), "{}: {}{}", output.status, text(&output.stdout), text(&output.stderr));
+    text(&output.stdout)
+}
+
+#[test]
+fn send_wait_brings_a_bundle_to_the_wire() {
+    require_link!();
+    let pair = Pair::setup().start();
+    tree::odd(&pair.place("release"), 100, 1);
+    let before = checkvalve_tests::snapshot::Snapshot::of(&pair.place("release"));
+    let path = pair.place("release");
+    good(&pair.sender_command(&["send", path.to_str().unwrap(), "--wait"]));
+    assert!(path.exists(), "send copies: what it was given stays");
+    let found = pair.sender_status().unwrap().find("default", "release").expect("status lists it");
+    assert_eq!(found.state, "transmitted");
+    assert_eq!(found.bytes, before.bytes());
+    pair.wait_for("the bundle to be installed", || (pair.hook_runs().len() == 1).then_some(()));
+    let landed = pair.high.inbox.join("default/00000001/release");
+    assert_eq!(before.differences(&checkvalve_tests::snapshot::Snapshot::of(&landed)), "");
+
+    let missing = pair.sender_command(&["send", "/nowhere/at/all"]);
+    assert_eq!(missing.status.code(), Some(66), "{}", text(&missing.stderr));
+    let unknown = pair.sender_command(&["send", path.to_str().unwrap(), "--channel", "nope"]);
+    assert!(!unknown.status.success() && text(&unknown.stderr).contains("nope"), "{}", text(&unknown.stderr));
+}
+
+#[test]
+fn status_is_for_people_and_for_programs() {
+    require_link!();
+    let pair = Pair::setup().start();
+    let bundle = pair.drop_file("notes.txt", b"some notes");
+    let found = pair.wait_installed(&bundle);
+    for (said, state) in
+        [(pair.sender_command(&["status"]), "transmitted"), (pair.receiver_command(&["status"]), "installed")]
+    {
+        let said = good(&said);
+        for word in ["default", "notes.txt", state] {
+            assert!(said.contains(word), "{word} is not in:\n{said}");
+        }
+    }
+    let of_sender = pair.sender_status().unwrap().find("default", "notes.txt").unwrap();
+    assert_eq!(of_sender.id, found.id, "both sides call it the same");
+}
+
+#[test]
+fn resend_of_what_is_not_there_says_so() {
+    require_link!();
+    let pair = Pair::setup().start();
+    for bundle in ["default/99", "ffffffffffffffff", "nonsense"] {
+        let said = pair.sender_command(&["resend", bundle]);
+        assert!(!said.status.success());
+        assert!(text(&said.stderr).contains(bundle), "{bundle}: {}", text(&said.stderr));
+    }
+}
+
+#[test]
+fn verify_proves_what_is_in_the_inbox() {
+    require_link!();
+    let pair = Pair::setup().start();
+    let bundle = pair.drop_file("data", b"as it was dropped");
+    pair.wait_installed(&bundle);
+    let landed = pair.landed(&bundle, 1);
+    let path = landed.to_str().unwrap();
+    good(&pair.receiver_command(&["verify", path]));
+    std::fs::write(&landed, b"as it was changed").unwrap();
+    let said = pair.receiver_command(&["verify", path]);
+    assert_eq!(said.status.code(), Some(65), "{}{}", text(&said.stdout), text(&said.stderr));
+    assert!((text(&said.stdout) + &text(&said.stderr)).contains("data"), "it names the file");
+}
+
+#[test]
+fn keys_are_made_with_care_and_trusted_by_hand() {
+    require_link!();
+    let pair = Pair::setup().start();
+    let other = pair.dir.path().join("other.key");
+    good(&pair.sender_command_bare(&["keygen", "signing", "--out", other.to_str().unwrap()]));
+    assert_eq!(other.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let again = pair.sender_command_bare(&["keygen", "signing", "--out", other.to_str().unwrap()]);
+    assert!(!again.status.success(), "keygen overwrote a key");
+
+    let listed = good(&pair.receiver_command(&["trust", "list"]));
+    assert_eq!(listed.lines().filter(|line| line.contains("build")).count(), 1, "{listed}");
+    let public = format!("{}.pub", other.display());
+    good(&pair.receiver_command(&["trust", "add", &public]));
+    let listed = good(&pair.receiver_command(&["trust", "list"]));
+    assert!(listed.contains("other"), "{listed}");
+}
+
+#[test]
+fn a_sender_whose_key_is_not_trusted_is_quarantined() {
+    require_link!();
+    let mut pair = Pair::setup().lay();
+    for entry in std::fs::read_dir(pair.high.keys.join("trusted.d")).unwrap() {
+        std::fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    pair.start_receiver();
+    pair.start_sender();
+    let bundle = pair.drop_file("release", b"signed by a stranger");
+    pair.wait_state(&bundle, &["quarantined"]);
+    assert_eq!(pair.hook_runs().len(), 0);
+}
+
+#[test]
+fn help_is_good_enough_to_work_from() {
+    let bin = skip::bin_dir();
+    let cases = [
+        ("checkvalve-sender", vec!["run", "send", "status", "resend", "keygen", "check-config"]),
+        ("checkvalve-receiver", vec!["run", "status", "trust", "verify", "check-config"]),
+    ];
+    for (program, commands) in cases {
+        let help = good(&Command::new(bin.join(program)).arg("--help").output().unwrap());
+        for command in commands {
+            assert!(help.contains(command), "{program} --help does not list {command}");
+            let help = good(&Command::new(bin.join(program)).args([command, "--help"]).output().unwrap());
+            assert!(help.lines().count() >= 5 && help.contains("Usage"), "{program} {command} --help:\n{help}");
+        }
+        let version = good(&Command::new(bin.join(program)).arg("--version").output().unwrap());
+        assert!(version.contains(env!("CARGO_PKG_VERSION")), "{version}");
+        let nonsense = Command::new(bin.join(program)).arg("--nonsense").output().unwrap();
+        assert_eq!(nonsense.status.code(), Some(64), "{program} --nonsense: {}", text(&nonsense.stderr));
+    }
+}

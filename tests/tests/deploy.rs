@@ -1,0 +1,155 @@
+//! What is in `deploy/`: units that systemd accepts, examples that the daemons accept, a demonstration that runs.
+
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use checkvalve_tests::pair::Pair;
+use checkvalve_tests::{function_name, require_link, skip};
+use rustix::process::{Pid, Signal, kill_process_group};
+
+fn deploy() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("deploy")
+}
+
+#[test]
+fn systemd_accepts_the_units() {
+    if Command::new("systemd-analyze").arg("--version").output().is_err() {
+        skip::note(function_name!(), "systemd-analyze is not installed");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let bin = skip::bin_dir().canonicalize().unwrap();
+    for unit in ["checkvalve-sender.service", "checkvalve-receiver.service"] {
+        let text = std::fs::read_to_string(deploy().join("systemd").join(unit)).unwrap();
+        assert!(text.contains("ExecStart=/usr/local/bin/checkvalve-"), "{unit} starts the daemon");
+        let here = dir.path().join(unit);
+        std::fs::write(&here, text.replace("/usr/local/bin", bin.to_str().unwrap())).unwrap();
+        let out = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&here).output().unwrap();
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success() && said.is_empty(), "{unit}: {said}");
+    }
+}
+
+#[test]
+fn the_daemons_accept_the_example_configs() {
+    let site = Pair::setup().files();
+    let (low, high) = (&site.low, &site.high);
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    for (program, example, places) in [
+        (
+            "checkvalve-sender",
+            "config/sender.toml",
+            vec![
+                ("/var/spool/checkvalve", text(&low.spool)),
+                ("/var/lib/checkvalve-sender", text(&low.state)),
+                ("/run/checkvalve-sender", text(site.dir.path())),
+                ("/etc/checkvalve", text(&low.keys)),
+            ],
+        ),
+        (
+            "checkvalve-receiver",
+            "config/receiver.toml",
+            vec![
+                ("/etc/checkvalve/hooks/install", text(&high.hook)),
+                ("/srv/checkvalve", text(&high.data)),
+                ("/var/lib/checkvalve-receiver", text(&high.state)),
+                ("/run/checkvalve-receiver", text(site.dir.path())),
+                ("/etc/checkvalve", text(&high.keys)),
+            ],
+        ),
+    ] {
+        let mut config = std::fs::read_to_string(deploy().join(example)).unwrap();
+        for (place, here) in places {
+            config = config.replace(place, &here);
+        }
+        let path = site.dir.path().join("example.toml");
+        std::fs::write(&path, config).unwrap();
+        let out = Command::new(site.bin.join(program)).args(["check-config", "--config"]).arg(&path).output().unwrap();
+        assert!(out.status.success(), "{example}: {}", String::from_utf8_lossy(&out.stderr));
+    }
+}
+
+#[test]
+fn the_demonstration_runs_over_namespaces() {
+    require_link!();
+    demo("root");
+}
+
+#[test]
+fn the_demonstration_runs_in_a_user_namespace() {
+    require_link!();
+    let unshare = Command::new("unshare").args(["--user", "--map-root-user", "--net", "--mount", "true"]).output();
+    if !unshare.is_ok_and(|out| out.status.success()) {
+        skip::note(function_name!(), "no user namespaces here");
+        return;
+    }
+    demo("user");
+}
+
+#[test]
+fn the_demonstration_runs_over_the_relay() {
+    demo("relay");
+}
+
+#[test]
+fn ctrl_c_ends_the_demonstration_and_leaves_nothing() {
+    require_link!();
+    let work = tempfile::tempdir().unwrap();
+    // Long enough to be interrupted in the middle.
+    let mut demo = start_demo(work.path(), "root", "900");
+    let started = Instant::now();
+    while daemons(work.path()).len() < 2 {
+        assert!(started.elapsed() < Duration::from_secs(300), "the daemons did not start");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    // As a terminal does it: to the whole group.
+    kill_process_group(Pid::from_child(&demo), Signal::INT).unwrap();
+    assert_eq!(demo.wait().unwrap().code(), Some(130));
+    nothing_is_left(work.path(), demo.id());
+}
+
+fn demo(kind: &str) {
+    let work = tempfile::tempdir().unwrap();
+    let demo = start_demo(work.path(), kind, "20");
+    let pid = demo.id();
+    let out = demo.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(out.status.success(), "{}\n{said}\n{}", out.status, String::from_utf8_lossy(&out.stderr));
+    for word in ["installed release", "as signed", "Done."] {
+        assert!(said.contains(word), "{word} is not in:\n{said}");
+    }
+    assert_eq!(said.contains("transmitted 0 frames"), kind != "relay", "{said}");
+    nothing_is_left(work.path(), pid);
+}
+
+fn start_demo(work: &Path, kind: &str, megabytes: &str) -> Child {
+    let mut command = Command::new(deploy().join("demo.sh"));
+    command.args(["--link", kind, "--megabytes", megabytes]).env("TMPDIR", work);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    command.spawn().unwrap()
+}
+
+fn nothing_is_left(work: &Path, demo: u32) {
+    assert_eq!(daemons(work), [] as [u32; 0], "daemons still run");
+    let files: Vec<PathBuf> = std::fs::read_dir(work).unwrap().flatten().map(|entry| entry.path()).collect();
+    assert_eq!(files, [] as [PathBuf; 0]);
+    let namespaces = std::fs::read_dir("/run/netns").into_iter().flatten().flatten();
+    let own = format!("cv-{demo}-");
+    let left: Vec<_> = namespaces.filter(|entry| entry.file_name().to_string_lossy().starts_with(&own)).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// Daemons whose config is below `work`.
+fn daemons(work: &Path) -> Vec<u32> {
+    let config = work.to_str().unwrap();
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let found = processes.filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let line = String::from_utf8_lossy(&std::fs::read(entry.path().join("cmdline")).ok()?).into_owned();
+        (line.contains(config) && line.contains("\0run\0")).then_some(pid)
+    });
+    found.collect()
+}

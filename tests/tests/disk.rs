@@ -1,0 +1,65 @@
+//! A full disk on the high side: said so, survived, and mended by a resend.
+
+use std::path::PathBuf;
+
+use checkvalve_tests::pair::Pair;
+use checkvalve_tests::shell::sh;
+use checkvalve_tests::{require_link, tree};
+
+/// A small tmpfs; unmounted when dropped.
+struct Small(PathBuf);
+
+impl Small {
+    fn mount(path: PathBuf, size: &str) -> Self {
+        sh(&format!("mount -t tmpfs -o size={size},mode=0755 checkvalve-test {}", path.display()));
+        Self(path)
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_said_survived_and_mended() {
+    require_link!();
+    let mut pair = Pair::setup().rate("200 Mbit/s").lay();
+    let disk = Small::mount(pair.high.data.clone(), "64m");
+    for directory in [&pair.high.inbox, &pair.high.quarantine, &pair.high.state] {
+        std::fs::create_dir(directory).unwrap();
+    }
+    tree::large(&pair.high.data.join("ballast"), 40 << 20, 1);
+    pair.start_receiver();
+    pair.start_sender();
+
+    tree::large(&pair.place("image"), 40 << 20, 2);
+    let image = pair.drop("image");
+    pair.wait_sender_state(&image, &["transmitted"]);
+    let lacking = pair.wait_state(&image, &["incomplete"]);
+    let said = format!("{:#}", lacking.all);
+    assert!(said.contains("room") || said.contains("space") || said.contains("full"), "the reason is not said: {said}");
+    assert!(!pair.landed(&image, lacking.sequence).exists());
+
+    // The daemon lives on: a small bundle arrives, and waits for its turn.
+    let small = pair.drop_file("small", b"small");
+    let waits = pair.wait_state(&small, &["complete"]);
+    assert!(
+        waits.all.get("waiting_for").is_some_and(|value| !value.is_null()),
+        "it says what it waits for: {:#}",
+        waits.all
+    );
+
+    std::fs::remove_file(pair.high.data.join("ballast")).unwrap();
+    let resend = pair.sender_command(&["resend", &lacking.id]);
+    assert!(resend.status.success(), "{}", String::from_utf8_lossy(&resend.stderr));
+    for bundle in [&image, &small] {
+        pair.wait_installed(bundle);
+        pair.assert_identical(bundle);
+    }
+    let order: Vec<u64> = pair.hook_runs().iter().map(|run| run.sequence()).collect();
+    assert_eq!(order, [1, 2]);
+    pair.stop_receiver();
+    drop(disk);
+}
