@@ -8,7 +8,8 @@
 //! 4. The caller gives it back: [`Reassembly::stored`], [`Reassembly::undecodable`] or [`Reassembly::failed`].
 //!
 //! Memory is bounded by [`Limits::memory`]: when it is full, the block that has waited longest for a symbol comes out of
-//! [`Reassembly::poll_parked`] with what it has.
+//! [`Reassembly::poll_parked`] with what it has. If the caller keeps these symbols ([`Reassembly::parked`]), they count
+//! when more arrive: the block that comes out then says so ([`ReceivedBlock::has_parked`]).
 
 mod block;
 mod drops;
@@ -47,6 +48,8 @@ pub enum Wanted {
     Yes {
         /// SBNs that are stored already.
         have: BlockSet,
+        /// How many symbols the caller keeps of blocks that were parked.
+        parked: Vec<(u32, u32)>,
     },
     /// Drop its symbols under this reason.
     No(DropReason),
@@ -90,6 +93,8 @@ struct Object {
     state: ObjectState,
     have: BlockSet,
     open: HashMap<u32, Open, BuildHasherDefault<SbnHasher>>,
+    /// Symbols that the caller keeps, by SBN.
+    parked: HashMap<u32, u32, BuildHasherDefault<SbnHasher>>,
     heard: Time,
     last: Time,
 }
@@ -170,7 +175,8 @@ impl Reassembly {
         let Some(open) = object.open.get_mut(&symbol.sbn) else { return Err(DropReason::Memory) };
         open.take(now, symbol.esi, payload, &mut self.buffers)?;
         object.last = now;
-        if let Some(block) = open.complete() {
+        let parked = object.parked.get(&symbol.sbn).copied().unwrap_or(0);
+        if let Some(block) = open.complete(parked) {
             self.ready.push_back(block);
         }
         Ok(())
@@ -190,9 +196,28 @@ impl Reassembly {
     pub fn stored(&mut self, block: ReceivedBlock) {
         if let Some(object) = self.find(&block) {
             object.have.insert(block.sbn());
-            object.open.remove(&block.sbn());
+            object.parked.remove(&block.sbn());
+            if let Some(open) = object.open.remove(&block.sbn()) {
+                self.buffers.recycle_open(open);
+            }
         }
         self.buffers.recycle(block);
+    }
+
+    /// The caller keeps `symbols` symbols of this parked block: it gives them back when the block comes out again.
+    pub fn parked(&mut self, block: ReceivedBlock, symbols: u32) {
+        if let Some(object) = self.find(&block) {
+            object.parked.insert(block.sbn(), symbols);
+        }
+        self.buffers.recycle(block);
+    }
+
+    /// Takes every block out that is not being worked on, so that the caller can keep its symbols over a restart.
+    pub fn park_all(&mut self) {
+        for object in &mut self.objects {
+            let waiting = object.open.extract_if(|_, open| open.block.is_some());
+            self.parked.extend(waiting.filter_map(|(_, open)| open.block));
+        }
     }
 
     /// The block's symbols did not suffice: it goes on collecting.
@@ -209,9 +234,14 @@ impl Reassembly {
             more |= block.put(esi, &bytes, &mut self.buffers).is_ok();
             self.buffers.recycle_symbol(bytes);
         }
+        // What was parked is in the block by now.
+        block.clear_parked();
         open.block = Some(block);
-        if more && let Some(block) = open.complete() {
+        if more && let Some(block) = open.complete(0) {
             self.ready.push_back(block);
+        }
+        if let Some(at) = at {
+            self.objects[at].parked.remove(&sbn);
         }
     }
 
@@ -247,7 +277,7 @@ impl Reassembly {
         }
     }
 
-    /// Gives back a parked block's buffers.
+    /// Gives back the buffers of a parked block whose symbols nobody keeps.
     pub fn recycle(&mut self, block: ReceivedBlock) {
         self.buffers.recycle(block);
     }
@@ -260,7 +290,11 @@ impl Reassembly {
             oti: o.oti,
             blocks_done: o.have.len(),
             blocks_open: o.open.len() as u64,
-            symbols_lacking: o.open.values().map(|open| u64::from(open.lacking())).sum(),
+            symbols_lacking: o
+                .open
+                .iter()
+                .map(|(sbn, open)| u64::from(open.lacking().saturating_sub(o.parked.get(sbn).copied().unwrap_or(0))))
+                .sum(),
             last: o.last,
         })
     }
@@ -300,9 +334,11 @@ impl Reassembly {
                 self.remove_object(at, true);
             }
         }
-        let (state, have, answer) = match want(symbol) {
-            Wanted::Yes { have } => (ObjectState::Wanted, have, Ok(())),
-            Wanted::No(reason) => (ObjectState::Unwanted { reason, since: now }, BlockSet::new(), Err(reason)),
+        let (state, have, parked, answer) = match want(symbol) {
+            Wanted::Yes { have, parked } => (ObjectState::Wanted, have, parked, Ok(())),
+            Wanted::No(reason) => {
+                (ObjectState::Unwanted { reason, since: now }, BlockSet::new(), Vec::new(), Err(reason))
+            }
         };
         self.objects.push(Object {
             bundle: symbol.bundle,
@@ -311,6 +347,7 @@ impl Reassembly {
             state,
             have,
             open: HashMap::default(),
+            parked: parked.into_iter().collect(),
             heard: now,
             last: now,
         });

@@ -57,8 +57,10 @@ pub struct LinkStats {
     pub blocks_decoded: u64,
     /// Blocks that could not be stored.
     pub blocks_failed: u64,
-    /// Blocks parked for want of memory, or because no symbol came for long.
+    /// Unfinished blocks kept on disk for want of memory, or because no symbol came for long.
     pub blocks_parked: u64,
+    /// Unfinished blocks whose symbols could not be kept either.
+    pub blocks_lost: u64,
     /// Bytes held in blocks that are not stored yet.
     pub memory: u64,
     /// Unix time in milliseconds of the last authentic datagram; 0 before the first.
@@ -85,6 +87,8 @@ struct Shared {
 struct State {
     reassembly: Reassembly,
     ready: VecDeque<ReceivedBlock>,
+    /// Blocks that had to leave memory unfinished.
+    parked: VecDeque<ReceivedBlock>,
     drops: Drops,
     beacons: VecDeque<(SessionId, Beacon)>,
 }
@@ -97,12 +101,15 @@ struct Counts {
     decoded: AtomicU64,
     failed: AtomicU64,
     parked: AtomicU64,
+    lost: AtomicU64,
     last_heard_ms: AtomicU64,
     kernel: Vec<AtomicU64>,
 }
 
 /// Beacons that wait for [`tend`]; more are dropped, the next second brings another.
 const MAX_BEACONS: usize = 64;
+/// Unfinished blocks that wait to be kept on disk; beyond these their symbols are lost, since memory is bounded.
+const MAX_PARKED: usize = 64;
 /// Objects known to the reassembly at once.
 const MAX_OBJECTS: usize = 256;
 
@@ -121,6 +128,7 @@ impl Pipeline {
             state: Mutex::new(State {
                 reassembly: Reassembly::new(limits),
                 ready: VecDeque::new(),
+                parked: VecDeque::new(),
                 drops: Drops::default(),
                 beacons: VecDeque::new(),
             }),
@@ -168,6 +176,7 @@ impl Pipeline {
             blocks_decoded: get(&counts.decoded),
             blocks_failed: get(&counts.failed),
             blocks_parked: get(&counts.parked),
+            blocks_lost: get(&counts.lost),
             memory: state.reassembly.memory(),
             last_heard_ms: get(&counts.last_heard_ms),
         }
@@ -213,6 +222,21 @@ impl Shared {
 
     fn stopping(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+}
+
+impl State {
+    /// Unfinished blocks that left memory, to the workers; when these cannot keep up, their symbols are lost.
+    fn collect_parked(&mut self, shared: &Shared) {
+        while let Some(block) = self.reassembly.poll_parked() {
+            if self.parked.len() < MAX_PARKED {
+                self.parked.push_back(block);
+                shared.work.notify_one();
+            } else {
+                shared.counts.lost.fetch_add(1, Ordering::Relaxed);
+                self.reassembly.recycle(block);
+            }
+        }
     }
 }
 
@@ -277,54 +301,82 @@ fn take_group(shared: &Shared, opener: &mut Opener, opened: &mut Vec<(Header, us
         state.ready.push_back(block);
         shared.work.notify_one();
     }
-    while let Some(block) = state.reassembly.poll_parked() {
-        shared.counts.parked.fetch_add(1, Ordering::Relaxed);
-        state.reassembly.recycle(block);
-    }
+    state.collect_parked(shared);
 }
 
 fn ask(sink: &dyn Sink, symbol: &Symbol) -> Wanted {
     match sink.want(symbol.bundle, symbol.kind, &symbol.oti) {
-        Want::Yes { have } => Wanted::Yes { have },
+        Want::Yes { have } => {
+            let parked = sink.parked(symbol.bundle, symbol.kind, &symbol.oti);
+            Wanted::Yes { have, parked }
+        }
         Want::Done => Wanted::No(DropReason::Done),
         Want::Refuse(RefuseReason::NoRoom) => Wanted::No(DropReason::Memory),
         Want::Refuse(RefuseReason::Length | RefuseReason::TooMany) => Wanted::No(DropReason::Refused),
     }
 }
 
-/// 2. From blocks to the disk. What was ready before a stop is still stored.
+/// What a worker does next.
+enum Work {
+    Store(ReceivedBlock),
+    Park(ReceivedBlock),
+}
+
+/// 2. From blocks to the disk. What was ready before a stop is still stored, and what was unfinished is kept.
 fn work(shared: &Shared) {
-    loop {
-        let mut state = shared.lock();
-        let mut block = loop {
-            if let Some(block) = state.ready.pop_front() {
-                break block;
+    while let Some(work) = next_work(shared) {
+        match work {
+            Work::Store(block) => store(shared, block),
+            Work::Park(block) => {
+                let kept = shared.sink.park(&block);
+                let count = if kept > 0 { &shared.counts.parked } else { &shared.counts.lost };
+                count.fetch_add(1, Ordering::Relaxed);
+                let mut state = shared.lock();
+                if kept > 0 { state.reassembly.parked(block, kept) } else { state.reassembly.recycle(block) }
             }
-            if shared.stopping() {
-                return;
-            }
-            let waited = shared.work.wait_timeout(state, Duration::from_millis(100));
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        };
-        drop(state);
-        let whole = block.is_whole();
-        if let Err(error) = block.decode() {
-            if error != checkvalve_protocol::fec::FecError::NotEnough {
-                tracing::error!(bundle = %block.bundle(), sbn = block.sbn(), %error, "decode");
-            }
-            shared.lock().reassembly.undecodable(block);
-            continue;
         }
-        let count = if whole { &shared.counts.whole } else { &shared.counts.decoded };
-        count.fetch_add(1, Ordering::Relaxed);
-        let oti = block.oti();
-        match shared.sink.block(block.bundle(), block.kind(), &oti, block.sbn(), block.data()) {
-            Ok(()) => shared.lock().reassembly.stored(block),
-            Err(error) => {
-                shared.counts.failed.fetch_add(1, Ordering::Relaxed);
-                tracing::debug!(bundle = %block.bundle(), sbn = block.sbn(), %error, "block not stored");
-                shared.lock().reassembly.failed(block);
-            }
+    }
+}
+
+fn next_work(shared: &Shared) -> Option<Work> {
+    let mut state = shared.lock();
+    loop {
+        if let Some(block) = state.ready.pop_front() {
+            return Some(Work::Store(block));
+        }
+        if let Some(block) = state.parked.pop_front() {
+            return Some(Work::Park(block));
+        }
+        if shared.stopping() {
+            state.reassembly.park_all();
+            return state.reassembly.poll_parked().map(Work::Park);
+        }
+        let waited = shared.work.wait_timeout(state, Duration::from_millis(100));
+        state = waited.unwrap_or_else(PoisonError::into_inner).0;
+    }
+}
+
+fn store(shared: &Shared, mut block: ReceivedBlock) {
+    if block.has_parked() {
+        shared.sink.unpark(&mut block);
+    }
+    let whole = block.is_whole();
+    if let Err(error) = block.decode() {
+        if error != checkvalve_protocol::fec::FecError::NotEnough {
+            tracing::error!(bundle = %block.bundle(), sbn = block.sbn(), %error, "decode");
+        }
+        shared.lock().reassembly.undecodable(block);
+        return;
+    }
+    let count = if whole { &shared.counts.whole } else { &shared.counts.decoded };
+    count.fetch_add(1, Ordering::Relaxed);
+    let oti = block.oti();
+    match shared.sink.block(block.bundle(), block.kind(), &oti, block.sbn(), block.data()) {
+        Ok(()) => shared.lock().reassembly.stored(block),
+        Err(error) => {
+            shared.counts.failed.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(bundle = %block.bundle(), sbn = block.sbn(), %error, "block not stored");
+            shared.lock().reassembly.failed(block);
         }
     }
 }
@@ -337,10 +389,7 @@ fn tend(shared: &Shared) {
             let mut state = shared.lock();
             let now = shared.now();
             state.reassembly.handle_timeout(now);
-            while let Some(block) = state.reassembly.poll_parked() {
-                shared.counts.parked.fetch_add(1, Ordering::Relaxed);
-                state.reassembly.recycle(block);
-            }
+            state.collect_parked(shared);
             (state.beacons.drain(..).collect(), state.reassembly.progress().collect())
         };
         let now_ms = unix_ms();

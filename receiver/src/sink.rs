@@ -7,6 +7,7 @@ use std::io;
 use checkvalve_protocol::beacon::Beacon;
 use checkvalve_protocol::id::{BundleId, SessionId};
 use checkvalve_protocol::partition::{BlockSet, Oti};
+use checkvalve_protocol::receive::ReceivedBlock;
 use checkvalve_protocol::wire::ObjectKind;
 
 /// What takes decoded blocks and beacons. Every method may be called from several threads at once.
@@ -19,6 +20,25 @@ pub trait Sink: Send + Sync {
     /// the disk. Order is arbitrary; a block comes at most once unless it failed. Errors: the block counts as not
     /// received, its symbols may be thrown away, and a later transmission brings it again.
     fn block(&self, bundle: BundleId, kind: ObjectKind, oti: &Oti, sbn: u32, buf: &[u8]) -> Result<(), StoreError>;
+
+    /// Keeps the symbols of a block that had to leave memory unfinished, together with those that it kept of it before;
+    /// returns how many it keeps now, 0 if it cannot. May wait for the disk.
+    fn park(&self, block: &ReceivedBlock) -> u32 {
+        let _ = block;
+        0
+    }
+
+    /// Adds to `block` what was kept of it. May wait for the disk.
+    fn unpark(&self, block: &mut ReceivedBlock) {
+        let _ = block;
+    }
+
+    /// How many symbols it keeps of which blocks of an object. Called after [`Sink::want`] has said yes; never touches a
+    /// disk.
+    fn parked(&self, bundle: BundleId, kind: ObjectKind, oti: &Oti) -> Vec<(u32, u32)> {
+        let _ = (bundle, kind, oti);
+        Vec::new()
+    }
 
     /// A beacon of the newest session, in the order in which they came. Never touches a disk. `now_ms` as in
     /// [`Sink::tick`].

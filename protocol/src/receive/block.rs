@@ -25,6 +25,8 @@ pub struct ReceivedBlock {
     repair: Vec<(u32, Vec<u8>)>,
     /// Whether its buffers count as held.
     counted: bool,
+    /// Symbols of it that the caller keeps.
+    parked: u32,
 }
 
 impl ReceivedBlock {
@@ -70,6 +72,17 @@ impl ReceivedBlock {
         self.source == self.symbols
     }
 
+    /// Whether the caller keeps symbols of it, which it adds with [`ReceivedBlock::add`] before decoding.
+    #[must_use]
+    pub fn has_parked(&self) -> bool {
+        self.parked > 0
+    }
+
+    /// Adds a symbol that was parked; false if it is here already, or is none of this block.
+    pub fn add(&mut self, esi: u32, symbol: &[u8]) -> bool {
+        self.place_symbol(esi, symbol, &mut |symbol| symbol.to_vec()).is_ok()
+    }
+
     /// Rebuilds the missing source symbols. [`FecError::NotEnough`]: give it back with
     /// [`Reassembly::undecodable`](super::Reassembly::undecodable).
     pub fn decode(&mut self) -> Result<(), FecError> {
@@ -108,7 +121,20 @@ impl ReceivedBlock {
         u32::from(self.symbols).saturating_sub(self.received())
     }
 
+    pub(super) fn clear_parked(&mut self) {
+        self.parked = 0;
+    }
+
     pub(super) fn put(&mut self, esi: u32, payload: &[u8], buffers: &mut Buffers) -> Result<(), DropReason> {
+        self.place_symbol(esi, payload, &mut |symbol| buffers.symbol(symbol))
+    }
+
+    fn place_symbol(
+        &mut self,
+        esi: u32,
+        payload: &[u8],
+        own: &mut dyn FnMut(&[u8]) -> Vec<u8>,
+    ) -> Result<(), DropReason> {
         let size = usize::from(self.place.oti.symbol_size());
         if payload.len() != size {
             return Err(DropReason::Place);
@@ -130,8 +156,7 @@ impl ReceivedBlock {
                 if self.received() >= u32::from(self.symbols) + EXTRA {
                     return Err(DropReason::Surplus);
                 }
-                let symbol = buffers.symbol(payload);
-                self.repair.push((esi, symbol));
+                self.repair.push((esi, own(payload)));
             }
         }
         Ok(())
@@ -177,12 +202,13 @@ impl Open {
         Ok(())
     }
 
-    /// The block, if it has K symbols; from then on it is being worked on.
-    pub(super) fn complete(&mut self) -> Option<ReceivedBlock> {
-        if self.block.as_ref().is_none_or(|b| b.received() < u32::from(b.symbols)) {
+    /// The block, if it has K symbols with the `parked` ones; from then on it is being worked on.
+    pub(super) fn complete(&mut self, parked: u32) -> Option<ReceivedBlock> {
+        if self.block.as_ref().is_none_or(|b| b.received() + parked < u32::from(b.symbols)) {
             return None;
         }
-        let block = self.block.take()?;
+        let mut block = self.block.take()?;
+        block.parked = parked;
         self.state = State::Working { whole: block.is_whole(), late: Vec::new() };
         Some(block)
     }
@@ -254,6 +280,7 @@ impl Buffers {
             source: 0,
             repair: Vec::new(),
             counted: true,
+            parked: 0,
         }
     }
 
