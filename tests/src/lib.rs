@@ -4,6 +4,7 @@
 //! Everything here may panic: a harness that cannot do what a test asked for must fail that test loudly.
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod daemon;
 pub mod link;
 pub mod netns;
