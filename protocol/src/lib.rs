@@ -15,6 +15,7 @@ pub mod partition;
 pub mod path;
 pub mod receive;
 pub mod seal;
+pub mod ticket;
 pub mod time;
 pub mod transmit;
 pub mod wire;

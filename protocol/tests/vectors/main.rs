@@ -7,6 +7,7 @@ mod beacons;
 mod cases;
 mod datagrams;
 mod hashes;
+mod tickets;
 
 use std::collections::BTreeMap;
 use std::fs;

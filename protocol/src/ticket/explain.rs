@@ -1,0 +1,71 @@
+//! A ticket in words, and bit by bit.
+
+use std::fmt::Write;
+
+use super::bits::Writer;
+use super::{Data, Lack, Subject, Ticket, content, lines};
+
+pub(super) fn explain(ticket: &Ticket) -> String {
+    let mut w = Writer::labelled();
+    content::write(ticket, &mut w);
+    let (bits, labels) = w.finish();
+    let mut text = summary(ticket);
+    let padding = bits.len().next_multiple_of(20).saturating_sub(bits.len());
+    let _ = writeln!(
+        text,
+        "\nEvery bit of it: {} of content, {padding} zeros up to a full group, 20 that check the whole, and 20 in each of {} \
+         lines that check the line.\n",
+        bits.len(),
+        lines::count(bits.len())
+    );
+    let mut from = 0;
+    for (to, label) in labels {
+        let digits = bits.get(from..to).unwrap_or_default().iter().map(|&bit| if bit { '1' } else { '0' });
+        let digits: String = digits.collect();
+        let _ = writeln!(text, "{from:>6}  {digits}  {label}");
+        from = to;
+    }
+    text
+}
+
+fn summary(ticket: &Ticket) -> String {
+    let mut text = String::new();
+    match &ticket.subject {
+        Subject::Bundle { bundle, announce, hashes, data } => {
+            let _ = writeln!(text, "Bundle {bundle} is not complete. Asked for:");
+            if *announce {
+                text.push_str("- its announce\n");
+            }
+            if *hashes {
+                text.push_str("- its hashes\n");
+            }
+            match data {
+                Data::Nothing => {}
+                Data::All => text.push_str("- all of its data\n"),
+                Data::Ranges(ranges) => {
+                    for lack in ranges {
+                        let _ = writeln!(text, "- {}", range(lack));
+                    }
+                }
+            }
+        }
+        Subject::Sequences { channel, first, count: 1 } => {
+            let _ = writeln!(text, "Bundle {channel}/{first} never came. Asked for: all of it.");
+        }
+        Subject::Sequences { channel, first, count } => {
+            let last = first.saturating_add(count.saturating_sub(1));
+            let _ = writeln!(text, "Bundles {channel}/{first} to {channel}/{last} never came. Asked for: all of them.");
+        }
+    }
+    let _ = writeln!(text, "Datagrams that the link lost lately: {}.", ticket.loss);
+    text
+}
+
+/// A range in words.
+pub(super) fn range(lack: &Lack) -> String {
+    let need = lack.need;
+    match lack.blocks {
+        1 => format!("block {}: {need}", lack.first),
+        blocks => format!("blocks {} to {} ({blocks}): {need} of each", lack.first, lack.end().saturating_sub(1)),
+    }
+}
