@@ -36,7 +36,7 @@ use crate::work::{Done, Work};
 
 pub use open::OpenError;
 pub use resending::{Chosen, ResendError};
-pub use view::{BundleView, ChannelView, SpoolView, View, WaitingView};
+pub use view::{BundleState, BundleView, ChannelView, OnWireView, RetainedView, SpoolView, View, WaitingView};
 
 /// How long to wait before something that failed is tried again.
 const RETRY_MS: u64 = 1_000;
@@ -158,6 +158,7 @@ struct Due {
 struct Claim {
     home: Home,
     name: Vec<u8>,
+    inode: u64,
     claimed_ms: u64,
 }
 
@@ -193,6 +194,16 @@ impl Engine {
         self.tick(now);
         self.spool.overflowed();
         self.next_scan_ms = now.mono_ms;
+    }
+
+    /// The system's watching of the spool does not work (or works again): then only scans find what is dropped.
+    pub fn watching(&mut self, problem: Option<String>) {
+        match problem {
+            Some(problem) => {
+                self.trouble("watch", format!("inotify does not work, so that drops are found late: {problem}"))
+            }
+            None => self.untrouble("watch"),
+        }
     }
 
     /// Work is done.

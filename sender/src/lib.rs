@@ -1,14 +1,17 @@
 //! The low side of checkvalve: takes bundles out of a spool directory and transmits them over one-way UDP.
 //!
-//! The daemon's decisions are in [`engine`], which a simulator can drive; threads, sockets and clocks are in the shell
-//! around it.
+//! The daemon's decisions are in [`engine`], which a simulator can drive; threads, sockets and clocks are in [`run`].
 #![deny(unsafe_code)]
 
 pub mod bundle;
+pub mod cli;
+pub mod config;
+pub mod control;
 pub mod engine;
 pub mod holding;
 pub mod ledger;
 pub mod link;
 pub mod pipeline;
+pub mod run;
 pub mod spool;
 pub mod work;

@@ -80,8 +80,6 @@ pub struct Loaded {
     pub plan: Arc<Plan>,
     /// The signed announce.
     pub announce: Vec<u8>,
-    /// The inode of what was dropped.
-    pub inode: u64,
     /// What the files looked like when this was made.
     pub fingerprint: [u8; 32],
     /// The files' hashes, if they are known and proven to be those of what is held.
@@ -122,12 +120,11 @@ impl Planning {
         let Self { holding, home, identity, key } = self;
         let failed = |error| RefuseReason::Disk { path: bundle::Shown::new(&identity.name), error };
         holding.sync_claim(disk, &home).map_err(failed)?;
-        let inode = home.meta(disk).map_err(|e| RefuseReason::io(&identity.name, e))?.ino;
         let plan = bundle::plan(disk, &home.root(), identity.clone())?;
         let announce = plan.announce.sign(&key)?;
         home.write_announce(disk, &announce).map_err(failed)?;
         let fingerprint = plan.fingerprint();
-        Ok(Loaded { plan: Arc::new(plan), announce, inode, fingerprint, hashes: None })
+        Ok(Loaded { plan: Arc::new(plan), announce, fingerprint, hashes: None })
     }
 }
 
@@ -161,11 +158,10 @@ impl Loading {
         if signed::parse(&announce).is_ok_and(|parsed| parsed.signer != self.key.public().id()) {
             return Err(withdraw("it was announced with another signing key than the present one; drop it again"));
         }
-        let meta = self.home.meta(disk.as_ref()).map_err(|e| LoadError::Disk(e.to_string()))?;
         let plan = Arc::new(plan);
         let fingerprint = plan.fingerprint();
         let hashes = self.prove(disk, &plan, fingerprint).map_err(|reason| withdraw(&reason))?;
-        Ok(Loaded { plan, announce, inode: meta.ino, fingerprint, hashes })
+        Ok(Loaded { plan, announce, fingerprint, hashes })
     }
 
     fn stored_announce(&self, disk: &dyn Disk) -> io::Result<Vec<u8>> {

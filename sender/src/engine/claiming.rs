@@ -1,5 +1,6 @@
 //! From a name in the spool to a bundle with a sequence, or to `.failed`.
 
+use std::ffi::OsString;
 use std::io;
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use checkvalve_protocol::id::{BundleId, ChannelName};
 
 use super::{Actions, CLAIMS, Claim, Engine, HeldUp, RETRY_MS};
 use crate::bundle::{Identity, RefuseReason, Shown};
-use crate::holding::name_bytes;
+use crate::holding::{Home, name_bytes};
 use crate::ledger::{BundleRecord, State};
 use crate::spool::{Decision, Place, is_ignored};
 use crate::work::{Loaded, Planning, Work};
@@ -92,7 +93,7 @@ impl Engine {
                 let record = BundleRecord {
                     sequence: Some(loaded.plan.announce.sequence),
                     name: claim.name.clone(),
-                    inode: loaded.inode,
+                    inode: claim.inode,
                     claimed_ms: claim.claimed_ms,
                     bytes: loaded.plan.data_len(),
                     entries: loaded.plan.announce.entries.len() as u64,
@@ -151,8 +152,7 @@ impl Engine {
             Ok(home) => {
                 self.spool.forget(place);
                 tracing::debug!(channel = %place.0, bundle = %id, name = %Shown::path(place.1.as_ref()), "claimed");
-                let claim = Claim { home, name: name_bytes(place.1.clone()), claimed_ms: self.now.wall_ms };
-                self.claims.entry(place.0.clone()).or_default().push_back(claim);
+                self.take(home, place.1.clone());
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.spool.forget(place),
             Err(error) => {
@@ -162,6 +162,13 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Something was claimed, now or before a restart: it waits to be planned.
+    pub(super) fn take(&mut self, home: Home, name: OsString) {
+        let inode = home.meta(self.setup.disk.as_ref()).map_or(0, |meta| meta.ino);
+        let claim = Claim { home, name: name_bytes(name), inode, claimed_ms: self.now.wall_ms };
+        self.claims.entry(claim.home.channel().clone()).or_default().push_back(claim);
     }
 
     fn why_unclaimable(&self, place: &Place, error: &io::Error) -> String {
@@ -188,10 +195,9 @@ impl Engine {
     }
 
     fn refuse(&mut self, claim: Claim, reason: &RefuseReason) {
-        let Claim { home, name, claimed_ms } = claim;
+        let Claim { home, name, inode, claimed_ms } = claim;
         let (id, channel, reason) = (home.id(), home.channel().clone(), reason.to_string());
         tracing::warn!(%channel, bundle = %id, name = %Shown::new(&name), "refused: {reason}");
-        let inode = home.meta(self.setup.disk.as_ref()).map_or(0, |meta| meta.ino);
         let record =
             BundleRecord { name, inode, claimed_ms, ..BundleRecord::new(id, channel, State::Failed(reason.clone())) };
         self.put_later(record, Sync::No);
@@ -211,9 +217,8 @@ impl Engine {
     /// What lies in the spool outside of every channel's folder will never be sent; says so.
     fn look_for_strays(&mut self) {
         let Ok(names) = self.setup.disk.read_dir(&self.setup.spool) else { return };
-        let known = |name: &std::ffi::OsString| {
-            name.to_str().is_some_and(|n| self.setup.channels.keys().any(|c| c.as_str() == n))
-        };
+        let known =
+            |name: &OsString| name.to_str().is_some_and(|n| self.setup.channels.keys().any(|c| c.as_str() == n));
         let strays: Vec<_> = names.into_iter().filter(|name| !is_ignored(name) && !known(name)).collect();
         let Some(first) = strays.first() else { return self.untrouble("spool") };
         let shown = Shown::path(first.as_ref());

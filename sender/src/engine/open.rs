@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use checkvalve_protocol::manifest::Announce;
 
-use super::{Claim, Engine, Now, Setup};
+use super::{Engine, Now, Setup};
 use crate::bundle::Shown;
-use crate::holding::{Found, Holding, name_bytes};
+use crate::holding::{Found, Holding};
 use crate::ledger::{BundleRecord, Damage, Ledger, LedgerError, State};
 use crate::spool::Spool;
 use crate::work;
@@ -140,8 +140,7 @@ impl Engine {
         match (self.ledger.get(home.id()), name) {
             (None, Some(name)) => {
                 tracing::info!(channel = %home.channel(), name = %Shown::path(name.as_ref()), "claimed before the restart");
-                let claim = Claim { home, name: name_bytes(name), claimed_ms: self.now.wall_ms };
-                self.claims.entry(claim.home.channel().clone()).or_default().push_back(claim);
+                self.take(home, name);
             }
             (None, None) => drop(home.remove(self.setup.disk.as_ref())),
             (Some(BundleRecord { state: State::Failed(reason), .. }), Some(_)) => {

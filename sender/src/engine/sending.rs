@@ -43,6 +43,16 @@ enum Kind {
     Resend,
 }
 
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Carousel => "carousel",
+            Self::Resend => "resend",
+        }
+    }
+}
+
 impl Engine {
     /// A new bundle takes its sequence. If its channel is idle, it is on its way at once, with one sync for both.
     pub(super) fn queue(&mut self, mut record: BundleRecord, loaded: Loaded) -> Result<(), LedgerError> {
@@ -86,7 +96,7 @@ impl Engine {
             Err(LoadError::Withdraw { reason, announce: Some(announce) }) => {
                 // The other side should hear it: reading this fails at once, and the pipeline withdraws it.
                 let (announce, content) = *announce;
-                let loaded = withdrawn(announce, content, reason, &record);
+                let loaded = withdrawn(announce, content, reason, record.fingerprint);
                 self.ready.insert(id, Ready { loaded, reserved: None });
             }
             Err(LoadError::Withdraw { reason, announce: None }) => self.fail(record, reason),
@@ -127,6 +137,14 @@ impl Engine {
 
     fn load(&mut self, record: BundleRecord, actions: &mut Actions) {
         let Some(home) = self.home(&record) else { return self.is_gone(record) };
+        if record.next_esi > 0 && record.symbol_size > self.setup.parameters.symbol_size() {
+            let reason = "it was begun with a larger `link.mtu` than the present one; drop it again";
+            return if record.state == State::Transmitted {
+                self.stop_sending(record, reason)
+            } else {
+                self.fail(record, reason.to_owned())
+            };
+        }
         let active = Active { channel: record.channel.clone(), kind: kind(&record), progress: None };
         self.active.insert(record.id, active);
         let key = Arc::clone(&self.setup.key);
@@ -160,7 +178,7 @@ impl Engine {
         let rules = self.rules(&record.channel);
         let pass = if kind == Kind::Pass { record.passes_done + 1 } else { rules.passes.max(record.passes_done) };
         tracing::info!(channel = %record.channel, sequence = record.sequence, bundle = %record.id,
-            bytes = record.bytes, pass, passes = rules.passes, kind = ?kind, "transmitting");
+            bytes = record.bytes, pass, passes = rules.passes, kind = kind.name(), "transmitting");
         Some(Job {
             bundle: record.id,
             sequence: record.sequence.unwrap_or_default(),
@@ -185,7 +203,11 @@ impl Engine {
 
     /// Takes the ESIs of the next transmission; it begins with them.
     fn reserve(&self, record: &mut BundleRecord) -> Range<u32> {
-        let count = self.setup.parameters.esis_per_pass();
+        let parameters = self.setup.parameters;
+        if record.next_esi == 0 {
+            (record.symbol_size, record.block_symbols) = (parameters.symbol_size(), parameters.block_symbols());
+        }
+        let count = parameters.with_block(record.symbol_size, record.block_symbols).esis_per_pass();
         let first = match record.next_esi.checked_add(count) {
             Some(end) if end <= MAX_ESI => record.next_esi,
             // After thousands of transmissions the first repair symbols are as good as new.
@@ -222,7 +244,7 @@ impl Engine {
             Kind::Resend => drop((!record.resends.is_empty()).then(|| record.resends.remove(0))),
         }
         tracing::info!(channel = %record.channel, sequence = record.sequence, bundle = %record.id,
-            bytes = record.bytes, passes_done = record.passes_done, kind = ?kind, "transmitted");
+            bytes = record.bytes, passes_done = record.passes_done, kind = kind.name(), "transmitted");
         let (channel, is_over) = (record.channel.clone(), record.state == State::Transmitted);
         self.put_later(record, Sync::Yes);
         if is_over && kind == Kind::Pass {
@@ -296,7 +318,7 @@ fn selection(resend: Option<&Resend>) -> Selection {
     }
 }
 
-fn withdrawn(announce: Vec<u8>, content: Announce, reason: String, record: &BundleRecord) -> Loaded {
+fn withdrawn(announce: Vec<u8>, content: Announce, reason: String, fingerprint: [u8; 32]) -> Loaded {
     let plan = Arc::new(Plan::broken(content, reason));
-    Loaded { plan, announce, inode: record.inode, fingerprint: record.fingerprint, hashes: None }
+    Loaded { plan, announce, fingerprint, hashes: None }
 }

@@ -159,6 +159,20 @@ impl Engine {
         self.all_channels().iter().map(state).collect()
     }
 
+    /// One line for the service manager.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let unsent =
+            self.pending.values().flatten().filter(|due| self.record(due.id).is_some_and(BundleRecord::is_unsent));
+        let claimed = self.claims.values().flatten().count() + self.planning.len();
+        let on_wire = self.active.values().filter(|active| active.progress.is_some()).count();
+        let troubles = match self.troubles.len() {
+            0 => String::new(),
+            n => format!("; {n} things need a person, see status"),
+        };
+        format!("{} bundles to send, {on_wire} on the wire{troubles}", unsent.count() + claimed)
+    }
+
     /// What status says.
     #[must_use]
     pub fn view(&self) -> View {
@@ -183,6 +197,17 @@ impl Engine {
             troubles: self.troubles.iter().map(|(about, what)| format!("{about}: {what}")).collect(),
             bundles,
         }
+    }
+
+    /// The bundle that was made of what was put into a channel's folder at `since_ms` (milliseconds since 1970) or later and
+    /// had this inode.
+    #[must_use]
+    pub fn find_dropped(&self, channel: &ChannelName, inode: u64, since_ms: u64) -> Option<BundleView> {
+        let is_it = |of: &ChannelName, its_inode, at_ms| of == channel && its_inode == inode && at_ms >= since_ms;
+        let mut claims = self.claims.values().flatten().chain(self.planning.values());
+        let claim = claims.find(|claim| is_it(claim.home.channel(), claim.inode, claim.claimed_ms));
+        let record = self.ledger.bundles().find(|record| is_it(&record.channel, record.inode, record.claimed_ms));
+        claim.map(claim_view).or_else(|| record.map(|record| self.bundle_view(record)))
     }
 
     /// What status says of one bundle.
@@ -285,7 +310,7 @@ fn claim_view(claim: &Claim) -> BundleView {
         retained: false,
         blocks: 0,
         on_wire: None,
-        inode: 0,
+        inode: claim.inode,
         claimed_ms: claim.claimed_ms,
         transmitted_ms: None,
     }

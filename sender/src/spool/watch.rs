@@ -45,10 +45,11 @@ impl Watcher {
         Ok(Self { inner, folders })
     }
 
-    /// Watches each folder as it is now: the first time, and again those that were replaced. Gives the first error.
-    pub fn refresh(&mut self) -> Result<(), WatchError> {
+    /// Watches each folder as it is now: the first time, and again those that were replaced; gives whether there were any.
+    /// Errors: the first [`WatchError`]; the other folders are watched.
+    pub fn refresh(&mut self) -> Result<bool, WatchError> {
         use std::os::unix::fs::MetadataExt;
-        let mut result = Ok(());
+        let mut result = Ok(false);
         for (path, watched) in self.folders.values_mut() {
             let Ok(meta) = std::fs::symlink_metadata(&path) else { continue };
             if meta.ino() == *watched {
@@ -57,7 +58,10 @@ impl Watcher {
             // The old watch, if any, is of a folder that is gone.
             drop(self.inner.unwatch(path));
             match self.inner.watch(path, RecursiveMode::NonRecursive) {
-                Ok(()) => *watched = meta.ino(),
+                Ok(()) => {
+                    *watched = meta.ino();
+                    result = result.map(|_| true);
+                }
                 Err(error) => result = result.and(Err(error.into())),
             }
         }

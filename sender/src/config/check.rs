@@ -1,0 +1,168 @@
+//! What no type can check: ranges, contradictions, files and directories.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddrV4;
+use std::path::Path;
+use std::sync::Arc;
+
+use checkvalve_host::config::{ConfigError, existing_dir, key_file, writable_dir};
+use checkvalve_host::log::escape;
+use checkvalve_host::units::Size;
+use checkvalve_protocol::crypto::{LinkKey, SigningKey};
+use checkvalve_protocol::id::ChannelName;
+use checkvalve_protocol::limits::{MAX_CHANNELS, MAX_MTU, MIN_MTU};
+use checkvalve_protocol::transmit::{self, ParameterError, Parameters};
+
+use super::{Channel, Checked, Config};
+use crate::engine::Rules;
+
+const MOST_PASSES: u32 = 100;
+const MOST_LANES: u16 = 64;
+
+pub(super) fn check(mut config: Config) -> Result<Checked, ConfigError> {
+    if config.channels.is_empty() {
+        // A literal that is a channel's name.
+        config.channels.extend(ChannelName::new("default").map(|name| (name, Channel::default())));
+    }
+    let destination = destination(&config)?;
+    let parameters = parameters(&config)?;
+    let rules = rules(&config)?;
+    directories(&config)?;
+    let link_key = link_key(&config)?;
+    let text = key_file("keys.signing", &config.keys.signing)?;
+    let signing_key = SigningKey::from_text(&text).map_err(|error| bad_key("keys.signing", "signing", &error))?;
+    let signing_key = Arc::new(signing_key);
+    Ok(Checked { destination, link_key, signing_key, parameters, rules, config })
+}
+
+fn destination(config: &Config) -> Result<SocketAddrV4, ConfigError> {
+    let text = &config.link.destination;
+    let hint = "write an IPv4 address and a port, for example \"10.0.0.2:7700\"";
+    let error = |problem: String| Err(ConfigError::new("link.destination", problem, hint));
+    let Ok(address) = text.parse::<SocketAddrV4>() else {
+        return error(format!("`{}` is not an address with a port", escape(text)));
+    };
+    if address.port() == 0 || address.ip().is_unspecified() {
+        return error(format!("nothing can be sent to `{address}`"));
+    }
+    let lanes = config.link.lanes;
+    if !(1..=MOST_LANES).contains(&lanes) {
+        let hint = format!("write a number from 1 to {MOST_LANES}");
+        return Err(ConfigError::new("link.lanes", format!("there cannot be {lanes}"), hint));
+    }
+    if address.port().checked_add(lanes - 1).is_none() {
+        return error(format!("port {} has no {lanes} ports from it upwards", address.port()));
+    }
+    Ok(address)
+}
+
+fn parameters(config: &Config) -> Result<Parameters, ConfigError> {
+    let link = transmit::Link {
+        mtu: config.link.mtu,
+        rate: config.link.rate.bits(),
+        repair: config.fec.repair.fraction(),
+        burst: config.fec.burst.duration(),
+        memory: memory_for_blocks(config.memory),
+    };
+    Parameters::derive(&link).map_err(|error| {
+        let problem = error.to_string();
+        match error {
+            ParameterError::Mtu => {
+                let problem = format!("{} is too {}", link.mtu, if link.mtu < MIN_MTU { "small" } else { "large" });
+                let hint = format!("write the link's MTU in bytes, {MIN_MTU} to {MAX_MTU}, for example 1500");
+                ConfigError::new("link.mtu", problem, hint)
+            }
+            ParameterError::Rate => {
+                ConfigError::new("link.rate", problem, "write a rate in that range, for example \"900 Mbit/s\"")
+            }
+            ParameterError::Repair => {
+                ConfigError::new("fec.repair", problem, "write a share in that range, for example \"5 %\"")
+            }
+            ParameterError::Burst => {
+                ConfigError::new("fec.burst", problem, "write a time up to that, for example \"10 ms\"")
+            }
+            ParameterError::Memory(needed) => {
+                let least = Size::from_bytes((needed * 3 / 2).div_ceil(1 << 20) << 20);
+                let problem = format!("\"{}\" is too little for this link", config.memory);
+                ConfigError::new("memory", problem, format!("write at least \"{least}\""))
+            }
+        }
+    })
+}
+
+/// What of `memory` the blocks in flight may take; the rest is for reading, coding and sending them.
+fn memory_for_blocks(memory: Size) -> u64 {
+    memory.bytes() / 3 * 2
+}
+
+fn rules(config: &Config) -> Result<BTreeMap<ChannelName, Rules>, ConfigError> {
+    if config.channels.len() > MAX_CHANNELS {
+        let problem = format!("there are {} channels", config.channels.len());
+        return Err(ConfigError::new("channel", problem, format!("write at most {MAX_CHANNELS}")));
+    }
+    let check_passes = |key: String, passes: u32| {
+        let hint = format!("write a number from 1 to {MOST_PASSES}");
+        let fits = (1..=MOST_PASSES).contains(&passes);
+        if fits { Ok(passes) } else { Err(ConfigError::new(key, format!("there cannot be {passes} passes"), hint)) }
+    };
+    let usual = check_passes("fec.passes".into(), config.fec.passes)?;
+    let mut rules = BTreeMap::new();
+    for (name, channel) in &config.channels {
+        let key = |key: &str| format!("channel.{name}.{key}");
+        if channel.carousel.is_some_and(|every| every.millis() < 1_000) {
+            let hint = "write at least \"1 s\", or remove it";
+            return Err(ConfigError::new(key("carousel"), "this is too often", hint));
+        }
+        rules.insert(
+            name.clone(),
+            Rules {
+                priority: channel.priority,
+                passes: channel.passes.map_or(Ok(usual), |passes| check_passes(key("passes"), passes))?,
+                pass_interval_ms: channel.pass_interval.map_or(0, |interval| interval.millis()),
+                carousel_ms: channel.carousel.map(|every| every.millis()),
+            },
+        );
+    }
+    Ok(rules)
+}
+
+fn directories(config: &Config) -> Result<(), ConfigError> {
+    let (spool, state) = (&config.spool, &config.state);
+    writable_dir("spool", spool)?;
+    writable_dir("state", state)?;
+    if let (Ok(spool), Ok(state)) = (spool.canonicalize(), state.canonicalize())
+        && (spool.starts_with(&state) || state.starts_with(&spool))
+    {
+        let hint = "write the path of a directory that is not in the spool, and that the spool is not in";
+        return Err(ConfigError::new("state", "spool and state may not contain each other", hint));
+    }
+    let control = &config.control;
+    match control.parent() {
+        Some(parent) if parent != Path::new("") => existing_dir("control", parent),
+        _ => Err(ConfigError::new("control", "this is no path of a socket", "write a path that begins with `/`")),
+    }
+}
+
+fn link_key(config: &Config) -> Result<Option<LinkKey>, ConfigError> {
+    match (&config.keys.link, config.link.insecure) {
+        (Some(path), false) => {
+            let text = key_file("keys.link", path)?;
+            LinkKey::from_text(&text).map(Some).map_err(|error| bad_key("keys.link", "link", &error))
+        }
+        (None, true) => Ok(None),
+        (None, false) => {
+            let hint =
+                "write `link = \"/etc/checkvalve/link.key\"` in `[keys]` (`checkvalve-sender keygen link` makes one)";
+            Err(ConfigError::new("keys.link", "it is missing", hint))
+        }
+        (Some(_), true) => {
+            let problem = "it says to send without a key, and `keys.link` is there";
+            Err(ConfigError::new("link.insecure", problem, "write `insecure = false`, or remove `link` from `[keys]`"))
+        }
+    }
+}
+
+fn bad_key(key: &str, kind: &str, error: &checkvalve_protocol::crypto::KeyError) -> ConfigError {
+    let hint = format!("write the path of a file that `checkvalve-sender keygen {kind}` made");
+    ConfigError::new(key, error.to_string(), hint)
+}
