@@ -1,12 +1,15 @@
 //! The data plane of the low side.
 //!
-//! 1. `produce`, one thread: picks the job of highest priority that has room, reads its next source block (hashing as
-//!    it goes), encodes the repair symbols and pushes the block to the transmitter ([`produce`]).
-//! 2. `transmit`, one thread a lane: takes a batch of symbols when the pacer allows, seals it outside of the lock and
+//! 1. `produce`, one thread: picks the job of highest priority that has room and reads its next source block, hashing as
+//!    it goes ([`produce`]).
+//! 2. `encode`, as many threads as cores can be spared, none on one or two: makes the repair symbols and pushes the
+//!    block to the transmitter ([`encode`]). Where there is none, `produce` does it while the block is in the cache.
+//! 3. `transmit`, one thread a lane: takes a batch of symbols when the pacer allows, seals it outside of the lock and
 //!    hands it to the kernel in one call ([`transmit`]).
-//! 3. A block whose symbols have all gone gives its buffers back; a job whose blocks have all gone is finished, which
+//! 4. A block whose symbols have all gone gives its buffers back; a job whose blocks have all gone is finished, which
 //!    `produce` reports, so that nobody's disk holds up a lane.
 
+mod encode;
 mod produce;
 mod transmit;
 
@@ -20,7 +23,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use checkvalve_host::disk::Disk;
 use checkvalve_protocol::beacon::ChannelState;
 use checkvalve_protocol::crypto::{LinkKey, SigningKey};
-use checkvalve_protocol::fec::Plans;
+use checkvalve_protocol::fec::{FecError, Plans};
 use checkvalve_protocol::id::{BundleId, ChannelName, SessionId};
 use checkvalve_protocol::seal::Sealer;
 use checkvalve_protocol::time::Time;
@@ -171,6 +174,9 @@ struct Shared {
     work: Condvar,
     /// There is room, a job, a finished job, or it is time to stop.
     room: Condvar,
+    /// Blocks wait for an encoder, or it is time to stop.
+    read: Condvar,
+    encoders: usize,
     stop: AtomicBool,
     origin: Instant,
     datagrams: AtomicU64,
@@ -182,6 +188,10 @@ struct State {
     queue: VecDeque<(Job, WhenDone)>,
     running: HashMap<StreamId, Running>,
     finished: Vec<(WhenDone, Finished)>,
+    /// Blocks read and not yet taken by an encoder.
+    read: VecDeque<encode::Read>,
+    /// Streams with a block that could not be encoded.
+    faults: Vec<(StreamId, FecError)>,
     /// Nothing could be sent when last tried: more blocks are needed, whatever room there is.
     starved: bool,
     buffers: Vec<Vec<u8>>,
@@ -199,9 +209,11 @@ struct Running {
     passes: u32,
     priority: i16,
     progress: Arc<Progress>,
-    /// Blocks pushed and not yet spent.
+    /// Blocks read and not yet spent.
     held: usize,
-    /// Set when everything has been pushed.
+    /// Those of them that are not encoded yet.
+    encoding: usize,
+    /// Set when everything has been read.
     ended: Option<Finished>,
     done: Option<WhenDone>,
 }
@@ -209,6 +221,15 @@ struct Running {
 impl Pipeline {
     /// Opens the lanes and starts the threads. Errors: [`StartError`].
     pub fn start(config: PipelineConfig, keys: Keys, disk: Arc<dyn Disk>) -> Result<Self, StartError> {
+        Self::start_with(config, keys, disk, encode::threads())
+    }
+
+    fn start_with(
+        config: PipelineConfig,
+        keys: Keys,
+        disk: Arc<dyn Disk>,
+        encoders: usize,
+    ) -> Result<Self, StartError> {
         let links: Result<Vec<Link>, _> = config.destinations.iter().map(|&to| Link::open(to, None)).collect();
         let sealer = Sealer::new(keys.link.as_ref().map(LinkKey::as_bytes), config.session);
         let transmitter = Transmitter::new(&sealer, &config.parameters, BUCKET);
@@ -224,6 +245,8 @@ impl Pipeline {
                 queue: VecDeque::new(),
                 running: HashMap::new(),
                 finished: Vec::new(),
+                read: VecDeque::new(),
+                faults: Vec::new(),
                 starved: false,
                 buffers: Vec::new(),
                 channels: Vec::new(),
@@ -232,6 +255,8 @@ impl Pipeline {
             }),
             work: Condvar::new(),
             room: Condvar::new(),
+            read: Condvar::new(),
+            encoders,
             stop: AtomicBool::new(false),
             origin: Instant::now(),
             datagrams: AtomicU64::new(0),
@@ -239,6 +264,9 @@ impl Pipeline {
         });
         let mut this = Self { shared, threads: Vec::new() };
         this.spawn("produce".into(), produce::run)?;
+        for encoder in 0..this.shared.encoders {
+            this.spawn(format!("encode-{encoder}"), encode::run)?;
+        }
         for lane in 0..this.shared.links.len() {
             this.spawn(format!("transmit-{lane}"), move |shared| transmit::run(shared, lane))?;
         }
@@ -279,6 +307,7 @@ impl Pipeline {
         self.shared.stop.store(true, Ordering::Relaxed);
         self.shared.room.notify_all();
         self.shared.work.notify_all();
+        self.shared.read.notify_all();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a thread of the data plane panicked");
@@ -342,6 +371,21 @@ impl State {
         any
     }
 
+    /// Everything of this stream has been read: it ends with its last block.
+    fn end(&mut self, id: StreamId, how: Finished) {
+        if let Some(running) = self.running.get_mut(&id) {
+            running.ended = Some(how);
+        }
+        self.close_if_encoded(id);
+    }
+
+    fn close_if_encoded(&mut self, id: StreamId) {
+        if self.running.get(&id).is_none_or(|r| r.ended.is_some() && r.encoding == 0) {
+            self.transmitter.schedule().close(id);
+            self.finish_if_over(id);
+        }
+    }
+
     fn finish_if_over(&mut self, id: StreamId) {
         let over = self.running.get(&id).is_some_and(|r| r.held == 0 && r.ended.is_some());
         if over
@@ -362,3 +406,7 @@ impl State {
 fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
+
+#[cfg(test)]
+#[path = "pipeline/tests.rs"]
+mod tests;

@@ -10,6 +10,7 @@ use checkvalve_protocol::partition::OtiError;
 use checkvalve_protocol::transmit::{Encoder, Selection, StreamId, Task, Work, WorkShape};
 use checkvalve_protocol::wire::ObjectKind;
 
+use super::encode::{self, Read};
 use super::{AHEAD, Finished, Job, Running, Shared, State, WhenDone};
 use crate::bundle::{ReadError, Reader, SpotReader};
 
@@ -50,6 +51,14 @@ pub(super) fn run(shared: &Shared) {
     let mut active: Vec<Active> = Vec::new();
     while !shared.stopping() {
         report(shared);
+        for (stream, error) in std::mem::take(&mut shared.lock().faults) {
+            if let Some(at) = active.iter().position(|a| a.id == stream) {
+                let job = active.remove(at);
+                fail(shared, job, error.into());
+            } else {
+                tracing::error!(%error, "a block could not be encoded; its bundle lacks it");
+            }
+        }
         let Some(at) = choose(shared, &mut active) else { continue };
         let Some(job) = active.get_mut(at) else { continue };
         match step(shared, job) {
@@ -132,6 +141,7 @@ fn begin(shared: &Shared, state: &mut State, job: Job, done: WhenDone) -> Result
         priority: job.priority,
         progress: Arc::clone(&job.progress),
         held: 0,
+        encoding: 0,
         ended: None,
         done: Some(done),
     };
@@ -213,28 +223,26 @@ fn make(shared: &Shared, active: &mut Active, task: &Task) -> Result<(), Produce
             }
         }
     }
-    let (block, back) = Encoder::new(&shared.plans).encode(task, source, repair)?;
+    let read = Read { stream: active.id, task: *task, source, repair };
     let mut state = shared.lock();
     if let Some(running) = state.running.get_mut(&active.id) {
         running.held += 1;
+        running.encoding += 1;
     }
-    state.transmitter.schedule().push(active.id, block);
-    state.starved = false;
-    state.buffers.extend(back);
-    drop(state);
-    shared.work.notify_one();
+    if shared.encoders == 0 {
+        drop(state);
+        encode::encode(shared, read);
+    } else {
+        state.read.push_back(read);
+        drop(state);
+        shared.read.notify_one();
+    }
     Ok(())
 }
 
-/// Everything has been pushed: the job is over when it has been sent.
+/// Everything has been read: the job is over when it has been sent.
 fn end(shared: &Shared, active: Active) {
-    let mut state = shared.lock();
-    if let Some(running) = state.running.get_mut(&active.id) {
-        running.ended = Some(active.outcome.unwrap_or(Finished::Aborted));
-    }
-    state.transmitter.schedule().close(active.id);
-    state.finish_if_over(active.id);
-    drop(state);
+    shared.lock().end(active.id, active.outcome.unwrap_or(Finished::Aborted));
     shared.work.notify_one();
 }
 

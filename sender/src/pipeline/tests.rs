@@ -1,0 +1,195 @@
+use std::collections::HashMap;
+use std::net::UdpSocket;
+use std::path::Path;
+use std::sync::mpsc;
+
+use checkvalve_host::disk::OsDisk;
+use checkvalve_protocol::beacon::Beacon;
+use checkvalve_protocol::crypto::TrustStore;
+use checkvalve_protocol::manifest::{Announce, Hashes, Outcome};
+use checkvalve_protocol::partition::BlockSet;
+use checkvalve_protocol::receive::{Limits, Reassembly, Wanted};
+use checkvalve_protocol::seal::Opener;
+use checkvalve_protocol::transmit::Link as Shape;
+use checkvalve_protocol::wire::{Content, ObjectKind, Symbol};
+
+use super::*;
+use crate::bundle::{Identity, plan};
+
+const KEY: [u8; 32] = [5; 32];
+
+/// What came out of the other end.
+#[derive(Default)]
+struct Arrived {
+    objects: HashMap<(BundleId, ObjectKind), Vec<u8>>,
+    beacons: Vec<Beacon>,
+}
+
+/// Takes what arrives until nothing has for half a second.
+fn receive(socket: &UdpSocket) -> Arrived {
+    let limits =
+        Limits { memory: 64 << 20, objects: 64, idle: Duration::from_secs(60), ask_again: Duration::from_secs(1) };
+    let (mut opener, mut reassembly) = (Opener::new(Some(KEY)), Reassembly::new(limits));
+    let mut arrived = Arrived::default();
+    let mut buffer = vec![0; 65_536];
+    while let Ok(len) = socket.recv(&mut buffer) {
+        let (header, payload) = opener.open(&mut buffer[..len]).unwrap();
+        if header.content == Content::Beacon {
+            arrived.beacons.push(Beacon::decode(payload).unwrap());
+        }
+        let mut want = |_: &Symbol| Wanted::Yes { have: BlockSet::new(), parked: Vec::new() };
+        let _ = reassembly.handle(Time(1), &header, payload, &mut want);
+        while let Some(mut block) = reassembly.poll_block() {
+            block.decode().unwrap();
+            let oti = block.oti();
+            let object = arrived.objects.entry((block.bundle(), block.kind())).or_default();
+            object.resize(oti.transfer_length() as usize, 0);
+            let at = oti.block_offset(block.sbn()).unwrap() as usize;
+            object[at..at + block.data().len()].copy_from_slice(block.data());
+            reassembly.stored(block);
+        }
+    }
+    arrived
+}
+
+fn pipeline(to: &UdpSocket, encoders: usize) -> (Pipeline, Parameters) {
+    let link = Shape { mtu: 1_500, rate: 200_000_000, repair: 0.2, burst: Duration::from_millis(5), memory: 64 << 20 };
+    let parameters = Parameters::derive(&link).unwrap();
+    let config = PipelineConfig {
+        destinations: vec![to.local_addr().unwrap()],
+        parameters,
+        session: SessionId(77),
+        session_number: 1,
+    };
+    let keys = Keys { link: Some(LinkKey::from_bytes(KEY)), signing: Arc::new(SigningKey::from_seed([1; 32])) };
+    (Pipeline::start_with(config, keys, Arc::new(OsDisk), encoders).unwrap(), parameters)
+}
+
+fn job(root: &Path, name: &str, sequence: u64, parameters: &Parameters) -> Job {
+    let identity = Identity {
+        bundle: BundleId(sequence * 1_000),
+        channel: ChannelName::new("default").unwrap(),
+        sequence,
+        name: name.as_bytes().to_vec(),
+        created_ms: 1,
+    };
+    let plan = plan(&OsDisk, root, identity).unwrap();
+    let announce = plan.announce.sign(&SigningKey::from_seed([1; 32])).unwrap();
+    Job {
+        bundle: plan.announce.bundle,
+        channel: plan.announce.channel.clone(),
+        sequence,
+        priority: 0,
+        announce_digest: blake3::hash(&announce).into(),
+        announce,
+        data_len: plan.data_len(),
+        plan: Arc::new(plan),
+        root: root.to_path_buf(),
+        symbol_size: parameters.symbol_size(),
+        block_symbols: parameters.block_symbols(),
+        first_esi: 0,
+        esi_limit: parameters.esis_per_pass(),
+        pass: 1,
+        passes: 1,
+        selection: Selection::All,
+        known_hashes: None,
+        progress: Arc::default(),
+    }
+}
+
+fn socket() -> UdpSocket {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
+    socket.set_recv_buffer_size(4 << 20).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    socket.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+    socket.into()
+}
+
+fn trust() -> TrustStore {
+    let mut trust = TrustStore::new();
+    trust.insert(SigningKey::from_seed([1; 32]).public(), "test");
+    trust
+}
+
+#[test]
+fn bundles_arrive_whole_with_and_without_encoders() {
+    for encoders in [0, 2] {
+        let dir = tempfile::tempdir().unwrap();
+        let contents: Vec<u8> = (0..3_000_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        std::fs::write(dir.path().join("large"), &contents).unwrap();
+        std::fs::write(dir.path().join("empty"), b"").unwrap();
+        let to = socket();
+        let (pipeline, parameters) = pipeline(&to, encoders);
+        let (tell, told) = mpsc::channel();
+        let receiver = std::thread::spawn({
+            let to = to.try_clone().unwrap();
+            move || receive(&to)
+        });
+        for (sequence, name) in [(1, "large"), (2, "empty")] {
+            let tell = tell.clone();
+            let job = job(dir.path(), name, sequence, &parameters);
+            pipeline.submit(job, Box::new(move |how| tell.send((sequence, how)).unwrap()));
+        }
+        for _ in 0..2 {
+            let (sequence, how) = told.recv_timeout(Duration::from_secs(30)).unwrap();
+            assert!(matches!(how, Finished::Transmitted { .. }), "{encoders} encoders, {sequence}: {how:?}");
+        }
+        pipeline.stop();
+        let arrived = receiver.join().unwrap();
+        let get = |bundle, kind| arrived.objects.get(&(BundleId(bundle), kind));
+        assert!(get(1_000, ObjectKind::Data) == Some(&contents), "{encoders} encoders");
+        assert_eq!(get(2_000, ObjectKind::Data), None);
+        for bundle in [1_000, 2_000] {
+            let announce = Announce::open(get(bundle, ObjectKind::Announce).unwrap(), &trust()).unwrap();
+            let hashes = Hashes::open(get(bundle, ObjectKind::Hashes).unwrap(), &trust()).unwrap();
+            assert_eq!(hashes.value.announce, announce.digest);
+        }
+        assert!(!arrived.beacons.is_empty());
+    }
+}
+
+#[test]
+fn a_file_that_changed_withdraws_its_bundle_and_the_next_one_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("changed"), vec![1; 2_000_000]).unwrap();
+    std::fs::write(dir.path().join("next"), b"next").unwrap();
+    let to = socket();
+    let (pipeline, parameters) = pipeline(&to, 0);
+    let (first, second) = (job(dir.path(), "changed", 1, &parameters), job(dir.path(), "next", 2, &parameters));
+    std::fs::write(dir.path().join("changed"), vec![2; 1_500_000]).unwrap();
+    let (tell, told) = mpsc::channel();
+    let receiver = std::thread::spawn({
+        let to = to.try_clone().unwrap();
+        move || receive(&to)
+    });
+    for job in [first, second] {
+        let (tell, sequence) = (tell.clone(), job.sequence);
+        pipeline.submit(job, Box::new(move |how| tell.send((sequence, how)).unwrap()));
+    }
+    let mut ends: Vec<_> = (0..2).map(|_| told.recv_timeout(Duration::from_secs(30)).unwrap()).collect();
+    ends.sort_by_key(|(sequence, _)| *sequence);
+    assert!(matches!(ends[0].1, Finished::Failed { .. }), "{:?}", ends[0]);
+    assert!(matches!(ends[1].1, Finished::Transmitted { .. }), "{:?}", ends[1]);
+    pipeline.stop();
+    let arrived = receiver.join().unwrap();
+    let hashes = Hashes::open(&arrived.objects[&(BundleId(1_000), ObjectKind::Hashes)], &trust()).unwrap();
+    assert!(matches!(hashes.value.outcome, Outcome::Withdrawn { .. }));
+    assert_eq!(arrived.objects[&(BundleId(2_000), ObjectKind::Data)], b"next");
+}
+
+#[test]
+fn a_stop_aborts_what_is_not_over() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("large"), vec![1; 50_000_000]).unwrap();
+    let to = socket();
+    let (pipeline, parameters) = pipeline(&to, 2);
+    let (tell, told) = mpsc::channel();
+    for sequence in 1..4 {
+        let tell = tell.clone();
+        pipeline.submit(job(dir.path(), "large", sequence, &parameters), Box::new(move |how| tell.send(how).unwrap()));
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    pipeline.stop();
+    let ends: Vec<Finished> = told.try_iter().collect();
+    assert_eq!(ends, [Finished::Aborted, Finished::Aborted, Finished::Aborted]);
+}
