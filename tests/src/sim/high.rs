@@ -110,7 +110,10 @@ fn want(objects: &mut BTreeMap<(BundleId, ObjectKind), Object>, symbol: &Symbol)
         bytes: vec![0; length],
         have: BlockSet::new(),
     });
-    if object.oti == symbol.oti { Wanted::Yes { have: object.have.clone() } } else { Wanted::No(DropReason::Refused) }
+    if object.oti != symbol.oti {
+        return Wanted::No(DropReason::Refused);
+    }
+    Wanted::Yes { have: object.have.clone(), parked: Vec::new() }
 }
 
 impl std::fmt::Debug for High {
