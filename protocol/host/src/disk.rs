@@ -120,7 +120,8 @@ pub trait DiskFile: Send + Sync {
     fn sync_all(&self) -> io::Result<()>;
 
     /// Asks for a range to be written back soon, without waiting and without promising anything, so that a later sync has
-    /// less to wait for. `len` 0 means to the end. Pages that are on the device already may leave the cache.
+    /// less to wait for. `len` 0 means to the end. Pages that are on the device already may leave the cache. Meant for some
+    /// hundred KiB at a time: a call costs tens of microseconds.
     fn start_writeback(&self, offset: u64, len: u64) -> io::Result<()>;
 
     /// As [`Disk::set_mode`], of this file.

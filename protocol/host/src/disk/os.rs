@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -127,18 +128,20 @@ impl Disk for OsDisk {
 
     fn set_mode(&self, path: &Path, mode: u32) -> io::Result<()> {
         match open(path, OFlags::RDONLY, 0) {
-            Ok(file) => fchmod(&file, mode),
-            // Its owner may change the mode of a file that it may not read: through a handle that reads nothing.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                let handle = open(path, OFlags::PATH, 0)?;
-                if to_meta(&fs::fstat(&handle)?).kind == Kind::Symlink {
-                    return Err(io::Error::new(io::ErrorKind::InvalidInput, "a symbolic link"));
-                }
-                let name = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&handle));
-                std::fs::set_permissions(name, PermissionsExt::from_mode(mode & 0o7777))
-            }
-            Err(error) => Err(error),
+            Ok(file) => return fchmod(&file, mode),
+            Err(error) => match Errno::from_io_error(&error) {
+                // What its owner may not read, and what cannot be opened: through a handle that reads nothing.
+                Some(Errno::ACCESS | Errno::NXIO) => {}
+                Some(Errno::LOOP) => return Err(io::Error::new(io::ErrorKind::InvalidInput, "a symbolic link")),
+                _ => return Err(error),
+            },
         }
+        let handle = open(path, OFlags::PATH, 0)?;
+        if to_meta(&fs::fstat(&handle)?).kind == Kind::Symlink {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a symbolic link"));
+        }
+        let name = format!("/proc/self/fd/{}", handle.as_raw_fd());
+        std::fs::set_permissions(name, PermissionsExt::from_mode(mode & 0o7777))
     }
 
     fn set_mtime(&self, path: &Path, secs: i64, nanos: u32) -> io::Result<()> {
@@ -233,18 +236,19 @@ fn open(path: &Path, flags: OFlags, mode: u32) -> io::Result<File> {
     loop {
         match fs::open(path, flags, Mode::from_raw_mode(mode & 0o7777)) {
             Err(Errno::INTR) => {}
-            Err(Errno::LOOP) => return Err(io::Error::new(io::ErrorKind::InvalidInput, "a symbolic link")),
             other => return Ok(File::from(other?)),
         }
     }
 }
 
 fn open_regular(path: &Path, flags: OFlags) -> io::Result<Box<dyn DiskFile>> {
-    let file = open(path, flags, 0o640)?;
-    if to_meta(&fs::fstat(&file)?).kind != Kind::File {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-    }
-    Ok(Box::new(OsFile(file)))
+    let other_kind = || io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
+    let file = open(path, flags, 0o640).map_err(|error| match Errno::from_io_error(&error) {
+        // A symbolic link, a directory opened for writing, a socket.
+        Some(Errno::LOOP | Errno::ISDIR | Errno::NXIO) => other_kind(),
+        _ => error,
+    })?;
+    if to_meta(&fs::fstat(&file)?).kind == Kind::File { Ok(Box::new(OsFile(file))) } else { Err(other_kind()) }
 }
 
 /// The umask took bits away when the file was created; this gives them back.
