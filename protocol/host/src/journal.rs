@@ -118,7 +118,7 @@ enum State {
 impl Journal {
     /// Opens the journal at `path`, which is created (mode 0600, durable at once) if it is missing.
     ///
-    /// A torn tail is cut off and a damaged header is mended; both are durable when this returns. Errors:
+    /// A torn tail is cut off and a damaged header is mended. What is returned is durable. Errors:
     /// [`JournalError::NotAJournal`] and [`JournalError::Version`], which leave the file as it is; [`JournalError::Io`].
     pub fn open(disk: &Arc<dyn Disk>, path: &Path) -> Result<(Self, Recovered), JournalError> {
         let io = |error| JournalError::Io { path: path.to_owned(), error };
@@ -138,18 +138,19 @@ impl Journal {
         if mended {
             file.write_all_at(&MAGIC, 0).map_err(io)?;
         }
-        if mended || recovered.torn_bytes > 0 {
-            file.sync_all().map_err(io)?;
-        }
+        // What is found may be in the cache alone if only the process died; who reads it acts on it. The same goes for the
+        // name, should a rewrite have been killed before it synced the directory.
+        file.sync_all().map_err(io)?;
+        disk.sync_dir(path.parent().unwrap_or(path)).map_err(io)?;
         let end = end.max(HEADER);
         Ok((Self { disk: Arc::clone(disk), path: path.to_owned(), file, end, state: State::Good }, recovered))
     }
 
     /// Appends a record of 1 to [`MAX_RECORD`] bytes. Panics if it is empty.
     ///
-    /// If the write fails, the journal is as before. If the sync fails, whether the record will be there after a restart is
-    /// unknown, and the journal takes no more records until it is rewritten. Errors: all of [`JournalError`] but those of
-    /// [`Journal::open`] alone.
+    /// If the write fails, the journal is as before, and the append may be tried again; after a crash the record may be found
+    /// all the same. If the sync fails, whether the record will be there after a restart is unknown, and the journal
+    /// takes no more records until it is rewritten. Errors: all of [`JournalError`] but those of [`Journal::open`] alone.
     pub fn append(&mut self, payload: &[u8], sync: Sync) -> Result<(), JournalError> {
         self.append_all(std::slice::from_ref(&payload), sync)
     }
