@@ -13,6 +13,7 @@ pub mod relay;
 pub mod rng;
 pub mod shell;
 pub mod sim;
+pub mod simdisk;
 pub mod skip;
 pub mod snapshot;
 pub mod tree;

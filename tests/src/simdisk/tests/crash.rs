@@ -1,0 +1,459 @@
+//! What a power cut leaves, and that the helpers of the daemons live with it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use checkvalve_host::disk::write_atomic;
+use checkvalve_host::journal::{Journal, JournalError, Sync};
+
+use super::*;
+use crate::rng::Rng;
+
+/// Runs `build` on a fresh disk, crashes it, and returns what `look` sees, for many seeds.
+fn seen<T: Ord>(build: impl Fn(&SimDisk), look: impl Fn(&SimDisk) -> T) -> BTreeSet<T> {
+    let one = |seed| {
+        let disk = SimDisk::new(seed);
+        build(&disk);
+        disk.crash(seed);
+        look(&disk)
+    };
+    (0..300).map(one).collect()
+}
+
+fn names(disk: &SimDisk, path: &str) -> String {
+    disk.tree(p(path))
+        .iter()
+        .map(|found| found.path.file_name().unwrap().to_str().unwrap())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+#[test]
+fn bytes_that_were_not_synced_are_kept_lost_or_torn() {
+    let left = seen(
+        |disk| {
+            put(disk, "/f", &[1; 2048]);
+            disk.sync_fs(p("/")).unwrap();
+            disk.open_rw(p("/f")).unwrap().write_all_at(&[2; 2048], 1024).unwrap();
+        },
+        |disk| get(disk, "/f").unwrap(),
+    );
+    assert!(left.contains(&vec![1; 2048]), "lost");
+    assert!(left.contains(&[vec![1; 1024], vec![2; 2048]].concat()), "kept");
+    assert!(left.contains(&[vec![1; 2048], vec![0; 1024]].concat()), "the length without the bytes");
+    let torn = [vec![1; 1024], vec![2; 512], vec![1; 512], vec![2; 1024]].concat();
+    assert!(left.contains(&torn), "a sector was lost");
+    let sectors = left.iter().flat_map(|bytes| bytes.chunks(512));
+    assert!(sectors.clone().all(|sector| sector.iter().all(|byte| byte == &sector[0])), "sectors are whole");
+    assert!(left.iter().all(|bytes| bytes[..1024] == [1; 1024]), "what was synced and not written stays");
+}
+
+#[test]
+fn synced_bytes_stay() {
+    for times in [false, true] {
+        let left = seen(
+            |disk| {
+                put(disk, "/f", &[1; 5000]);
+                disk.sync_dir(p("/")).unwrap();
+                let file = disk.open_rw(p("/f")).unwrap();
+                if times {
+                    file.sync_all().unwrap()
+                } else {
+                    file.sync_data().unwrap()
+                }
+                file.set_mtime(5, 5).unwrap();
+            },
+            |disk| (get(disk, "/f").unwrap(), disk.lstat(p("/f")).unwrap().mtime.secs),
+        );
+        let times: BTreeSet<_> = left.iter().map(|(_, secs)| *secs).collect();
+        assert!(left.iter().all(|(bytes, _)| bytes == &[1; 5000]));
+        assert_eq!(
+            times.into_iter().collect::<Vec<_>>(),
+            [5, 1_700_000_000],
+            "times that were not synced go both ways"
+        );
+    }
+}
+
+#[test]
+fn names_are_cut_off_at_one_point_in_time() {
+    let create = |disk: &SimDisk| ["/1", "/2", "/3"].iter().for_each(|path| put(disk, path, b""));
+    let left = seen(create, |disk| names(disk, "/"));
+    assert_eq!(left.into_iter().collect::<Vec<_>>(), ["", "1", "1 2", "1 2 3"]);
+    let left = seen(
+        |disk| {
+            create(disk);
+            disk.sync_dir(p("/")).unwrap();
+            put(disk, "/4", b"");
+        },
+        |disk| names(disk, "/"),
+    );
+    assert_eq!(left.into_iter().collect::<Vec<_>>(), ["1 2 3", "1 2 3 4"]);
+}
+
+#[test]
+fn a_rename_is_whole_or_not_at_all() {
+    let tree = |disk: &SimDisk| {
+        disk.create_dir(p("/a"), 0o755).unwrap();
+        disk.create_dir(p("/b"), 0o755).unwrap();
+        put(disk, "/a/x", b"new");
+        put(disk, "/b/x", b"old");
+        disk.sync_fs(p("/")).unwrap();
+        disk.rename(p("/a/x"), p("/b/x")).unwrap();
+    };
+    let both = |disk: &SimDisk| (names(disk, "/a"), get(disk, "/b/x").unwrap());
+    let (old, new) = (("x".to_owned(), b"old".to_vec()), (String::new(), b"new".to_vec()));
+    assert_eq!(seen(tree, both), BTreeSet::from([old, new.clone()]));
+    for dir in ["/a", "/b"] {
+        let synced = |disk: &SimDisk| {
+            tree(disk);
+            disk.sync_dir(p(dir)).unwrap();
+        };
+        assert_eq!(seen(synced, both), BTreeSet::from([new.clone()]));
+    }
+}
+
+#[test]
+fn a_directory_whose_name_is_lost_takes_its_contents_along() {
+    let build = |disk: &SimDisk| {
+        disk.create_dir(p("/new"), 0o755).unwrap();
+        let file = disk.create_new(p("/new/f"), 0o644).unwrap();
+        file.append(b"f").unwrap();
+        file.sync_all().unwrap();
+        disk.sync_dir(p("/new")).unwrap();
+    };
+    let left = seen(build, |disk| get(disk, "/new/f"));
+    assert_eq!(left, BTreeSet::from([None, Some(b"f".to_vec())]), "who forgets the parent is caught");
+    let synced = |disk: &SimDisk| {
+        build(disk);
+        disk.sync_dir(p("/")).unwrap();
+    };
+    assert_eq!(seen(synced, |disk| get(disk, "/new/f")), BTreeSet::from([Some(b"f".to_vec())]));
+}
+
+#[test]
+fn a_sync_that_fails_is_not_mended_by_the_next() {
+    let build = |disk: &SimDisk| {
+        put(disk, "/f", b"old");
+        disk.sync_fs(p("/")).unwrap();
+        let file = disk.open_rw(p("/f")).unwrap();
+        file.write_all_at(b"new", 0).unwrap();
+        disk.fail_op(Op::SyncData, 0, EIO);
+        assert!(file.sync_data().is_err());
+        file.sync_data().unwrap();
+        assert_eq!(get(disk, "/f").unwrap(), b"new", "the cache has it");
+    };
+    let left = seen(build, |disk| get(disk, "/f").unwrap());
+    assert_eq!(left, BTreeSet::from([b"new".to_vec(), b"old".to_vec()]));
+    let again = |disk: &SimDisk| {
+        build(disk);
+        let file = disk.open_rw(p("/f")).unwrap();
+        file.write_all_at(b"new", 0).unwrap();
+        file.sync_data().unwrap();
+    };
+    assert_eq!(seen(again, |disk| get(disk, "/f").unwrap()), BTreeSet::from([b"new".to_vec()]));
+}
+
+#[test]
+fn whatever_is_moved_about_a_durable_file_is_in_one_place() {
+    for seed in 0..400 {
+        let mut rng = Rng::new(seed);
+        let disk = SimDisk::new(seed);
+        for dir in 0..3 {
+            disk.create_dir(p(&format!("/{dir}")), 0o755).unwrap();
+        }
+        for file in 0..4 {
+            put(&disk, &format!("/0/{file}"), &[file; 10]);
+        }
+        disk.sync_fs(p("/")).unwrap();
+        for _ in 0..rng.below(40) {
+            let mut place = || format!("/{}/{}", rng.below(3), rng.below(5));
+            let (from, to) = (place(), place());
+            drop(disk.rename_noreplace(p(&from), p(&to)));
+            if rng.chance(300) {
+                // Directory 1 is in 2 now and then.
+                drop(disk.sync_dir(p(&format!("/{}", rng.below(3)))));
+            }
+            if rng.chance(100) {
+                drop(disk.rename_noreplace(p("/1"), p("/2/dir")));
+            }
+            if rng.chance(100) {
+                drop(disk.rename_noreplace(p("/2/dir"), p("/1")));
+            }
+        }
+        disk.crash(rng.next_u64());
+        let mut found: Vec<_> =
+            disk.tree(p("/")).into_iter().filter(|found| found.kind == Kind::File).map(|found| found.bytes).collect();
+        found.sort();
+        assert_eq!(found, [[0; 10], [1; 10], [2; 10], [3; 10]], "seed {seed}");
+    }
+}
+
+/// Something that replaces `/d/f` by these bytes and says whether it did.
+type Replace = fn(&SimDisk, &[u8]) -> io::Result<()>;
+
+/// Cuts the power in each operation of `replace`, with many outcomes. Says what was there afterwards that must not be.
+fn attack(replace: Replace) -> Option<String> {
+    let (old, new) = (vec![1; 3000], vec![2; 5000]);
+    for existed in [false, true] {
+        for step in 0..20 {
+            for seed in 0..40 {
+                let disk = SimDisk::new(seed);
+                disk.create_dir(p("/d"), 0o755).unwrap();
+                if existed {
+                    put(&disk, "/d/f", &old);
+                }
+                disk.sync_fs(p("/")).unwrap();
+                disk.heal();
+                disk.cut_power_at(step);
+                let done = SimDisk::until_power_cut(|| replace(&disk, &new).unwrap());
+                disk.crash(seed);
+                let left = get(&disk, "/d/f");
+                let good = match &left {
+                    Some(bytes) if *bytes == new => true,
+                    Some(bytes) => done.is_none() && existed && *bytes == old,
+                    None => done.is_none() && !existed,
+                };
+                if !good {
+                    return Some(format!(
+                        "step {step}, seed {seed}, done {done:?}: {:?}",
+                        left.map(|bytes| bytes.len())
+                    ));
+                }
+                // Whatever was left behind, the next one works.
+                if write_atomic(&disk, p("/d/f"), &new, 0o644).is_err() || names(&disk, "/d") != "f" {
+                    return Some(format!("step {step}, seed {seed}: {}", names(&disk, "/d")));
+                }
+            }
+        }
+    }
+    None
+}
+
+#[test]
+fn write_atomic_leaves_old_or_new_at_every_power_cut() {
+    assert_eq!(attack(|disk, bytes| write_atomic(disk, p("/d/f"), bytes, 0o644)), None);
+}
+
+#[test]
+fn careless_ways_to_replace_a_file_are_caught() {
+    fn fresh(disk: &SimDisk, bytes: &[u8]) -> io::Result<Box<dyn DiskFile>> {
+        let file = disk.create_new(p("/d/.f.tmp"), 0o644)?;
+        file.write_all_at(bytes, 0)?;
+        Ok(file)
+    }
+    let careless: [(&str, Replace); 4] = [
+        ("no sync of the file", |disk, bytes| {
+            fresh(disk, bytes)?;
+            disk.rename(p("/d/.f.tmp"), p("/d/f"))?;
+            disk.sync_dir(p("/d"))
+        }),
+        ("no sync of the directory", |disk, bytes| {
+            fresh(disk, bytes)?.sync_all()?;
+            disk.rename(p("/d/.f.tmp"), p("/d/f"))
+        }),
+        ("sync after the rename", |disk, bytes| {
+            let file = fresh(disk, bytes)?;
+            disk.rename(p("/d/.f.tmp"), p("/d/f"))?;
+            file.sync_all()?;
+            disk.sync_dir(p("/d"))
+        }),
+        ("in place", |disk, bytes| {
+            let file = disk.open_append_or_create(p("/d/f"))?;
+            file.set_len(0)?;
+            file.append(bytes)?;
+            file.sync_all()?;
+            disk.sync_dir(p("/d"))
+        }),
+    ];
+    for (what, replace) in careless {
+        assert!(attack(replace).is_some(), "{what}");
+    }
+}
+
+#[test]
+fn write_atomic_on_a_disk_that_is_full_or_fails_leaves_old_or_new() {
+    for errno in [EIO, ENOSPC] {
+        for step in 0..5 {
+            for seed in 0..20 {
+                let disk = SimDisk::new(seed);
+                put(&disk, "/f", b"old");
+                disk.sync_fs(p("/")).unwrap();
+                disk.fail_nth(step, errno);
+                assert!(write_atomic(&disk, p("/f"), &[2; 9000], 0o644).is_err());
+                assert_eq!(names(&disk, "/"), "f", "nothing is left behind");
+                disk.crash(seed);
+                let left = get(&disk, "/f").unwrap();
+                assert!(left == b"old" || (step == 4 && left == [2; 9000]));
+            }
+        }
+    }
+    let disk = SimDisk::new(1);
+    put(&disk, "/f", b"old");
+    disk.set_capacity(p("/"), Some(10_000));
+    assert_eq!(kind(write_atomic(&disk, p("/f"), &[2; 9000], 0o644)), io::ErrorKind::StorageFull);
+    assert_eq!((names(&disk, "/"), get(&disk, "/f").unwrap()), ("f".into(), b"old".to_vec()));
+}
+
+/// Appends, syncs and rewrites at random, and knows what must be there and what may be there.
+#[derive(Default)]
+struct Ledger {
+    /// Every record since the last rewrite, in order.
+    records: Vec<(Vec<u8>, Fate)>,
+    /// What rewrites were to leave that were not finished; any of them may have replaced the journal.
+    rewriting: Vec<Vec<Vec<u8>>>,
+    next: u32,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Fate {
+    /// It was synced, and has to be there.
+    Promised,
+    /// The next sync is to make it durable.
+    Hoped,
+    /// Its append failed.
+    Failed,
+}
+
+impl Ledger {
+    fn work(&mut self, journal: &mut Journal, rng: &mut Rng) -> Result<(), JournalError> {
+        for _ in 0..30 {
+            match rng.below(10) {
+                0 => {
+                    let kept: Vec<_> = self.known().into_iter().filter(|_| rng.chance(500)).collect();
+                    self.rewriting.push(kept.clone());
+                    journal.rewrite(&kept)?;
+                    self.begin(kept);
+                }
+                1 => {
+                    journal.sync()?;
+                    self.synced();
+                }
+                kind => {
+                    let records: Vec<_> = (0..=rng.below(3)).map(|_| self.record(rng)).collect();
+                    let before = self.records.len();
+                    self.records.extend(records.iter().map(|record| (record.clone(), Fate::Failed)));
+                    let sync = if kind < 5 { Sync::Yes } else { Sync::No };
+                    journal.append_all(&records, sync)?;
+                    // If a rewrite failed before, the old journal went on.
+                    self.rewriting.clear();
+                    self.records[before..].iter_mut().for_each(|(_, fate)| *fate = Fate::Hoped);
+                    if sync == Sync::Yes {
+                        self.synced();
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, rng: &mut Rng) -> Vec<u8> {
+        self.next += 1;
+        let most = if rng.chance(100) { 5000 } else { 60 };
+        let len = usize::try_from(rng.below(most)).unwrap();
+        [&self.next.to_le_bytes()[..], &rng.bytes(len)].concat()
+    }
+
+    fn begin(&mut self, records: Vec<Vec<u8>>) {
+        self.records = records.into_iter().map(|record| (record, Fate::Promised)).collect();
+        self.rewriting.clear();
+    }
+
+    fn synced(&mut self) {
+        let hoped = self.records.iter_mut().filter(|(_, fate)| *fate == Fate::Hoped);
+        hoped.for_each(|(_, fate)| *fate = Fate::Promised);
+    }
+
+    fn known(&self) -> Vec<Vec<u8>> {
+        self.records.iter().map(|(record, _)| record.clone()).collect()
+    }
+
+    /// All that was promised and perhaps some of the others, in order; or all of an unfinished rewrite.
+    fn accepts(&self, found: &[Vec<u8>]) -> bool {
+        let mut rest = found.iter().peekable();
+        let kept = self.records.iter().all(|(record, fate)| {
+            let there = rest.next_if(|found| *found == record).is_some();
+            there || *fate != Fate::Promised
+        });
+        (kept && rest.peek().is_none()) || self.rewriting.iter().any(|rewritten| rewritten == found)
+    }
+}
+
+#[test]
+fn a_journal_keeps_its_promises_at_every_power_cut() {
+    let (mut cuts, mut torn, mut corrupt) = (0, 0, 0);
+    for seed in 0..1500 {
+        let mut rng = Rng::new(seed);
+        let sim = SimDisk::new(seed);
+        let disk: Arc<dyn Disk> = Arc::new(sim.clone());
+        let mut ledger = Ledger::default();
+        // Several lives, each cut short.
+        for life in 0..4 {
+            sim.cut_power_at(rng.below(60));
+            let done = SimDisk::until_power_cut(|| {
+                let (mut journal, recovered) = Journal::open(&disk, p("/journal")).unwrap();
+                let records = recovered.records;
+                assert!(ledger.accepts(&records), "seed {seed}, life {life}: a promise was broken");
+                torn += u32::from(recovered.torn_bytes > 0);
+                corrupt += u32::from(!recovered.corrupt.is_empty());
+                // What was found once may be acted on: it has to stay, also where only the process was killed before.
+                ledger.begin(records);
+                ledger.work(&mut journal, &mut rng).unwrap();
+            });
+            cuts += u32::from(done.is_none());
+            if rng.chance(400) { sim.kill() } else { sim.crash(rng.next_u64()) }
+        }
+    }
+    assert!(cuts > 3000 && torn > 100 && corrupt > 100, "too tame: {cuts} cuts, {torn} torn, {corrupt} corrupt");
+}
+
+#[test]
+fn a_journal_on_a_failing_disk_keeps_its_promises() {
+    let mut failures = 0;
+    for seed in 0..1500 {
+        let mut rng = Rng::new(seed);
+        let sim = SimDisk::new(seed);
+        let disk: Arc<dyn Disk> = Arc::new(sim.clone());
+        let mut ledger = Ledger::default();
+        let (mut journal, _) = Journal::open(&disk, p("/journal")).unwrap();
+        for _ in 0..5 {
+            sim.fail_nth(rng.below(20), if rng.chance(500) { EIO } else { ENOSPC });
+            match ledger.work(&mut journal, &mut rng) {
+                Ok(()) => {}
+                // A daemon may go on for as long as the journal lets it.
+                Err(JournalError::Io { .. }) if rng.chance(500) => failures += 1,
+                Err(JournalError::Io { .. } | JournalError::Broken { .. }) => {
+                    failures += 1;
+                    sim.heal();
+                    // Then it writes down what it knows.
+                    let known = ledger.known();
+                    journal.rewrite(&known).unwrap();
+                    ledger.begin(known);
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        drop(journal);
+        sim.crash(seed);
+        let (_, recovered) = Journal::open(&disk, p("/journal")).unwrap();
+        assert!(ledger.accepts(&recovered.records), "seed {seed}");
+    }
+    assert!(failures > 1000, "too tame: {failures}");
+}
+
+#[test]
+fn a_failed_append_that_is_tried_again_is_there_once() {
+    for seed in 0..200 {
+        let sim = SimDisk::new(seed);
+        let disk: Arc<dyn Disk> = Arc::new(sim.clone());
+        let (mut journal, _) = Journal::open(&disk, p("/journal")).unwrap();
+        journal.append(b"one", Sync::Yes).unwrap();
+        sim.fail_op(Op::WriteAllAt, 0, ENOSPC);
+        assert!(journal.append(&[2; 700], Sync::Yes).is_err());
+        journal.append(&[2; 700], Sync::Yes).unwrap();
+        sim.crash(seed);
+        let (_, recovered) = Journal::open(&disk, p("/journal")).unwrap();
+        assert_eq!(recovered.records, [b"one".to_vec(), vec![2; 700]]);
+        assert_eq!((recovered.torn_bytes, recovered.corrupt.len()), (0, 0));
+    }
+}
