@@ -72,7 +72,7 @@ fn opens_nothing_but_regular_files_and_never_blocks() {
     std::fs::write(at("file"), b"hello").unwrap();
     std::os::unix::fs::symlink("file", at("link")).unwrap();
     std::os::unix::fs::symlink("nowhere", at("dangling")).unwrap();
-    rustix::fs::mknodat(rustix::fs::CWD, at("fifo"), rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, at("fifo"), rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
     for name in ["link", "fifo", "dangling", ".", "socket"] {
         for result in [OsDisk.open_read(&at(name)), OsDisk.open_rw(&at(name)), OsDisk.open_append_or_create(&at(name))]
