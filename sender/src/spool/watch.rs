@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use checkvalve_protocol::id::ChannelName;
 use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind, RenameMode};
@@ -30,6 +32,8 @@ pub struct WatchError(#[from] notify::Error);
 pub struct Watcher {
     inner: RecommendedWatcher,
     folders: BTreeMap<ChannelName, (PathBuf, u64)>,
+    /// A watched folder was removed; the next one may well have its inode.
+    removed: Arc<AtomicBool>,
 }
 
 impl Watcher {
@@ -38,11 +42,19 @@ impl Watcher {
         let folders: BTreeMap<_, _> = folders.into_iter().map(|(channel, path)| (channel, (path, 0))).collect();
         let by_path: BTreeMap<_, _> =
             folders.iter().map(|(channel, (path, _))| (path.clone(), channel.clone())).collect();
+        let removed = Arc::new(AtomicBool::new(false));
+        let seen_removed = Arc::clone(&removed);
         let inner = notify::recommended_watcher(move |event: notify::Result<Event>| match event {
-            Ok(event) => translate(&by_path, &event).into_iter().for_each(&tell),
+            Ok(event) => {
+                let is_end = |path| by_path.contains_key(path) && matches!(event.kind, EventKind::Remove(_));
+                if event.paths.iter().any(is_end) {
+                    seen_removed.store(true, Ordering::Release);
+                }
+                translate(&by_path, &event).into_iter().for_each(&tell);
+            }
             Err(_) => tell(Told::Lost),
         })?;
-        Ok(Self { inner, folders })
+        Ok(Self { inner, folders, removed })
     }
 
     /// Watches each folder as it is now: the first time, and again those that were replaced; gives whether there were any.
@@ -50,8 +62,13 @@ impl Watcher {
     pub fn refresh(&mut self) -> Result<bool, WatchError> {
         use std::os::unix::fs::MetadataExt;
         let mut result = Ok(false);
+        let removed = self.removed.swap(false, Ordering::Acquire);
         for (path, watched) in self.folders.values_mut() {
-            let Ok(meta) = std::fs::symlink_metadata(&path) else { continue };
+            let meta = std::fs::symlink_metadata(&path);
+            if removed || meta.is_err() {
+                *watched = 0;
+            }
+            let Ok(meta) = meta else { continue };
             if meta.ino() == *watched {
                 continue;
             }
