@@ -117,5 +117,4 @@ fn is_carried(kind: Kind) -> bool {
 }
 
 #[cfg(test)]
-#[path = "bundle/tests.rs"]
 mod tests;

@@ -161,5 +161,4 @@ fn say_json<T: Serialize>(value: &T) -> Result<(), CommandError> {
 }
 
 #[cfg(test)]
-#[path = "cli/tests.rs"]
 mod tests;

@@ -197,5 +197,4 @@ mod defaults {
 }
 
 #[cfg(test)]
-#[path = "config/tests.rs"]
 mod tests;

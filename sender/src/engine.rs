@@ -345,5 +345,4 @@ impl Engine {
 }
 
 #[cfg(test)]
-#[path = "engine/tests.rs"]
 mod tests;

@@ -164,21 +164,25 @@ impl Holding {
         self.ensure_folder(disk, &home.channel)?;
         disk.create_dir_all(&failed, SHARED)?;
         let text = format!("{reason}\n");
+        let temporary = failed.join(".reason.tmp");
+        remove_if_there(disk, &temporary)?;
+        let file = disk.create_new(&temporary, 0o644)?;
+        file.write_all_at(text.as_bytes(), 0).and_then(|()| file.sync_all())?;
         for number in 0_u32.. {
             let (target, note) = names::pair(&name, number);
             let (target, note) = (failed.join(target), failed.join(note));
             if disk.lstat(&target).is_ok() {
                 continue;
             }
-            let file = match disk.create_new(&note, 0o644) {
-                Ok(file) => file,
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
-                Err(e) => return Err(e),
+            let noted = match disk.rename_noreplace(&temporary, &note) {
+                // A crash may have left it there without its bundle. Anything else there is somebody's.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => match disk::read_all(disk, &note, 1 << 20) {
+                    Ok(there) if there == text.as_bytes() => disk.remove_file(&temporary),
+                    _ => continue,
+                },
+                other => other,
             };
-            let moved = file
-                .write_all_at(text.as_bytes(), 0)
-                .and_then(|()| file.sync_all())
-                .and_then(|()| disk.rename_noreplace(&home.root().join(&name), &target));
+            let moved = noted.and_then(|()| disk.rename_noreplace(&home.root().join(&name), &target));
             match moved {
                 Ok(()) => {
                     disk.sync_dir(&failed)?;
@@ -354,5 +358,4 @@ fn remove_if_there(disk: &dyn Disk, path: &Path) -> io::Result<()> {
 }
 
 #[cfg(test)]
-#[path = "holding/tests.rs"]
 mod tests;

@@ -252,5 +252,4 @@ impl Ledger {
 }
 
 #[cfg(test)]
-#[path = "ledger/tests.rs"]
 mod tests;

@@ -277,5 +277,4 @@ pub fn is_ignored(name: &OsStr) -> bool {
 }
 
 #[cfg(test)]
-#[path = "spool/tests.rs"]
 mod tests;

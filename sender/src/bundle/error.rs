@@ -123,9 +123,11 @@ impl RefuseReason {
         match error.kind() {
             io::ErrorKind::NotFound => Self::Vanished(path),
             // The system is short of something, which is not the bundle's fault.
-            io::ErrorKind::OutOfMemory | io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock => {
-                Self::Disk { path, error }
-            }
+            io::ErrorKind::OutOfMemory
+            | io::ErrorKind::Interrupted
+            | io::ErrorKind::WouldBlock
+            | io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded => Self::Disk { path, error },
             _ if matches!(error.raw_os_error(), Some(NFILE | MFILE)) => Self::Disk { path, error },
             // A directory or file took the place of what was there a moment ago.
             _ if is_something_else(&error) => Self::Changed { path },

@@ -1,1 +1,5 @@
+//! The engine over a real directory, every piece of work done at once, the pipeline a list of jobs.
 
+mod crashes;
+mod rig;
+mod scenes;

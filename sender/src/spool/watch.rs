@@ -114,5 +114,4 @@ fn told(folders: &BTreeMap<PathBuf, ChannelName>, path: &Path, seen: Seen) -> Op
 }
 
 #[cfg(test)]
-#[path = "watch_tests.rs"]
 mod tests;
