@@ -151,6 +151,26 @@ impl Reassembly {
         self.sessions.admit(header.session, header.counter)?;
         let Content::Symbol(symbol) = header.content else { return Ok(()) };
         let at = self.object(now, &symbol, want)?;
+        // A repair symbol takes room of its own; a source symbol has its place in the block.
+        let full = self.buffers.is_full(u64::from(symbol.oti.symbol_size()));
+        if full || !self.objects[at].open.contains_key(&symbol.sbn) {
+            self.make_place(now, at, &symbol)?;
+        }
+        let object = &mut self.objects[at];
+        // Making room may have parked this very block, if it is the only one.
+        let open = object.open.get_mut(&symbol.sbn).ok_or(DropReason::Memory)?;
+        open.take(now, symbol.esi, payload, &mut self.buffers)?;
+        object.heard = now;
+        object.last = now;
+        let parked = if object.parked.is_empty() { 0 } else { object.parked.get(&symbol.sbn).copied().unwrap_or(0) };
+        if let Some(block) = open.complete(parked) {
+            self.ready.push_back(block);
+        }
+        Ok(())
+    }
+
+    /// Opens the symbol's block if it is not open, and sees to room for a symbol.
+    fn make_place(&mut self, now: Time, at: usize, symbol: &Symbol) -> Result<(), DropReason> {
         let object = &mut self.objects[at];
         object.heard = now;
         if !object.open.contains_key(&symbol.sbn) {
@@ -158,26 +178,15 @@ impl Reassembly {
                 return Err(DropReason::Surplus);
             }
             let symbols = symbol.oti.block_symbols(symbol.sbn).ok_or(DropReason::Place)?;
-            let bytes = Buffers::block_bytes(symbols, &symbol.oti);
-            if !self.make_room(bytes) {
+            if !self.make_room(Buffers::block_bytes(symbols, &symbol.oti)) {
                 return Err(DropReason::Memory);
             }
-            let block = self.buffers.block(&symbol, symbols);
+            let block = self.buffers.block(symbol, symbols);
             self.objects[at].open.insert(symbol.sbn, Open { block: Some(block), state: State::Collecting, heard: now });
         }
         let repair = u64::from(symbol.oti.symbol_size());
         if self.buffers.is_full(repair) {
-            // A repair symbol takes room of its own; a source symbol has its place in the block.
             self.make_room(repair);
-        }
-        // Making room may have parked this very block, if it is the only one.
-        let object = &mut self.objects[at];
-        let Some(open) = object.open.get_mut(&symbol.sbn) else { return Err(DropReason::Memory) };
-        open.take(now, symbol.esi, payload, &mut self.buffers)?;
-        object.last = now;
-        let parked = object.parked.get(&symbol.sbn).copied().unwrap_or(0);
-        if let Some(block) = open.complete(parked) {
-            self.ready.push_back(block);
         }
         Ok(())
     }
