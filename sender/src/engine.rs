@@ -40,6 +40,8 @@ pub use view::{BundleState, BundleView, ChannelView, OnWireView, RetainedView, S
 
 /// How long to wait before something that failed is tried again.
 const RETRY_MS: u64 = 1_000;
+/// How often to look whether a job came to the wire.
+const LOOK_MS: u64 = 250;
 /// Names that are claimed in one step.
 const CLAIMS: usize = 64;
 
@@ -133,7 +135,7 @@ pub struct Engine {
     /// States that the disk did not take yet.
     unsaved: BTreeMap<BundleId, BundleRecord>,
     /// Given up, and still to be moved to `.failed`.
-    failing: BTreeMap<BundleId, (Home, String)>,
+    failing: BTreeMap<BundleId, (ChannelName, String)>,
     /// Being removed, with their content.
     removing: BTreeSet<BundleId>,
     /// To be removed.
@@ -228,6 +230,7 @@ impl Engine {
         self.tick(now);
         let mut actions = Actions::default();
         self.held_up.retain(|_, until| *until > now.mono_ms);
+        self.look_at_jobs();
         self.save_again();
         self.fail_again();
         self.scan_if_due();
@@ -335,7 +338,8 @@ impl Engine {
         let dues = self.pending.values().filter_map(due);
         let times = [self.next_scan_ms, self.next_keeping_ms, self.next_uptime_ms];
         let held_up = self.held_up.values().copied();
-        let all = times.into_iter().chain(self.spool.next_look_ms()).chain(dues).chain(held_up);
+        let looks = self.active.values().any(sending::Active::is_waiting).then_some(now + LOOK_MS);
+        let all = times.into_iter().chain(self.spool.next_look_ms()).chain(dues).chain(held_up).chain(looks);
         all.min().unwrap_or(now + RETRY_MS)
     }
 

@@ -123,10 +123,17 @@ impl Holding {
     }
 
     /// The directory of a bundle that was claimed earlier, wherever it was put then. None: it is not held any more.
-    #[must_use]
-    pub fn find(&self, disk: &dyn Disk, channel: &ChannelName, id: BundleId) -> Option<Home> {
-        let homes = self.all_bases(channel).into_iter().map(|base| Home::new(&base, channel, id));
-        homes.into_iter().find(|home| disk.lstat(&home.dir).is_ok())
+    /// Errors: those of `lstat`, when it may or may not be.
+    pub fn find(&self, disk: &dyn Disk, channel: &ChannelName, id: BundleId) -> io::Result<Option<Home>> {
+        for base in self.all_bases(channel) {
+            let home = Home::new(&base, channel, id);
+            match disk.lstat(&home.dir) {
+                Ok(_) => return Ok(Some(home)),
+                Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(None)
     }
 
     /// All that is held, in order of claiming as far as the file system tells. What has no business here is left out.

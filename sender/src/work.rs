@@ -138,6 +138,8 @@ impl Loading {
             |reason: &str| LoadError::Withdraw { reason: reason.to_owned(), announce: peek(stored.as_ref().ok()) };
         let plan = match bundle::plan(disk.as_ref(), &self.home.root(), self.identity()) {
             Ok(plan) => plan,
+            // It could be read when it was planned: the disk fails, which is no change.
+            Err(reason @ RefuseReason::Unreadable { .. }) => return Err(LoadError::Disk(reason.to_string())),
             Err(reason) if reason.is_temporary() => return Err(LoadError::Disk(reason.to_string())),
             Err(reason) => return Err(withdraw(&format!("it changed while it was held: {reason}"))),
         };

@@ -52,7 +52,7 @@ pub enum RefuseReason {
         kind: Kind,
     },
     /// A symlink by itself: there is no directory inside which it could point.
-    #[error("{0} is a symbolic link; drop what it points to, or a directory that holds both")]
+    #[error("{0} is a symlink; drop what it points to, or a directory that holds both")]
     BareSymlink(Shown),
     /// Setuid or setgid bits on a file, or setuid on a directory.
     #[error("{path} has mode {mode:o}: setuid and setgid are not sent; remove them with chmod")]
@@ -79,7 +79,7 @@ pub enum RefuseReason {
         error: PathError,
     },
     /// A symlink that leaves the bundle, or is no symlink that may be sent.
-    #[error("{path} is a symbolic link to {target}, which {error}")]
+    #[error("{path} is a symlink whose target {target} {error}")]
     Link {
         /// Where.
         path: Shown,

@@ -151,7 +151,7 @@ fn what_cannot_be_sent_is_refused_by_its_path() {
     let _socket = std::os::unix::net::UnixListener::bind(at("sock")).unwrap();
     assert_eq!(refused("sock"), "\"sock\" is a socket, which cannot be sent");
     symlink("f", at("link")).unwrap();
-    assert!(refused("link").starts_with("\"link\" is a symbolic link; drop what it points to"));
+    assert!(refused("link").starts_with("\"link\" is a symlink; drop what it points to"));
     assert_eq!(refused("none"), "\"none\" vanished");
     for (target, why) in
         [("/etc/passwd", "is absolute"), ("../../f", "points outside"), ("x/../../..", "points outside")]
@@ -161,7 +161,7 @@ fn what_cannot_be_sent_is_refused_by_its_path() {
         symlink(target, at(&name).join("l")).unwrap();
         let text = refused(&name);
         assert!(
-            text.contains(&format!("{name}/l\" is a symbolic link to \"{target}\"")) && text.contains(why),
+            text.contains(&format!("{name}/l\" is a symlink whose target \"{target}\"")) && text.contains(why),
             "{text}"
         );
     }

@@ -60,8 +60,7 @@ fn leaf(from: &Path, to: &Path, meta: &fs::Metadata, link: bool) -> Result<(), F
         return OsDisk.set_mtime(to, meta.mtime(), nanos(meta)).map_err(at(to));
     }
     if !meta.is_file() {
-        let error =
-            io::Error::new(io::ErrorKind::InvalidInput, "only files, directories and symbolic links can be sent");
+        let error = io::Error::new(io::ErrorKind::InvalidInput, "only files, directories and symlinks can be sent");
         return Err((from.to_owned(), error));
     }
     if link {

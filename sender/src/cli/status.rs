@@ -63,6 +63,9 @@ fn write_text(out: &mut String, status: &Status) -> std::fmt::Result {
         link.mtu,
         if link.sealed { "" } else { ", INSECURE: not sealed" }
     )?;
+    if let Some(trouble) = link.sent.get("trouble").and_then(|trouble| trouble.as_str()) {
+        writeln!(out, "! link: {trouble}")?;
+    }
     for trouble in &status.view.troubles {
         writeln!(out, "! {trouble}")?;
     }
@@ -90,8 +93,16 @@ fn write_text(out: &mut String, status: &Status) -> std::fmt::Result {
     if settling > 0 {
         writeln!(out, "\n{settling} in the spool not claimed yet (open for writing, or settling)")?;
     }
+    let sent = |what: &str| link.sent.get(what).and_then(serde_json::Value::as_u64).unwrap_or_default();
+    writeln!(
+        out,
+        "\n{} datagrams sent since the start ({}); {} times the system refused one and it was tried again",
+        sent("datagrams"),
+        human_bytes(sent("bytes")),
+        sent("send_errors")
+    )?;
     let retained = &status.view.retained;
-    writeln!(out, "\n{} transmitted bundles retained, {}", retained.bundles, human_bytes(retained.bytes))
+    writeln!(out, "{} transmitted bundles retained, {}", retained.bundles, human_bytes(retained.bytes))
 }
 
 fn write_bundles(out: &mut String, bundles: &[BundleView], state: BundleState) -> std::fmt::Result {

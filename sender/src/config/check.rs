@@ -29,7 +29,7 @@ pub(super) fn check(mut config: Config) -> Result<Checked, ConfigError> {
     let rules = rules(&config)?;
     directories(&config)?;
     let link_key = link_key(&config)?;
-    let text = key_file("keys.signing", &config.keys.signing)?;
+    let text = secret("keys.signing", "signing", &config.keys.signing)?;
     let signing_key = SigningKey::from_text(&text).map_err(|error| bad_key("keys.signing", "signing", &error))?;
     let signing_key = Arc::new(signing_key);
     Ok(Checked { destination, link_key, signing_key, parameters, rules, config })
@@ -146,7 +146,7 @@ fn directories(config: &Config) -> Result<(), ConfigError> {
 fn link_key(config: &Config) -> Result<Option<LinkKey>, ConfigError> {
     match (&config.keys.link, config.link.insecure) {
         (Some(path), false) => {
-            let text = key_file("keys.link", path)?;
+            let text = secret("keys.link", "link", path)?;
             LinkKey::from_text(&text).map(Some).map_err(|error| bad_key("keys.link", "link", &error))
         }
         (None, true) => Ok(None),
@@ -162,7 +162,14 @@ fn link_key(config: &Config) -> Result<Option<LinkKey>, ConfigError> {
     }
 }
 
-fn bad_key(key: &str, kind: &str, error: &checkvalve_protocol::crypto::KeyError) -> ConfigError {
+fn secret(key: &str, kind: &str, path: &Path) -> Result<String, ConfigError> {
+    key_file(key, path).map_err(|error| match std::fs::symlink_metadata(path) {
+        Err(io) if io.kind() == std::io::ErrorKind::NotFound => bad_key(key, kind, &error.problem),
+        _ => error,
+    })
+}
+
+fn bad_key(key: &str, kind: &str, error: &dyn std::fmt::Display) -> ConfigError {
     let hint = format!("write the path of a file that `checkvalve-sender keygen {kind}` made");
     ConfigError::new(key, error.to_string(), hint)
 }

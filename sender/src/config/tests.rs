@@ -108,7 +108,7 @@ fn every_mistake_is_one_line_with_the_key_and_what_to_write() {
         ("state\"", "nowhere\"", "state", &["does not exist", "mkdir -p"]),
         ("/state\"", "/spool\"", "state", &["contain each other"]),
         ("/control.sock\"", "/nowhere/control.sock\"", "control", &["does not exist"]),
-        ("link.key", "none.key", "keys.link", &["does not exist"]),
+        ("link.key", "none.key", "keys.link", &["does not exist", "keygen link"]),
         ("link.key", "open.key", "keys.link", &["others may read", "chmod 600"]),
         ("link.key", "junk.key", "keys.link", &["keygen link"]),
         ("link.key", "signing.key", "keys.link", &["kind", "keygen link"]),

@@ -127,9 +127,14 @@ impl Engine {
             return;
         }
         let disk = Arc::clone(&self.setup.disk);
-        for (id, (home, reason)) in std::mem::take(&mut self.failing) {
-            match self.holding.fail(disk.as_ref(), &home, &reason) {
-                Ok(_) => {
+        for (id, (channel, reason)) in std::mem::take(&mut self.failing) {
+            let home = self.holding.find(disk.as_ref(), &channel, id);
+            let moved = home.and_then(|home| match home {
+                Some(home) => self.holding.fail(disk.as_ref(), &home, &reason).map(drop),
+                None => Ok(()),
+            });
+            match moved {
+                Ok(()) => {
                     if let Some(mut record) = self.record(id).cloned() {
                         record.held = false;
                         self.put_later(record, Sync::No);
@@ -138,7 +143,7 @@ impl Engine {
                 }
                 Err(error) => {
                     self.trouble("failed", format!("a refused bundle cannot be moved to .failed: {error}"));
-                    self.failing.insert(id, (home, reason));
+                    self.failing.insert(id, (channel, reason));
                     self.hold_up(HeldUp::Failing);
                 }
             }
@@ -198,10 +203,14 @@ impl Engine {
         let Claim { home, name, inode, claimed_ms } = claim;
         let (id, channel, reason) = (home.id(), home.channel().clone(), reason.to_string());
         tracing::warn!(%channel, bundle = %id, name = %Shown::new(&name), "refused: {reason}");
-        let record =
-            BundleRecord { name, inode, claimed_ms, ..BundleRecord::new(id, channel, State::Failed(reason.clone())) };
+        let record = BundleRecord {
+            name,
+            inode,
+            claimed_ms,
+            ..BundleRecord::new(id, channel.clone(), State::Failed(reason.clone()))
+        };
         self.put_later(record, Sync::No);
-        self.failing.insert(id, (home, reason));
+        self.failing.insert(id, (channel, reason));
     }
 
     fn new_id(&mut self) -> BundleId {

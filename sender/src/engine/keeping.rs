@@ -27,7 +27,7 @@ impl Engine {
         self.next_keeping_ms = self.now.mono_ms + EVERY_MS;
         for id in self.too_much() {
             let Some(mut record) = self.ledger.get(id).cloned() else { continue };
-            let home = self.home(&record);
+            let Ok(home) = self.home(&record) else { continue };
             record.held = false;
             tracing::info!(channel = %record.channel, sequence = record.sequence, bundle = %id, "no longer retained");
             // Known before it is done: half a bundle must not look like a whole one.

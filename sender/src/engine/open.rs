@@ -144,7 +144,7 @@ impl Engine {
             }
             (None, None) => drop(home.remove(self.setup.disk.as_ref())),
             (Some(BundleRecord { state: State::Failed(reason), .. }), Some(_)) => {
-                self.failing.insert(home.id(), (home, reason.clone()));
+                self.failing.insert(home.id(), (home.channel().clone(), reason.clone()));
             }
             (Some(record), Some(_)) if record.held => {}
             // Let go, and the crash came before it was removed.
@@ -157,7 +157,10 @@ impl Engine {
         if !is_there {
             record.held = false;
             record.resends.clear();
-            if record.is_unsent() {
+            if record.is_unsent() && record.passes_done > 0 {
+                record.state = State::Transmitted;
+                record.due_ms = None;
+            } else if record.is_unsent() {
                 record.state = State::Failed("what was held of it is gone".to_owned());
                 tracing::error!(channel = %record.channel, sequence = record.sequence, bundle = %record.id,
                     "gone from the holding area before it was sent: withdrawn");
@@ -167,6 +170,7 @@ impl Engine {
         if record.is_unsent() && record.passes_done > 0 && record.passes_done >= rules.passes {
             record.state = State::Transmitted;
             record.due_ms = None;
+            record.retained_since_ms = Some(self.ledger.uptime_ms());
         }
         if record.due_ms.is_some_and(|at| at > self.ledger.uptime_ms() + rules.pass_interval_ms) && record.is_unsent() {
             record.due_ms = Some(self.ledger.uptime_ms() + rules.pass_interval_ms);

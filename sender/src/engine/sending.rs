@@ -1,7 +1,9 @@
 //! From a bundle's turn to a job, and from a job's end to the bundle's new state.
 
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use checkvalve_host::journal::Sync;
 use checkvalve_protocol::id::{BundleId, ChannelName};
@@ -26,7 +28,9 @@ pub(super) struct Active {
     channel: ChannelName,
     kind: Kind,
     /// Once it is a job.
-    pub(super) progress: Option<Arc<Progress>>,
+    progress: Option<Arc<Progress>>,
+    /// Whether it was seen on the wire: the pipeline may have others to send first.
+    begun: bool,
 }
 
 /// A bundle that waits for nothing but its turn.
@@ -41,6 +45,20 @@ enum Kind {
     Pass,
     Carousel,
     Resend,
+}
+
+impl Active {
+    /// How far it is, once it is on the wire.
+    pub(super) fn on_wire(&self) -> Option<&Progress> {
+        let begun =
+            |p: &Progress| p.blocks_total.load(Ordering::Relaxed) > 0 || p.datagrams.load(Ordering::Relaxed) > 0;
+        self.progress.as_deref().filter(|progress| begun(progress))
+    }
+
+    /// Whether it waits in the pipeline.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.progress.is_some() && !self.begun
+    }
 }
 
 impl Kind {
@@ -80,19 +98,27 @@ impl Engine {
         self.keep_few_ready();
     }
 
+    /// Looks which jobs came to the wire since the last time; beacons should say so.
+    pub(super) fn look_at_jobs(&mut self) {
+        for active in self.active.values_mut().filter(|active| active.is_waiting()) {
+            if active.on_wire().is_some() {
+                active.begun = true;
+                self.beacon_changed = true;
+            }
+        }
+    }
+
     /// A bundle that was queued before is ready, or cannot be sent.
     pub(super) fn loaded(&mut self, id: BundleId, loaded: Result<Loaded, LoadError>) {
         self.active.remove(&id);
         let Some(record) = self.ledger.get(id).cloned() else { return };
         match loaded {
-            Ok(loaded) => drop(self.ready.insert(id, Ready { loaded, reserved: None })),
-            Err(LoadError::Disk(error)) => {
-                self.trouble("loading", format!("{}: {error}", Shown::new(&record.name)));
-                self.hold_up(HeldUp::Loading(id));
+            Ok(loaded) => {
+                self.untrouble("loading");
+                self.ready.insert(id, Ready { loaded, reserved: None });
             }
-            Err(LoadError::Withdraw { reason, .. }) if record.state == State::Transmitted => {
-                self.stop_sending(record, &reason)
-            }
+            Err(LoadError::Disk(error)) => self.load_later(&record, &error),
+            Err(LoadError::Withdraw { reason, .. }) if record.passes_done > 0 => self.stop_sending(record, &reason),
             Err(LoadError::Withdraw { reason, announce: Some(announce) }) => {
                 // The other side should hear it: reading this fails at once, and the pipeline withdraws it.
                 let (announce, content) = *announce;
@@ -108,6 +134,8 @@ impl Engine {
         let Some(record) = self.ledger.get(id).cloned() else { return };
         match finished {
             Finished::Transmitted { hashes } => self.transmitted(record, active.kind, &hashes),
+            // The other side was promised it, and may well have it.
+            Finished::Failed { reason } if record.passes_done > 0 => self.stop_sending(record, &reason.to_string()),
             Finished::Failed { reason } => self.fail(record, reason.to_string()),
             // It goes on with the next session, or at once if the pipeline lives.
             Finished::Aborted => {}
@@ -136,16 +164,20 @@ impl Engine {
     }
 
     fn load(&mut self, record: BundleRecord, actions: &mut Actions) {
-        let Some(home) = self.home(&record) else { return self.is_gone(record) };
+        let home = match self.home(&record) {
+            Ok(Some(home)) => home,
+            Ok(None) => return self.is_gone(record),
+            Err(error) => return self.load_later(&record, &error.to_string()),
+        };
         if record.next_esi > 0 && record.symbol_size > self.setup.parameters.symbol_size() {
             let reason = "it was begun with a larger `link.mtu` than the present one; drop it again";
-            return if record.state == State::Transmitted {
+            return if record.passes_done > 0 {
                 self.stop_sending(record, reason)
             } else {
                 self.fail(record, reason.to_owned())
             };
         }
-        let active = Active { channel: record.channel.clone(), kind: kind(&record), progress: None };
+        let active = Active { channel: record.channel.clone(), kind: kind(&record), progress: None, begun: false };
         self.active.insert(record.id, active);
         let key = Arc::clone(&self.setup.key);
         actions.work.push(Work::Load(Box::new(Loading { home, record, key })));
@@ -155,9 +187,16 @@ impl Engine {
     fn job(&mut self, mut record: BundleRecord, ready: Ready) -> Option<Job> {
         let Ready { loaded, reserved } = ready;
         let kind = kind(&record);
-        let Some(home) = self.home(&record) else {
-            self.is_gone(record);
-            return None;
+        let home = match self.home(&record) {
+            Ok(Some(home)) => home,
+            Ok(None) => {
+                self.is_gone(record);
+                return None;
+            }
+            Err(error) => {
+                self.load_later(&record, &error.to_string());
+                return None;
+            }
         };
         let esis = match reserved {
             Some(esis) => esis,
@@ -172,7 +211,8 @@ impl Engine {
             }
         };
         let progress = Arc::new(Progress::default());
-        let active = Active { channel: record.channel.clone(), kind, progress: Some(Arc::clone(&progress)) };
+        let active =
+            Active { channel: record.channel.clone(), kind, progress: Some(Arc::clone(&progress)), begun: false };
         self.active.insert(record.id, active);
         self.beacon_changed = true;
         let rules = self.rules(&record.channel);
@@ -224,7 +264,9 @@ impl Engine {
         if record.hashes.is_none() {
             record.hashes = Some(hashes_digest(hashes));
             // Where this fails they are made again when they are needed, and the digest tells whether they are the same.
-            drop(self.home(&record).map(|home| home.write_hashes(self.setup.disk.as_ref(), hashes)));
+            if let Ok(Some(home)) = self.home(&record) {
+                drop(home.write_hashes(self.setup.disk.as_ref(), hashes));
+            }
         }
         let rules = self.rules(&record.channel);
         let uptime = self.ledger.uptime_ms();
@@ -257,35 +299,43 @@ impl Engine {
     fn fail(&mut self, mut record: BundleRecord, reason: String) {
         tracing::error!(channel = %record.channel, sequence = record.sequence, bundle = %record.id,
             name = %Shown::new(&record.name), "failed: {reason}");
-        let home = self.home(&record);
         record.state = State::Failed(reason.clone());
         record.due_ms = None;
         record.resends.clear();
-        record.held = home.is_some();
-        let id = record.id;
+        let (id, channel) = (record.id, record.channel.clone());
         self.put_later(record, Sync::Yes);
-        self.failing.extend(home.map(|home| (id, (home, reason))));
+        self.failing.insert(id, (channel, reason));
     }
 
-    /// A bundle that was transmitted cannot be sent again; that does not unmake it.
+    /// A bundle that was transmitted cannot be sent again, nor in the passes that are left; that does not unmake it.
     fn stop_sending(&mut self, mut record: BundleRecord, reason: &str) {
+        if record.state != State::Transmitted {
+            record.state = State::Transmitted;
+            record.transmitted_ms = Some(self.now.wall_ms);
+            record.retained_since_ms = Some(self.ledger.uptime_ms());
+        }
         let shown = format!("{}/{}", record.channel, record.sequence.unwrap_or_default());
         self.trouble(&shown, format!("cannot be sent again: {reason}"));
         record.due_ms = None;
         record.resends.clear();
-        record.held = self.home(&record).is_some();
+        record.held = !matches!(self.home(&record), Ok(None));
         self.put_later(record, Sync::Yes);
     }
 
     fn is_gone(&mut self, record: BundleRecord) {
-        if record.state == State::Transmitted {
+        if record.passes_done > 0 {
             self.stop_sending(record, "it is not held any more");
         } else {
             self.fail(record, "what was held of it is gone".to_owned());
         }
     }
 
-    pub(super) fn home(&self, record: &BundleRecord) -> Option<Home> {
+    fn load_later(&mut self, record: &BundleRecord, error: &str) {
+        self.trouble("loading", format!("{}: {error}", Shown::new(&record.name)));
+        self.hold_up(HeldUp::Loading(record.id));
+    }
+
+    pub(super) fn home(&self, record: &BundleRecord) -> io::Result<Option<Home>> {
         self.holding.find(self.setup.disk.as_ref(), &record.channel, record.id)
     }
 

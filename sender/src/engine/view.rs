@@ -154,7 +154,7 @@ impl Engine {
             name: channel.clone(),
             priority: self.rules(channel).priority,
             newest: self.ledger.last_sequence(channel),
-            recent: self.ledger.newest(channel).take(RECENT).filter_map(recent).collect(),
+            recent: self.ledger.newest(channel).take(RECENT).filter_map(|record| self.recent(record)).collect(),
         };
         self.all_channels().iter().map(state).collect()
     }
@@ -165,7 +165,7 @@ impl Engine {
         let unsent =
             self.pending.values().flatten().filter(|due| self.record(due.id).is_some_and(BundleRecord::is_unsent));
         let claimed = self.claims.values().flatten().count() + self.planning.len();
-        let on_wire = self.active.values().filter(|active| active.progress.is_some()).count();
+        let on_wire = self.active.values().filter(|active| active.on_wire().is_some()).count();
         let troubles = match self.troubles.len() {
             0 => String::new(),
             n => format!("; {n} things need a person, see status"),
@@ -214,16 +214,11 @@ impl Engine {
     #[must_use]
     pub fn bundle_view(&self, record: &BundleRecord) -> BundleView {
         let record = self.record(record.id).unwrap_or(record);
-        let progress = self.active.get(&record.id).and_then(|active| active.progress.as_ref());
+        let progress = self.active.get(&record.id).and_then(|active| active.on_wire());
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let (state, reason) = match &record.state {
-            // It has its ESIs, but nothing of it is on the wire yet.
-            State::Transmitting if record.sent == 0 && progress.is_none() => (BundleState::Queued, None),
-            State::Failed(reason) => (BundleState::Failed, Some(reason.clone())),
-            _ if progress.is_some() => (BundleState::Transmitting, None),
-            State::Queued => (BundleState::Queued, None),
-            State::Transmitting => (BundleState::Transmitting, None),
-            State::Transmitted => (BundleState::Transmitted, None),
+        let reason = match &record.state {
+            State::Failed(reason) => Some(reason.clone()),
+            _ => None,
         };
         let rules = self.rules(&record.channel);
         BundleView {
@@ -233,7 +228,7 @@ impl Engine {
             name: escape_bytes(&record.name),
             bytes: record.bytes,
             entries: record.entries,
-            state,
+            state: self.state(record),
             reason,
             passes_done: record.passes_done,
             passes: rules.passes.max(record.passes_done),
@@ -252,6 +247,29 @@ impl Engine {
             claimed_ms: record.claimed_ms,
             transmitted_ms: record.transmitted_ms,
         }
+    }
+
+    fn state(&self, record: &BundleRecord) -> BundleState {
+        let on_wire = self.active.get(&record.id).is_some_and(|active| active.on_wire().is_some());
+        match record.state {
+            State::Failed(_) => BundleState::Failed,
+            _ if on_wire => BundleState::Transmitting,
+            State::Transmitted => BundleState::Transmitted,
+            // Between two passes.
+            State::Transmitting if record.sent > 0 => BundleState::Transmitting,
+            State::Transmitting | State::Queued => BundleState::Queued,
+        }
+    }
+
+    fn recent(&self, record: &BundleRecord) -> Option<Recent> {
+        let state = match self.state(record) {
+            BundleState::Queued => RecentState::Queued,
+            BundleState::Transmitting => RecentState::Transmitting,
+            BundleState::Transmitted => RecentState::Transmitted,
+            BundleState::Failed => RecentState::Withdrawn,
+        };
+        let BundleRecord { id, bytes, ref name, .. } = *record;
+        Some(Recent { sequence: record.sequence?, bundle: id, bytes, state, name: name.clone() })
     }
 
     fn channel_view(&self, channel: &ChannelName, bundles: &[BundleView]) -> ChannelView {
@@ -274,22 +292,6 @@ impl Engine {
         channels.dedup();
         channels
     }
-}
-
-fn recent(record: &BundleRecord) -> Option<Recent> {
-    let state = match record.state {
-        State::Queued => RecentState::Queued,
-        State::Transmitting => RecentState::Transmitting,
-        State::Transmitted => RecentState::Transmitted,
-        State::Failed(_) => RecentState::Withdrawn,
-    };
-    Some(Recent {
-        sequence: record.sequence?,
-        bundle: record.id,
-        bytes: record.bytes,
-        state,
-        name: record.name.clone(),
-    })
 }
 
 fn claim_view(claim: &Claim) -> BundleView {

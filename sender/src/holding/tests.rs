@@ -66,11 +66,11 @@ fn another_file_system_is_held_in_the_spool() {
     fs::write(spool.join("default/f"), "").unwrap();
     let home = holding.claim(&OsDisk, &channel(), "f".as_ref(), BundleId(1)).unwrap();
     assert!(home.root().starts_with(spool.join(".checkvalve")));
-    assert_eq!(holding.find(&OsDisk, &channel(), BundleId(1)).as_ref(), Some(&home));
+    assert_eq!(holding.find(&OsDisk, &channel(), BundleId(1)).unwrap().as_ref(), Some(&home));
     assert_eq!(holding.scan(&OsDisk).unwrap().len(), 1);
     // The next start may see state on the same file system; what is held elsewhere is found all the same.
     let holding = Holding::open(&OsDisk, &spool, &state, [channel()]).unwrap();
-    assert_eq!(holding.find(&OsDisk, &channel(), BundleId(1)), Some(home));
+    assert_eq!(holding.find(&OsDisk, &channel(), BundleId(1)).unwrap(), Some(home));
 }
 
 #[test]
@@ -170,5 +170,5 @@ fn announce_and_hashes_are_read_as_written() {
     place.holding.sync_claim(&OsDisk, &home).unwrap();
     home.remove(&OsDisk).unwrap();
     home.remove(&OsDisk).unwrap();
-    assert!(place.holding.find(&OsDisk, &channel(), BundleId(1)).is_none());
+    assert!(place.holding.find(&OsDisk, &channel(), BundleId(1)).unwrap().is_none());
 }

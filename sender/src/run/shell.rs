@@ -21,6 +21,8 @@ use crate::work::{Done, Work};
 
 /// What inotify may tell before the engine has listened; beyond that it scans instead.
 const MOST_TOLD: usize = 1 << 16;
+/// How often to look whether the data plane lives.
+const CHECK_EVERY: Duration = Duration::from_secs(5);
 /// How often systemd hears a new line at most.
 const STATUS_EVERY_MS: u64 = 5_000;
 
@@ -95,10 +97,13 @@ impl Shell {
 
     /// Runs until it is told to stop; gives whether it was, and nothing died.
     pub(super) fn run(mut self, inputs: &Receiver<Input>, notifier: &Notifier) -> bool {
-        let watchdog = notifier.watchdog_interval().unwrap_or(Duration::from_secs(3_600));
+        let watchdog = notifier.watchdog_interval().unwrap_or(CHECK_EVERY).min(CHECK_EVERY);
         let mut ready = false;
         while self.life == Life::Running {
             self.watch();
+            if self.pipeline.is_broken() {
+                self.life = Life::Dead;
+            }
             if self.told.lost.swap(false, Ordering::Relaxed) {
                 self.engine.lost(self.clock.now());
             }

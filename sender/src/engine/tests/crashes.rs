@@ -80,8 +80,9 @@ fn an_error_of_the_disk_at_any_step_is_waited_out() {
             if rig.failed("a").len() > 2 || rig.sent.iter().any(|s| s.hashes.is_none()) {
                 let states = rig.states();
                 let failed = states.iter().filter(|s| s.3 == BundleState::Failed).count();
-                assert_eq!(failed, 2, "{context}: {states:?}");
-                assert_eq!(rig.failed("a").len(), 4, "{context}");
+                let transmitted = states.iter().filter(|s| s.3 == BundleState::Transmitted).count();
+                assert!(failed <= 2 && failed + transmitted == 4, "{context}: {states:?}");
+                assert_eq!(rig.failed("a").len(), 2 * failed, "{context}");
                 let read = ["open_read", "read_at", "meta", "lstat", "read_dir", "read_link"];
                 assert!(read.contains(&rig.operation), "{context}: {}", rig.operation);
             } else {

@@ -161,7 +161,10 @@ impl Rig {
         for _ in 0..10_000 {
             let now = self.now;
             let actions = self.engine().step(now);
-            self.jobs.extend(actions.jobs);
+            for job in actions.jobs {
+                job.progress.blocks_total.store(1, std::sync::atomic::Ordering::Relaxed);
+                self.jobs.push(job);
+            }
             let idle = actions.work.is_empty() && (self.jobs.is_empty() || !self.running);
             let disk = Arc::clone(&self.disk) as Arc<dyn Disk>;
             for work in actions.work {

@@ -40,7 +40,7 @@ fn what_is_refused_takes_no_sequence_and_holds_up_nobody() {
     assert_eq!(sent, [(1, "one"), (2, "two")]);
     assert_eq!(rig.failed("a"), ["bad".to_owned(), "bad.reason".to_owned()].into());
     let reason = fs::read_to_string(rig.path("spool/a/.failed/bad.reason")).unwrap();
-    assert!(reason.contains("\"bad/l\" is a symbolic link to \"/etc\""), "{reason}");
+    assert!(reason.contains("\"bad/l\" is a symlink whose target \"/etc\" is absolute"), "{reason}");
     let refused: Vec<_> = rig.bundles().into_iter().filter(|b| b.state == BundleState::Failed).collect();
     assert_eq!((refused.len(), refused[0].sequence), (1, None));
     rig.open();
@@ -103,6 +103,23 @@ fn passes_keep_their_interval_and_use_fresh_esis() {
         assert_eq!(sent.iter().map(|s| s.pass).collect::<Vec<_>>(), [1, 2, 3]);
         assert!(sent[1].knew_hashes && !sent[0].knew_hashes);
     }
+}
+
+#[test]
+fn a_later_pass_that_cannot_be_read_does_not_unmake_the_first() {
+    let mut rig = Rig::closed();
+    rig.rules.insert(channel("a"), Rules { passes: 2, pass_interval_ms: 60_000, ..Rules::default() });
+    rig.open();
+    rig.drop_file("a", "f", b"x");
+    rig.run(30_000);
+    let held = rig.path("state/bundles/a").join(rig.sent[0].bundle.to_string()).join("content/f");
+    fs::write(held, "y").unwrap();
+    rig.run(60_000);
+    assert_eq!(rig.sent.len(), 1);
+    assert_eq!(rig.states()[0].3, BundleState::Transmitted);
+    let troubles = rig.engine().view().troubles;
+    assert!(troubles.len() == 1 && troubles[0].starts_with("a/1: cannot be sent again"), "{troubles:?}");
+    assert_eq!(rig.engine().beacon()[0].recent[0].state, RecentState::Transmitted);
 }
 
 #[test]
