@@ -313,12 +313,13 @@ impl Ledger {
     /// Writes down an untrusted bundle that went to quarantine: what it claims never takes the place of anything
     /// better. False: [`UNTRUSTED`] of them are remembered already, and nothing changed.
     pub fn claimed(&mut self, mut entry: Entry) -> bool {
-        if let Some(old) = self.entries.get(&entry.id) {
-            if old.standing == Standing::Signed {
+        match self.entries.get(&entry.id).map(|old| old.standing) {
+            Some(Standing::Signed) => return false,
+            Some(Standing::Claimed) => {}
+            _ if self.entries.values().filter(|e| e.standing == Standing::Claimed).count() >= UNTRUSTED => {
                 return false;
             }
-        } else if self.entries.values().filter(|e| e.standing == Standing::Claimed).count() >= UNTRUSTED {
-            return false;
+            _ => {}
         }
         if let Some(old) = self.entries.get(&entry.id)
             && old.standing == Standing::Heard
@@ -356,7 +357,7 @@ impl Ledger {
     /// Gives up a sequence of which not even the bundle's id is known. False: it is known, or over.
     pub fn reject_unknown(&mut self, name: &ChannelName, sequence: u64) -> bool {
         let Some(channel) = self.channels.get_mut(name) else { return false };
-        if channel.slot(sequence).is_some() || !channel.is_expected(sequence) {
+        if channel.slot(sequence).is_some() || !channel.is_expected(sequence) || sequence > channel.newest() {
             return false;
         }
         channel.reject(sequence);

@@ -1,6 +1,10 @@
 //! checkvalve-receiver: the daemon on the high side. It rebuilds bundles from what arrives, proves that they are
 //! exactly what was signed, publishes them atomically and hands them to an install hook.
 
+pub mod audit;
+pub mod delivery;
+pub mod hook;
+pub mod inbox;
 pub mod ledger;
 pub mod link;
 pub mod pipeline;

@@ -217,16 +217,12 @@ impl Store {
         }
         staged.create_dir(self.disk.as_ref())?;
         let tree = Tree::new(Arc::clone(&self.disk), staged.out(), announce);
-        tree.create_directories()?;
-        self.put(&staged.object(ObjectKind::Announce), bytes)?;
-        let flat = !staged.blocks().stored.flat.is_empty();
-        let data = staged.object(ObjectKind::Data);
-        if let (true, Some(file)) = (flat, tree.sole_file()) {
-            self.disk.rename(&data, &file)?;
-            self.moved(staged, 0..length)?;
-        } else if !flat {
-            ignore_missing(self.disk.remove_file(&data))?;
+        let made_now = tree.create_directories()?;
+        if made_now && staged.stored().all.len() > staged.stored().flat.len() {
+            self.clear(staged)?; // somebody took its files away
         }
+        self.put(&staged.object(ObjectKind::Announce), bytes)?;
+        self.settle_flat(staged, &tree, length)?;
         {
             let mut log = self.log();
             let mut blocks = staged.blocks();
@@ -250,29 +246,6 @@ impl Store {
         match read_all(self.disk.as_ref(), &staged.object(kind), limit) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             other => other.map(Some),
-        }
-    }
-
-    /// After a restart: the bundle's announce is at hand and has this digest. Its files are where they were.
-    pub fn announced(&self, staged: &Staged, digest: [u8; 32]) -> io::Result<()> {
-        let mut place = staged.place.write().unwrap_or_else(PoisonError::into_inner);
-        *place = Place::Asleep(Some(digest));
-        drop(place);
-        if staged.blocks().stored.flat.is_empty() {
-            return Ok(());
-        }
-        match self.disk.lstat(&staged.object(ObjectKind::Data)) {
-            Ok(_) => Ok(()),
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            // It was renamed to be the only file, and the journal had not heard of it.
-            Err(_) => {
-                let tree = self.tree(staged)?;
-                let sole = tree.as_ref().and_then(|tree| tree.sole_file()).map(|file| self.disk.lstat(&file));
-                match sole {
-                    Some(Ok(_)) => self.moved(staged, 0..u64::MAX).map_err(io::Error::other),
-                    _ => self.clear(staged).map_err(io::Error::other),
-                }
-            }
         }
     }
 
@@ -499,6 +472,27 @@ impl Store {
             tree.read(next, &mut buf)?;
             hashing.feed(tree.files(), &buf);
         }
+    }
+
+    /// What becomes of the flat file now that the files are known: the only file takes its place as it is, of several
+    /// [`Store::move_flat`] moves the bytes.
+    fn settle_flat(&self, staged: &Staged, tree: &Tree, length: u64) -> Result<(), StoreError> {
+        let data = staged.object(ObjectKind::Data);
+        if staged.blocks().stored.flat.is_empty() {
+            return Ok(ignore_missing(self.disk.remove_file(&data))?);
+        }
+        let exists = |path: &Path| match self.disk.lstat(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            other => other.map(|_| true),
+        };
+        match (exists(&data)?, tree.sole_file()) {
+            (true, Some(file)) => self.disk.rename(&data, &file)?,
+            (true, None) => return Ok(()),
+            // A crash came between the rename and the journal.
+            (false, Some(file)) if exists(&file)? => {}
+            (false, _) => return self.clear(staged),
+        }
+        self.moved(staged, 0..length)
     }
 
     /// Nothing of the data is stored any more. The caller holds the place.

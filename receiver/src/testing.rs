@@ -11,6 +11,12 @@ use checkvalve_protocol::path::{LinkTarget, SafePath};
 
 pub(crate) const MTIME: Timestamp = Timestamp { secs: 1_600_000_000, nanos: 123_456_789 };
 
+/// An empty directory, in memory where that is possible: what is tested here is no disk.
+pub(crate) fn dir() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
+}
+
 pub(crate) fn default_channel() -> ChannelName {
     ChannelName::new("default").unwrap()
 }

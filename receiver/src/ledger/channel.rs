@@ -106,11 +106,16 @@ impl Channel {
 
     /// A sequence is, or was, on the wire.
     pub fn on_wire(&mut self, sequence: u64) {
-        self.newest = self.newest.max(sequence);
-        self.begun = self.begun.max(sequence);
+        self.begun(sequence);
         if self.baseline.is_none() {
             self.baseline = Some(sequence);
         }
+    }
+
+    /// The transmission of a sequence has begun, at whatever time.
+    pub fn begun(&mut self, sequence: u64) {
+        self.newest = self.newest.max(sequence);
+        self.begun = self.begun.max(sequence);
     }
 
     /// A sequence goes to the hook (or would, if there were one).
@@ -130,13 +135,13 @@ impl Channel {
     pub fn gaps(&self, from: u64, most: usize) -> Vec<(u64, u64)> {
         let Some(baseline) = self.baseline else { return Vec::new() };
         let mut at = from.max(baseline).max(self.floor.saturating_add(1));
-        if at >= self.begun {
+        if at > self.begun {
             return Vec::new();
         }
-        let mut known: Vec<u64> = self.slots.range(at..self.begun).map(|(&sequence, _)| sequence).collect();
-        known.extend(self.rejected.range(at..self.begun));
+        let mut known: Vec<u64> = self.slots.range(at..=self.begun).map(|(&sequence, _)| sequence).collect();
+        known.extend(self.rejected.range(at..=self.begun));
         known.sort_unstable();
-        known.push(self.begun);
+        known.push(self.begun.saturating_add(1));
         let mut gaps = Vec::new();
         for sequence in known {
             if gaps.len() >= most {

@@ -169,7 +169,7 @@ fn beacons_are_bounded() {
 
 #[test]
 fn survives_a_restart_and_forgets_no_failed_save() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::dir();
     let disk: Arc<dyn Disk> = Arc::new(OsDisk);
     let path = dir.path().join("ledger");
     {

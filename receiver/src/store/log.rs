@@ -289,7 +289,7 @@ mod tests {
 
     #[test]
     fn a_restart_keeps_all_a_reboot_what_was_synced() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::dir();
         let (disk, path): (Arc<dyn Disk>, _) = (Arc::new(OsDisk), dir.path().join("log"));
         let (mut log, stored) = open(&disk, &path, 1);
         assert!(stored.is_empty());
@@ -317,7 +317,7 @@ mod tests {
 
     #[test]
     fn what_is_forgotten_stays_forgotten() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::dir();
         let (disk, path): (Arc<dyn Disk>, _) = (Arc::new(OsDisk), dir.path().join("log"));
         let (mut log, _) = open(&disk, &path, 1);
         log.stored(ONE, 0..10, false).unwrap();

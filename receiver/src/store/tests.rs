@@ -13,7 +13,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), disk: Arc::new(FailNth::new(Arc::new(OsDisk))) }
+        Self { dir: crate::testing::dir(), disk: Arc::new(FailNth::new(Arc::new(OsDisk))) }
     }
 
     fn open(&self, boot: u8) -> Store {
@@ -103,15 +103,9 @@ fn a_restart_of_the_daemon_loses_no_block_at_any_point() {
                     }
                     put(&store, &sample, sbn).unwrap();
                 }
-                let announced = store.get(sample.id()).is_some_and(|s| s.tree().is_some());
                 drop(store);
                 let store = bench.open(1);
-                if announced {
-                    let staged = store.get(sample.id()).unwrap();
-                    store.announced(&staged, *blake3::hash(&sample.signed()).as_bytes()).unwrap();
-                } else {
-                    adopt(&store, &sample).unwrap();
-                }
+                adopt(&store, &sample).unwrap();
                 let have = store.have(sample.id(), ObjectKind::Data, &sample.oti());
                 assert!(order[..stop].iter().all(|&sbn| have.contains(sbn)) && have.len() == stop as u64);
                 for &sbn in &order[stop..] {
@@ -127,6 +121,27 @@ fn a_restart_of_the_daemon_loses_no_block_at_any_point() {
 }
 
 #[test]
+fn a_crash_between_rename_and_journal_loses_nothing() {
+    let bench = Bench::new();
+    let sample = &samples()[0];
+    let store = bench.open(1);
+    for sbn in 0..5 {
+        put(&store, sample, sbn).unwrap();
+    }
+    let staged = store.get(sample.id()).unwrap();
+    drop(store);
+    std::fs::create_dir(staged.out()).unwrap();
+    std::fs::rename(staged.object(ObjectKind::Data), staged.out().join("one file")).unwrap();
+    let store = bench.open(1);
+    adopt(&store, sample).unwrap();
+    assert_eq!(store.have(sample.id(), ObjectKind::Data, &sample.oti()).len(), 5);
+    for sbn in 5..sample.oti().blocks() {
+        put(&store, sample, sbn).unwrap();
+    }
+    assert_whole(&store, sample);
+}
+
+#[test]
 fn a_reboot_loses_what_was_not_synced() {
     let bench = Bench::new();
     let sample = &samples()[3];
@@ -138,8 +153,7 @@ fn a_reboot_loses_what_was_not_synced() {
     put(&store, sample, 1).unwrap();
     drop(store);
     let store = bench.open(2);
-    let staged = store.get(sample.id()).unwrap();
-    store.announced(&staged, *blake3::hash(&sample.signed()).as_bytes()).unwrap();
+    adopt(&store, sample).unwrap();
     let have = store.have(sample.id(), ObjectKind::Data, &sample.oti());
     assert_eq!(have.iter().collect::<Vec<_>>(), [0, 4]);
     for sbn in 0..sample.oti().blocks() {
@@ -242,7 +256,7 @@ fn several_threads_store_one_bundle() {
 
 #[test]
 fn room_is_bounded_and_given_back() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::dir();
     let store = Store::open(Arc::new(OsDisk), &dir.path().join("s"), [0; 16], 0, 1_500).unwrap();
     let sample = &samples()[0];
     put(&store, sample, 0).unwrap();

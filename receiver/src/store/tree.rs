@@ -64,13 +64,13 @@ impl Tree {
         Self { disk, root, announce, files, open: Mutex::default(), finished, clock: AtomicU64::new(0) }
     }
 
-    /// Creates the directories, those that are there already excepted. Errors: of the disk; `InvalidFilename` if a path
-    /// is longer than this host takes.
-    pub fn create_directories(&self) -> io::Result<()> {
-        match self.disk.create_dir(&self.root, 0o700) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
+    /// Creates the directories, those that are there already excepted. True: not even the outermost was there. Errors: of
+    /// the disk; `InvalidFilename` if a path is longer than this host takes.
+    pub fn create_directories(&self) -> io::Result<bool> {
+        let made_now = match self.disk.create_dir(&self.root, 0o700) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+            other => other.map(|()| true)?,
+        };
         let mut path = PathBuf::new();
         for entry in &self.announce.entries {
             if self.root.as_os_str().len() + 1 + entry.path.as_bytes().len() > MAX_HOST_PATH {
@@ -86,7 +86,7 @@ impl Tree {
                 }
             }
         }
-        Ok(())
+        Ok(made_now)
     }
 
     /// Writes bytes of the data object from `offset` on to the files they belong to, which are created as needed. Any

@@ -1,0 +1,159 @@
+//! The audit trail: one JSON object a line, appended and synced, never changed.
+//!
+//! Every line has `at_ms` (Unix milliseconds) and `event`; the rest depends on the event. An event may stand there twice
+//! when a crash hit between writing it and what follows; none is lost.
+
+use std::io;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use checkvalve_host::disk::{Disk, DiskFile};
+use checkvalve_protocol::id::{BundleId, ChannelName, KeyId};
+use serde::Serialize;
+
+/// The open audit trail.
+pub struct Audit {
+    file: Mutex<Box<dyn DiskFile>>,
+}
+
+/// What happened.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event<'a> {
+    /// A bundle was proven and is in the inbox.
+    Published {
+        /// Which.
+        #[serde(flatten)]
+        bundle: Subject<'a>,
+        /// Sum of its files' sizes in bytes.
+        bytes: u64,
+        /// BLAKE3 of its signed announce, in hexadecimal digits.
+        manifest: String,
+    },
+    /// A bundle went to quarantine.
+    Quarantined {
+        /// Which.
+        #[serde(flatten)]
+        bundle: Subject<'a>,
+        /// The rule that it broke.
+        rule: &'a str,
+        /// The same for people.
+        reason: &'a str,
+    },
+    /// The sender gave a bundle up.
+    Withdrawn {
+        /// Which.
+        #[serde(flatten)]
+        bundle: Subject<'a>,
+        /// Why.
+        reason: &'a str,
+    },
+    /// An operator gave a bundle up.
+    Rejected {
+        /// Which.
+        #[serde(flatten)]
+        bundle: Subject<'a>,
+    },
+    /// A hook ran.
+    Hook {
+        /// For which bundle.
+        #[serde(flatten)]
+        bundle: Subject<'a>,
+        /// `install`.
+        stage: &'a str,
+        /// How often it was started for this bundle, this time included.
+        attempt: u32,
+        /// What became of the bundle: `installed`, `failed`, `quarantined` or `again`.
+        outcome: &'a str,
+        /// How the process ended, for people.
+        ended: &'a str,
+    },
+    /// A key is trusted from now on.
+    TrustAdded {
+        /// The key.
+        key: KeyId,
+        /// What it is called.
+        name: &'a str,
+    },
+    /// A key is trusted no more.
+    TrustRemoved {
+        /// The key.
+        key: KeyId,
+        /// What it was called.
+        name: &'a str,
+    },
+}
+
+/// The bundle that an event is about.
+#[derive(Debug, Serialize)]
+pub struct Subject<'a> {
+    /// Its id.
+    pub bundle: Option<BundleId>,
+    /// Its channel.
+    pub channel: Option<&'a ChannelName>,
+    /// Its number in the channel.
+    pub sequence: u64,
+    /// Its name, escaped.
+    pub name: String,
+    /// The key that signed it.
+    pub signer: Option<KeyId>,
+    /// What that key is called.
+    pub signer_name: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    at_ms: u64,
+    #[serde(flatten)]
+    event: &'a Event<'a>,
+}
+
+impl Audit {
+    /// Opens or creates the trail at `path`. A last line that a power cut tore is ended, so that what follows can be read.
+    pub fn open(disk: &dyn Disk, path: &Path) -> io::Result<Self> {
+        let file = disk.open_append_or_create(path)?;
+        let (len, mut last) = (file.len()?, [b'\n']);
+        if len > 0 {
+            file.read_at(&mut last, len - 1)?;
+        }
+        if last != [b'\n'] {
+            file.append(b"\n")?;
+        }
+        Ok(Self { file: Mutex::new(file) })
+    }
+
+    /// Appends a line; durable when this returns.
+    pub fn record(&self, at_ms: u64, event: &Event<'_>) -> io::Result<()> {
+        let mut line = serde_json::to_vec(&Line { at_ms, event }).map_err(io::Error::other)?;
+        line.push(b'\n');
+        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.append(&line)?;
+        file.sync_data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use checkvalve_host::disk::OsDisk;
+
+    fn event() -> Event<'static> {
+        Event::TrustAdded { key: KeyId([1; 8]), name: "a \"b\"\n" }
+    }
+
+    #[test]
+    fn lines_are_appended_also_after_a_torn_one() {
+        let dir = crate::testing::dir();
+        let path = dir.path().join("audit.jsonl");
+        Audit::open(&OsDisk, &path).unwrap().record(7, &event()).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, [&whole[..], &whole[..20]].concat()).unwrap();
+        Audit::open(&OsDisk, &path).unwrap().record(8, &event()).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<Option<serde_json::Value>> = text.lines().map(|line| serde_json::from_str(line).ok()).collect();
+        assert_eq!(lines.len(), 3);
+        assert_eq!(lines[0].as_ref().unwrap()["event"], "trust_added");
+        assert!(lines[1].is_none());
+        assert_eq!(lines[2].as_ref().unwrap()["at_ms"], 8);
+    }
+}

@@ -1,0 +1,188 @@
+//! Whose turn it is for the hook, and what became of it. Running it is [`crate::hook`]'s part.
+//!
+//! That a hook starts is durable before it does, so that after a crash it is known to have been interrupted; it then
+//! runs again, as the next attempt. What it said is durable before the next one's turn comes.
+
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
+
+use checkvalve_host::log::escape_bytes;
+use checkvalve_protocol::id::{BundleId, ChannelName};
+
+use super::Delivery;
+use super::manifests::{Verdict, subject};
+use crate::audit::Event;
+use crate::hook::{HookPolicy, Outcome};
+use crate::inbox::{Place, Reason};
+use crate::ledger::{Entry, Next, Signer, State};
+
+/// A hook that is to be run now.
+#[derive(Clone, Debug)]
+pub struct HookRun {
+    /// How.
+    pub policy: Arc<HookPolicy>,
+    /// For which bundle.
+    pub id: BundleId,
+    /// Its channel.
+    pub channel: ChannelName,
+    /// Its number there.
+    pub sequence: u64,
+    /// Its name.
+    pub name: Vec<u8>,
+    /// Its sequence directory in the inbox: the working directory.
+    pub directory: PathBuf,
+    /// The bundle that was installed before it in this channel, if it is still in the inbox.
+    pub previous: Option<PathBuf>,
+    /// Who signed it.
+    pub signer: Option<Signer>,
+    /// How often it was started, this time included.
+    pub attempt: u32,
+}
+
+impl Delivery {
+    /// The hooks that are to start now, one a channel at most; each is written down as started. The caller runs each and
+    /// then says [`Delivery::hook_ended`].
+    pub fn due_hooks(&self, now_ms: u64) -> Vec<HookRun> {
+        let mut due = Vec::new();
+        for (channel, policy) in &self.settings.channels {
+            let Some(hook) = &policy.hook else { continue };
+            let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+            if running.contains(channel) {
+                continue;
+            }
+            let next = self.ledger.lock().next(channel, now_ms, policy.wait_for_missing_ms);
+            if let Next::Run(id) = next
+                && let Some(run) = self.start_hook(channel, hook, id, now_ms)
+            {
+                running.insert(channel.clone());
+                due.push(run);
+            }
+        }
+        due
+    }
+
+    /// A hook has ended, or could not be started.
+    pub fn hook_ended(&self, run: &HookRun, outcome: &Outcome, now_ms: u64) {
+        let ended = outcome.to_string();
+        let (word, state) = match outcome {
+            Outcome::Done => ("installed", State::Installed),
+            Outcome::Quarantine(_) => ("quarantined", State::Quarantined),
+            Outcome::Failed(_) | Outcome::TimedOut(_) => ("failed", State::Failed),
+            Outcome::Again | Outcome::NotStarted(_) if run.policy.is_last(run.attempt) => ("failed", State::Failed),
+            Outcome::Again | Outcome::NotStarted(_) | Outcome::Interrupted => ("again", State::Installing),
+        };
+        let entry = self.ledger.lock().entry(run.id).cloned();
+        if let Some(entry) = entry {
+            let event = Event::Hook {
+                bundle: subject(&entry),
+                stage: "install",
+                attempt: run.attempt,
+                outcome: word,
+                ended: &ended,
+            };
+            self.note(now_ms, &event);
+        }
+        self.ledger.lock().change(run.id, now_ms, |entry| {
+            entry.state = state;
+            entry.reason = (*outcome != Outcome::Done).then(|| ended.clone());
+            entry.not_before_ms = match outcome {
+                Outcome::Again | Outcome::NotStarted(_) => now_ms.saturating_add(run.policy.backoff_ms(run.attempt)),
+                _ => 0,
+            };
+        });
+        self.save();
+        let (bundle, channel, sequence, attempt) = (run.id, &run.channel, run.sequence, run.attempt);
+        match word {
+            "installed" => tracing::info!(%bundle, %channel, sequence, attempt, "installed"),
+            "again" => tracing::warn!(%bundle, %channel, sequence, attempt, ended, "hook is to run again"),
+            _ => tracing::error!(%bundle, %channel, sequence, attempt, ended, state = word, "hook"),
+        }
+        if state == State::Quarantined {
+            self.withdraw(run.id);
+        }
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&run.channel);
+        self.wake();
+    }
+
+    /// Finishes what a crash interrupted: a hook sent a bundle to quarantine, and it is still in the inbox.
+    pub(super) fn finish_withdrawals(&self) {
+        let left: Vec<BundleId> = {
+            let ledger = self.ledger.lock();
+            ledger.entries().filter(|e| e.state == State::Quarantined && e.published).map(|e| e.id).collect()
+        };
+        left.into_iter().for_each(|id| self.withdraw(id));
+    }
+
+    fn start_hook(&self, channel: &ChannelName, hook: &Arc<HookPolicy>, id: BundleId, now_ms: u64) -> Option<HookRun> {
+        let entry = {
+            let mut ledger = self.ledger.lock();
+            let entry = ledger
+                .change(id, now_ms, |entry| {
+                    entry.state = State::Installing;
+                    entry.attempt += 1;
+                    entry.not_before_ms = 0;
+                })
+                .cloned()?;
+            ledger.change_channel(channel, |c| c.pass(entry.sequence));
+            entry
+        };
+        if !self.save() {
+            // Not started, since a crash would not know of it. The attempt counts nonetheless.
+            let later = now_ms.saturating_add(hook.backoff_ms(1));
+            self.ledger.lock().change(id, now_ms, |entry| entry.not_before_ms = later);
+            return None;
+        }
+        Some(HookRun {
+            policy: Arc::clone(hook),
+            id,
+            channel: channel.clone(),
+            sequence: entry.sequence,
+            directory: self.inbox.path(channel, entry.sequence),
+            previous: self.previous(channel, entry.sequence),
+            name: entry.name,
+            signer: entry.signer,
+            attempt: entry.attempt,
+        })
+    }
+
+    /// The newest bundle of a channel before `sequence` that is installed and still in the inbox.
+    fn previous(&self, channel: &ChannelName, sequence: u64) -> Option<PathBuf> {
+        let previous: Option<Entry> = {
+            let ledger = self.ledger.lock();
+            let slots: Vec<BundleId> =
+                ledger.channel(channel)?.slots().rev().filter(|slot| slot.0 < sequence).map(|slot| slot.1).collect();
+            slots.into_iter().filter_map(|id| ledger.entry(id)).find(|e| e.state == State::Installed).cloned()
+        };
+        let previous = previous?;
+        let path = self.inbox.path(channel, previous.sequence).join(crate::hook::os_name(&previous.name));
+        self.disk.lstat(&path).is_ok().then_some(path)
+    }
+
+    /// From the inbox to quarantine. May be done again.
+    fn withdraw(&self, id: BundleId) {
+        let Some(entry) = self.ledger.lock().entry(id).cloned() else { return };
+        let Some(channel) = entry.channel.clone() else { return };
+        let place = Place { id, channel: Some(channel.clone()), sequence: entry.sequence };
+        let verdict = Verdict::new("hook", entry.reason.clone().unwrap_or_default());
+        let reason = Reason {
+            bundle: id,
+            channel: entry.channel.clone(),
+            sequence: entry.sequence,
+            name: escape_bytes(&entry.name),
+            rule: verdict.rule,
+            reason: verdict.reason,
+            signer: entry.signer.as_ref().map(|s| s.key.to_string()),
+            at_ms: entry.changed_ms,
+        };
+        let moved = self.inbox.quarantine(&place, &reason, None).and_then(|()| self.inbox.withdraw(&place, &channel));
+        match moved {
+            Ok(()) => {
+                self.ledger.lock().change(id, self.now(), |entry| entry.published = false);
+                self.save();
+            }
+            Err(error) => {
+                tracing::error!(bundle = %id, %error, "bundle cannot be moved to quarantine; the next start tries again")
+            }
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! What `status` shows.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::PoisonError;
+
+use checkvalve_protocol::beacon::OnWire;
+use checkvalve_protocol::id::{BundleId, ChannelName, KeyId, SessionId};
+use serde::{Deserialize, Serialize};
+
+use super::Delivery;
+use crate::ledger::{Entry, Next, Signer, State};
+
+/// Bundles listed per channel at most, the newest ones; those under way are listed whatever their number.
+const LISTED: usize = 1_000;
+/// Missing sequences of a channel that are listed one by one; more follow as one range.
+const LISTED_GAPS: u64 = 100;
+
+/// Everything, as of one moment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Unix time in milliseconds.
+    pub now_ms: u64,
+    /// Bundles by channel and sequence, newest first.
+    pub bundles: Vec<BundleStatus>,
+    /// Channels by name.
+    pub channels: Vec<ChannelStatus>,
+    /// The other side, as far as it is heard.
+    pub sender: SenderStatus,
+    /// Staging.
+    pub staging: StagingStatus,
+    /// Whose signatures are accepted.
+    pub trusted: Vec<TrustedKey>,
+}
+
+/// One bundle.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BundleStatus {
+    /// Its channel; null while only data came.
+    pub channel: Option<ChannelName>,
+    /// Its number there; 0 while only data came.
+    pub sequence: u64,
+    /// The last of a range of sequences of which nothing is known; otherwise null.
+    pub through: Option<u64>,
+    /// Its id; null if nothing is known but that it was sent.
+    pub id: Option<BundleId>,
+    /// Its name; bytes that are no UTF-8 are replaced.
+    pub name: String,
+    /// Sum of its files' sizes in bytes, 0 while unknown.
+    pub bytes: u64,
+    /// What became of it.
+    pub state: State,
+    /// Why, for people.
+    pub reason: Option<String>,
+    /// Who signed it.
+    pub signer: Option<Signer>,
+    /// Where it is in the inbox.
+    pub path: Option<PathBuf>,
+    /// Bytes of its data that are stored.
+    pub received: u64,
+    /// How much is lacking, while it is being received.
+    pub lacking: Option<Lacking>,
+    /// It is published and waits for this sequence to come first.
+    pub waiting_for: Option<u64>,
+    /// How often its hook was started.
+    pub attempt: u32,
+    /// Its hook is not started again before this, in Unix milliseconds.
+    pub retry_ms: Option<u64>,
+    /// When the receiver first knew of it, in Unix milliseconds.
+    pub first_ms: u64,
+    /// When its state changed last, in Unix milliseconds.
+    pub changed_ms: u64,
+}
+
+/// What a bundle under way lacks.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Lacking {
+    /// Source blocks that are not stored.
+    pub blocks: u32,
+    /// Source blocks in all.
+    pub blocks_total: u32,
+    /// Symbols that blocks lack of which some came.
+    pub symbols: u64,
+}
+
+/// One channel.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ChannelStatus {
+    /// Its name.
+    pub name: ChannelName,
+    /// The newest sequence that the sender has spoken of.
+    pub newest: u64,
+    /// The last sequence that went to the hook.
+    pub passed: u64,
+    /// The sequence that holds up later ones.
+    pub blocked_by: Option<u64>,
+    /// It has a hook.
+    pub hook: bool,
+    /// Its hook is running.
+    pub running: bool,
+}
+
+/// What beacons said.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SenderStatus {
+    /// Unix time in milliseconds of the last beacon; null before the first.
+    pub last_beacon_ms: Option<u64>,
+    /// No beacon came for longer than three seconds.
+    pub silent: bool,
+    /// Its run.
+    pub session: Option<SessionId>,
+    /// Its runs so far, by its own count.
+    pub session_number: u64,
+    /// Sessions heard of since this daemon started.
+    pub sessions: u64,
+    /// Its clock less ours when the last beacon came, in milliseconds.
+    pub clock_offset_ms: i64,
+    /// The rate that it is set to, in bits a second.
+    pub rate_bits: u64,
+    /// Datagrams that it had sent in this session.
+    pub datagrams: u64,
+    /// What it transmits.
+    pub on_wire: Option<OnWireStatus>,
+}
+
+/// What is on the wire.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OnWireStatus {
+    /// Its channel.
+    pub channel: ChannelName,
+    /// Its number there.
+    pub sequence: u64,
+    /// The pass, from 1.
+    pub pass: u32,
+    /// How many there will be.
+    pub passes: u32,
+    /// Source blocks of this transmission.
+    pub blocks: u32,
+    /// How many were sent.
+    pub blocks_sent: u32,
+}
+
+/// Room in staging.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct StagingStatus {
+    /// Bytes of unfinished bundles.
+    pub bytes: u64,
+    /// Bytes that the disk has, its reserve included.
+    pub free: u64,
+}
+
+/// A key whose signatures are accepted.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TrustedKey {
+    /// The key.
+    pub key: KeyId,
+    /// What it is called.
+    pub name: String,
+}
+
+impl Delivery {
+    /// What there is to tell.
+    #[must_use]
+    pub fn status(&self, now_ms: u64) -> Status {
+        let mut bundles = Vec::new();
+        let mut channels = Vec::new();
+        let mut waiting = BTreeMap::new();
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let names: Vec<ChannelName> = self.ledger.lock().channels().map(|(name, _)| name.clone()).collect();
+        for name in names {
+            let policy = self.policy(&name);
+            let mut ledger = self.ledger.lock();
+            let next = policy.hook.as_ref().map(|_| ledger.next(&name, now_ms, policy.wait_for_missing_ms));
+            let blocked_by = match next {
+                Some(Next::Blocked(sequence)) => Some(sequence),
+                _ => None,
+            };
+            let Some(channel) = ledger.channel(&name) else { continue };
+            bundles.extend(gaps(&name, &channel.gaps(0, LISTED)));
+            channels.push(ChannelStatus {
+                newest: channel.newest(),
+                passed: channel.passed(),
+                blocked_by,
+                hook: policy.hook.is_some(),
+                running: running.contains(&name),
+                name: name.clone(),
+            });
+            waiting.insert(name, blocked_by);
+        }
+        let mut entries: Vec<Entry> = self.ledger.lock().entries().cloned().collect();
+        entries.sort_by(|a, b| (&a.channel, b.sequence, a.id).cmp(&(&b.channel, a.sequence, b.id)));
+        let mut listed: BTreeMap<Option<ChannelName>, usize> = BTreeMap::new();
+        entries.retain(|entry| {
+            let count = listed.entry(entry.channel.clone()).or_default();
+            *count += 1;
+            *count <= LISTED || entry.state.is_open()
+        });
+        bundles.extend(entries.into_iter().map(|entry| {
+            let blocked = entry.channel.as_ref().and_then(|name| waiting.get(name).copied().flatten());
+            self.bundle_status(entry, blocked)
+        }));
+        bundles.sort_by(|a, b| (&a.channel, b.sequence).cmp(&(&b.channel, a.sequence)));
+        let trust = self.trust.read().unwrap_or_else(PoisonError::into_inner);
+        Status {
+            now_ms,
+            bundles,
+            channels,
+            sender: self.sender_status(now_ms),
+            staging: StagingStatus { bytes: self.store.space().staged(), free: self.store.space().free() },
+            trusted: trust.iter().map(|(key, _, name)| TrustedKey { key, name: name.to_owned() }).collect(),
+        }
+    }
+
+    fn bundle_status(&self, entry: Entry, blocked: Option<u64>) -> BundleStatus {
+        let stored = self.store.get(entry.id).map(|staged| staged.fill().1);
+        let whole = entry.published || matches!(entry.state, State::Installed | State::Complete);
+        let progress = self.lives().get(&entry.id).and_then(|live| live.progress);
+        let lacking = progress.filter(|_| entry.state.is_open()).map(|p| Lacking {
+            blocks: p.blocks_total - p.blocks_done.min(p.blocks_total),
+            blocks_total: p.blocks_total,
+            symbols: p.symbols_lacking,
+        });
+        BundleStatus {
+            path: entry
+                .channel
+                .as_ref()
+                .filter(|_| entry.published)
+                .map(|channel| self.inbox.path(channel, entry.sequence).join(crate::hook::os_name(&entry.name))),
+            channel: entry.channel,
+            sequence: entry.sequence,
+            through: None,
+            id: Some(entry.id),
+            name: String::from_utf8_lossy(&entry.name).into_owned(),
+            bytes: entry.bytes,
+            state: entry.state,
+            reason: entry.reason,
+            signer: entry.signer,
+            received: stored.unwrap_or(if whole { entry.bytes } else { 0 }),
+            lacking,
+            waiting_for: blocked.filter(|&by| entry.state == State::Complete && by < entry.sequence),
+            attempt: entry.attempt,
+            retry_ms: (entry.not_before_ms > 0).then_some(entry.not_before_ms),
+            first_ms: entry.first_ms,
+            changed_ms: entry.changed_ms,
+        }
+    }
+
+    fn sender_status(&self, now_ms: u64) -> SenderStatus {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = (heard.at_ms > 0).then_some(heard.at_ms);
+        SenderStatus {
+            last_beacon_ms: last,
+            silent: last.is_none_or(|at| now_ms.saturating_sub(at) > 3_000),
+            session: heard.session,
+            session_number: heard.session_number,
+            sessions: heard.sessions,
+            clock_offset_ms: last.map_or(0, |at| heard.sender_clock_ms.cast_signed().wrapping_sub(at.cast_signed())),
+            rate_bits: heard.rate_bits,
+            datagrams: heard.datagrams,
+            on_wire: heard.on_wire.as_ref().map(on_wire),
+        }
+    }
+}
+
+fn on_wire(o: &OnWire) -> OnWireStatus {
+    OnWireStatus {
+        channel: o.channel.clone(),
+        sequence: o.sequence,
+        pass: o.pass,
+        passes: o.passes,
+        blocks: o.blocks,
+        blocks_sent: o.blocks_sent,
+    }
+}
+
+/// Sequences that were sent and of which nothing is known.
+fn gaps(channel: &ChannelName, gaps: &[(u64, u64)]) -> Vec<BundleStatus> {
+    let row = |first: u64, last: u64| BundleStatus {
+        channel: Some(channel.clone()),
+        sequence: first,
+        through: (last > first).then_some(last),
+        id: None,
+        name: String::new(),
+        bytes: 0,
+        state: State::Missing,
+        reason: Some("nothing of it arrived, not even its name".into()),
+        signer: None,
+        path: None,
+        received: 0,
+        lacking: None,
+        waiting_for: None,
+        attempt: 0,
+        retry_ms: None,
+        first_ms: 0,
+        changed_ms: 0,
+    };
+    let mut rows = Vec::new();
+    for &(first, last) in gaps {
+        if rows.len() >= LISTED {
+            break;
+        }
+        let single = last.min(first.saturating_add(LISTED_GAPS - 1));
+        rows.extend((first..=single).map(|sequence| row(sequence, sequence)));
+        if single < last {
+            rows.push(row(single + 1, last));
+        }
+    }
+    rows
+}

@@ -1,0 +1,172 @@
+//! The process ends, or the disk fails, at every step.
+
+use super::*;
+
+/// What stands in the inbox is the whole bundle or nothing.
+fn assert_all_or_nothing(bench: &Bench, sample: &Sample) -> bool {
+    let path = bench.inbox(sample.announce.sequence);
+    if path.exists() {
+        sample.assert_at(&path);
+    }
+    path.exists()
+}
+
+fn try_send(delivery: &Delivery, sample: &Sample) -> Result<(), StoreError> {
+    announce(delivery, sample)?;
+    if !sample.data.is_empty() {
+        data(delivery, sample, 0..sample.oti().blocks())?;
+    }
+    hashes(delivery, sample)?;
+    work(delivery);
+    Ok(())
+}
+
+#[test]
+fn an_end_at_any_operation_leads_to_the_same_end_once() {
+    for (sample, durability) in [(&samples()[2], Durability::Syncfs), (&samples()[0], Durability::Fsync)] {
+        let mut published_before = 0;
+        for nth in 0.. {
+            let mut bench = Bench::new().with_hook(None);
+            bench.settings.durability = durability;
+            let delivery = bench.open();
+            bench.disk.heal();
+            bench.disk.fail_from(nth, EIO);
+            let ended = try_send(&delivery, sample).is_ok() && state(&delivery, sample) == Some(State::Complete);
+            let mut runs = delivery.due_hooks(2_000);
+            runs.iter().for_each(|run| delivery.hook_ended(run, &Outcome::Done, 2_000));
+            let done = bench.disk.operations().len() < nth;
+            drop(delivery);
+            bench.disk.heal();
+            published_before += usize::from(assert_all_or_nothing(&bench, sample));
+            // After the restart, what is in the inbox is known, and a second pass brings the rest.
+            let delivery = bench.open();
+            work(&delivery);
+            if assert_all_or_nothing(&bench, sample) {
+                let state = state(&delivery, sample).unwrap();
+                let known = matches!(state, State::Complete | State::Installing | State::Installed);
+                assert!(known, "operation {nth}: in the inbox, but {state:?}");
+            }
+            try_send(&delivery, sample).unwrap();
+            runs.extend(delivery.due_hooks(3_000));
+            runs.iter().for_each(|run| delivery.hook_ended(run, &Outcome::Done, 3_000));
+            sample.assert_at(&bench.inbox(sample.announce.sequence));
+            assert_eq!(state(&delivery, sample), Some(State::Installed), "operation {nth}");
+            assert!(runs.len() <= 2 && !runs.is_empty());
+            assert!(runs.iter().map(|run| run.attempt).is_sorted_by(|a, b| a < b), "attempts count up");
+            assert!(delivery.store.all().is_empty());
+            if done {
+                assert!(ended);
+                break;
+            }
+        }
+        assert!(published_before > 3, "it was interrupted after the rename too");
+    }
+}
+
+#[test]
+fn a_failure_of_any_single_operation_is_survived() {
+    let sample = &samples()[2];
+    for nth in 0.. {
+        for errno in [EIO, ENOSPC] {
+            let bench = Bench::new().with_hook(None);
+            let delivery = bench.open();
+            bench.disk.heal();
+            bench.disk.fail_once(nth, errno);
+            let mut sent = try_send(&delivery, sample);
+            let mut now = 10_000;
+            let operations = bench.disk.operations().len();
+            for _ in 0..4 {
+                assert_all_or_nothing(&bench, sample);
+                delivery.tick(now);
+                work(&delivery);
+                sent = try_send(&delivery, sample);
+                now += 10_000;
+            }
+            sent.unwrap();
+            sample.assert_at(&bench.inbox(3));
+            assert!(matches!(state(&delivery, sample), Some(State::Complete)), "operation {nth}, {errno}");
+            if operations < nth {
+                return;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_power_cut_loses_only_what_was_not_synced() {
+    let bench = Bench::new();
+    let sample = &samples()[0];
+    let delivery = bench.open();
+    announce(&delivery, sample).unwrap();
+    data(&delivery, sample, 0..5).unwrap();
+    delivery.enqueue(Job::Checkpoint);
+    work(&delivery);
+    data(&delivery, sample, 5..7).unwrap();
+    drop(delivery);
+    let delivery = bench.try_open(2).unwrap();
+    let Want::Yes { have } = delivery.want(sample.id(), ObjectKind::Data, &sample.oti()) else { panic!() };
+    assert_eq!(have.iter().collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+    send(&delivery, sample);
+    sample.assert_at(&bench.inbox(1));
+}
+
+#[test]
+fn a_damaged_announce_in_staging_comes_again() {
+    let bench = Bench::new();
+    let sample = &samples()[2];
+    let delivery = bench.open();
+    announce(&delivery, sample).unwrap();
+    data(&delivery, sample, 0..5).unwrap();
+    let path = delivery.store.get(sample.id()).unwrap().object(ObjectKind::Announce);
+    drop(delivery);
+    std::fs::write(&path, b"").unwrap();
+    let delivery = bench.open();
+    assert!(!delivery.lives()[&sample.id()].announced);
+    send(&delivery, sample);
+    sample.assert_at(&bench.inbox(3));
+}
+
+#[test]
+fn a_lost_ledger_does_not_publish_twice_or_over_something_else() {
+    let bench = Bench::new();
+    let sample = &samples()[2];
+    send(&bench.open(), sample);
+    std::fs::remove_file(bench.settings.state.join("ledger")).unwrap();
+    let delivery = bench.open();
+    send(&delivery, sample);
+    assert_eq!(state(&delivery, sample), Some(State::Complete), "the same is there already");
+    let other = Sample::tree(30, 3, &[5]);
+    std::fs::remove_file(bench.settings.state.join("ledger")).unwrap();
+    let delivery = bench.open();
+    send(&delivery, &other);
+    assert_eq!(state(&delivery, &other), Some(State::Quarantined));
+    assert_eq!(bench.reason(&other)["rule"], "inbox");
+    sample.assert_at(&bench.inbox(3));
+}
+
+#[test]
+fn a_quarantine_by_the_hook_is_finished_after_a_crash() {
+    let sample = &samples()[2];
+    for nth in 0.. {
+        let bench = Bench::new().with_hook(None);
+        let delivery = bench.open();
+        send(&delivery, sample);
+        let due = delivery.due_hooks(0);
+        bench.disk.heal();
+        bench.disk.fail_from(nth, EIO);
+        delivery.hook_ended(&due[0], &Outcome::Quarantine(77), 0);
+        let done = bench.disk.operations().len() < nth;
+        drop(delivery);
+        bench.disk.heal();
+        let delivery = bench.open();
+        let again = delivery.due_hooks(0);
+        again.iter().for_each(|run| delivery.hook_ended(run, &Outcome::Quarantine(77), 0));
+        assert!(!bench.inbox(3).exists(), "operation {nth}");
+        let name = format!("default/00000003-{}/content", sample.id());
+        sample.assert_at(&bench.settings.quarantine.join(name));
+        assert_eq!(bench.reason(sample)["rule"], "hook");
+        if done {
+            return;
+        }
+    }
+}

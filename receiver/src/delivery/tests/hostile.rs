@@ -1,0 +1,123 @@
+//! Signed by a trusted key, and hostile all the same.
+
+use checkvalve_protocol::codec::Bytes;
+use checkvalve_protocol::manifest::raw::{RawAnnounce, RawEntry, RawHead, RawKind};
+
+use super::*;
+
+fn file(path: &[u8]) -> RawEntry<'_> {
+    RawEntry { path: Bytes(path), secs: 0, nanos: 0, kind: RawKind::File { size: 3, mode: 0o644 } }
+}
+
+fn directory(path: &[u8]) -> RawEntry<'_> {
+    RawEntry { path: Bytes(path), secs: 0, nanos: 0, kind: RawKind::Directory { mode: 0o755 } }
+}
+
+fn symlink<'a>(path: &'a [u8], target: &'a [u8]) -> RawEntry<'a> {
+    RawEntry { path: Bytes(path), secs: 0, nanos: 0, kind: RawKind::Symlink { target: Bytes(target) } }
+}
+
+#[test]
+fn no_hostile_manifest_writes_anything_outside() {
+    let long = [b"t/".as_slice(), &[b'a'; 4_095]].concat();
+    let cases: Vec<(&str, Vec<RawEntry<'_>>)> = vec![
+        ("path-dotdot", vec![file(b"../x")]),
+        ("path-dotdot", vec![directory(b"t"), file(b"t/../../x")]),
+        ("path-absolute", vec![file(b"/x")]),
+        ("path-empty-component", vec![directory(b"t"), file(b"t//b")]),
+        ("path-dot", vec![directory(b"t"), file(b"t/./b")]),
+        ("path-nul", vec![directory(b"t"), file(b"t/a\0b")]),
+        ("path-too-long", vec![directory(b"t"), file(&long)]),
+        ("path-name-too-long", vec![directory(b"t"), file(&long[..300])]),
+        ("target-outside", vec![directory(b"t"), symlink(b"t/a", b"../../x")]),
+        ("target-absolute", vec![directory(b"t"), symlink(b"t/a", b"/etc")]),
+        ("target-outside", vec![directory(b"t"), symlink(b"t/a", b"b/../../..")]),
+        ("through-symlink", vec![directory(b"t"), symlink(b"t/a", b"."), file(b"t/a/b")]),
+        ("duplicate", vec![directory(b"t"), file(b"t/a"), file(b"t/a")]),
+        ("inside-file", vec![directory(b"t"), file(b"t/a"), file(b"t/a/b")]),
+        ("mode", vec![RawEntry { kind: RawKind::File { size: 3, mode: 0o4755 }, ..file(b"t") }]),
+    ];
+    for (rule, entries) in cases {
+        let bench = Bench::new();
+        let delivery = bench.open();
+        let name = if entries.len() == 1 { entries[0].path } else { Bytes(b"t") };
+        let head = RawHead { bundle: 1, channel: "default", sequence: 1, name, created_ms: 0 };
+        let payload = RawAnnounce { head, entries }.encode();
+        let announce = signed::seal(signed::ANNOUNCE, &payload, &key());
+        manifest(&delivery, BundleId(1), ObjectKind::Announce, &announce).unwrap();
+        let sample = Sample::file(1, 1, 3);
+        data(&delivery, &sample, 0..1).unwrap();
+        hashes(&delivery, &sample).unwrap();
+        work(&delivery);
+        let found = bench.reason(&sample);
+        assert_eq!(found["rule"], rule, "{found}");
+        assert_eq!(state(&delivery, &sample), Some(State::Quarantined));
+        assert!(!bench.settings.inbox.join("default").exists());
+        assert!(!Path::new("/x").exists());
+        bench.assert_contained();
+    }
+}
+
+#[test]
+fn a_name_that_is_hostile_to_logs_and_paths_is_kept_as_it_is() {
+    let name = "-rf \u{1b}[31m\n\"'$(id) é";
+    let bench = Bench::new().with_hook(None);
+    let delivery = bench.open();
+    let kind = checkvalve_protocol::manifest::EntryKind::File { size: 3, mode: 0o600 };
+    let sample = Sample::new(1, 1, name, vec![crate::testing::entry(name, kind)]);
+    send(&delivery, &sample);
+    sample.assert_at(&bench.inbox(1));
+    let due = delivery.due_hooks(0);
+    assert_eq!(crate::hook::path(&due[0]), bench.inbox(1).join(name));
+    assert_eq!(delivery.status(0).bundles[0].name, name);
+}
+
+#[test]
+fn untrusted_bundles_cannot_fill_the_quarantine() {
+    let bench = Bench::new();
+    let delivery = bench.open();
+    let mallory = SigningKey::from_seed([9; 32]);
+    for id in 0..crate::ledger::UNTRUSTED as u64 + 20 {
+        let sample = Sample::file(1_000 + id, id + 1, 3);
+        let announce = sample.announce.sign(&mallory).unwrap();
+        manifest(&delivery, sample.id(), ObjectKind::Announce, &announce).unwrap();
+        data(&delivery, &sample, 0..1).unwrap();
+    }
+    let kept = std::fs::read_dir(bench.settings.quarantine.join("default")).unwrap().count();
+    assert_eq!(kept, crate::ledger::UNTRUSTED);
+    assert!(delivery.store.all().is_empty());
+    let sample = Sample::file(1, 1, 100);
+    send(&delivery, &sample);
+    sample.assert_at(&bench.inbox(1));
+}
+
+#[test]
+fn another_bundle_with_a_taken_sequence_is_refused() {
+    let bench = Bench::new();
+    let delivery = bench.open();
+    let (first, second) = (Sample::file(1, 1, 100), Sample::file(2, 1, 200));
+    send(&delivery, &first);
+    send(&delivery, &second);
+    assert_eq!(state(&delivery, &second), Some(State::Quarantined));
+    assert_eq!(bench.reason(&second)["rule"], "sequence");
+    first.assert_at(&bench.inbox(1));
+}
+
+#[test]
+fn another_announce_of_the_same_bundle_changes_nothing() {
+    let bench = Bench::new();
+    let first = Sample::file(1, 1, 2_000);
+    let other = Sample::file(1, 2, 2_000);
+    {
+        let delivery = bench.open();
+        announce(&delivery, &first).unwrap();
+        let path = delivery.store.get(first.id()).unwrap().object(ObjectKind::Announce);
+        drop(delivery);
+        std::fs::remove_file(path).unwrap();
+    }
+    let delivery = bench.open();
+    announce(&delivery, &other).unwrap();
+    assert_eq!(state(&delivery, &first), Some(State::Receiving));
+    send(&delivery, &first);
+    first.assert_at(&bench.inbox(1));
+}

@@ -1,0 +1,323 @@
+//! From staging to the inbox in one rename, or to quarantine.
+//!
+//! 1. [`Inbox::finish`]: what is left to make: empty files, symlinks, modes and times.
+//! 2. [`Inbox::record`]: the manifest is kept in the state directory, for `verify` and the hook.
+//! 3. [`Inbox::settle`]: all of it is made durable.
+//! 4. [`Inbox::publish`]: one rename, and an fsync of the directory that it went to.
+//!
+//! Each step may be done again after a crash, and the bundle is in the inbox after the rename or not at all.
+
+pub mod check;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use checkvalve_host::disk::{Disk, Kind, read_all, write_atomic};
+use checkvalve_protocol::id::{BundleId, ChannelName};
+use checkvalve_protocol::limits::MAX_MANIFEST_LEN;
+use checkvalve_protocol::manifest::EntryKind;
+use serde::{Deserialize, Serialize};
+
+use crate::store::tree::Tree;
+
+/// Of an untrusted announce, so many bytes are kept in quarantine.
+const KEPT_ANNOUNCE: usize = 1 << 20;
+const COPY: usize = 256 << 10;
+
+/// How contents are made durable before a bundle is published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// One sync of the whole file system.
+    #[default]
+    Syncfs,
+    /// An fsync of every file and directory of the bundle.
+    Fsync,
+}
+
+/// Where published and refused bundles go.
+pub struct Inbox {
+    disk: Arc<dyn Disk>,
+    inbox: PathBuf,
+    quarantine: PathBuf,
+    manifests: PathBuf,
+    durability: Durability,
+}
+
+/// Which bundle, as far as its place is concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The bundle.
+    pub id: BundleId,
+    /// Its channel. None: even that is unknown, which leads to quarantine only.
+    pub channel: Option<ChannelName>,
+    /// Its number in the channel.
+    pub sequence: u64,
+}
+
+/// How publishing went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Published {
+    /// It is in the inbox.
+    Now,
+    /// Something else is where it belongs, or it went there before; staging has nothing to move.
+    Taken,
+}
+
+/// Why a bundle is in quarantine: the content of `reason.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
+    /// The bundle's id.
+    pub bundle: BundleId,
+    /// Its channel; null if that is not known.
+    pub channel: Option<ChannelName>,
+    /// Its number in the channel.
+    pub sequence: u64,
+    /// Its name, bytes that are not printable escaped.
+    pub name: String,
+    /// Which rule it broke, in one word for programs: those of the manifest, or `content`, `hook`, `sequence`, `inbox`.
+    pub rule: String,
+    /// The same for people.
+    pub reason: String,
+    /// The key that signed it, if a trusted one did, or the one that it names.
+    pub signer: Option<String>,
+    /// When, in Unix milliseconds.
+    pub at_ms: u64,
+}
+
+impl Inbox {
+    /// `inbox` and `quarantine` exist; `manifests` is created as needed. All paths absolute.
+    #[must_use]
+    pub fn new(
+        disk: Arc<dyn Disk>,
+        inbox: PathBuf,
+        quarantine: PathBuf,
+        manifests: PathBuf,
+        durability: Durability,
+    ) -> Self {
+        Self { disk, inbox, quarantine, manifests, durability }
+    }
+
+    /// `inbox/<channel>/<sequence, 8 digits>`.
+    #[must_use]
+    pub fn path(&self, channel: &ChannelName, sequence: u64) -> PathBuf {
+        self.inbox.join(channel.as_str()).join(format!("{sequence:08}"))
+    }
+
+    /// `quarantine/<channel>/<sequence>-<id>`.
+    #[must_use]
+    pub fn quarantine_path(&self, place: &Place) -> PathBuf {
+        let channel = place.channel.as_ref().map_or("unknown", ChannelName::as_str);
+        self.quarantine.join(channel).join(format!("{:08}-{}", place.sequence, place.id))
+    }
+
+    /// Step 1. Every regular file with bytes is in its place already.
+    pub fn finish(&self, tree: &Tree) -> io::Result<()> {
+        let disk = self.disk.as_ref();
+        tree.close();
+        tree.create_directories()?;
+        let entries = &tree.announce().entries;
+        for (_, span) in tree.files().iter().enumerate().filter(|&(index, _)| !tree.is_finished(index)) {
+            let entry = &entries[span.entry as usize];
+            let (path, EntryKind::File { mode, .. }) = (tree.root().join(entry.path.as_path()), &entry.kind) else {
+                unreachable!("spans are of files")
+            };
+            if span.size == 0 {
+                match disk.create_new(&path, u32::from(*mode)) {
+                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                    _ => {}
+                }
+            }
+            disk.set_mode(&path, u32::from(*mode))?;
+            disk.set_mtime(&path, entry.mtime.secs, entry.mtime.nanos)?;
+        }
+        for entry in entries {
+            if let EntryKind::Symlink { target } = &entry.kind {
+                let path = tree.root().join(entry.path.as_path());
+                if let Err(error) = disk.symlink(target.as_bytes(), &path) {
+                    if error.kind() != io::ErrorKind::AlreadyExists {
+                        return Err(error);
+                    }
+                    disk.remove_file(&path)?;
+                    disk.symlink(target.as_bytes(), &path)?;
+                }
+                disk.set_mtime(&path, entry.mtime.secs, entry.mtime.nanos)?;
+            }
+        }
+        if self.durability == Durability::Fsync {
+            for span in tree.files() {
+                let path = tree.root().join(entries[span.entry as usize].path.as_path());
+                self.sync_file(&path)?;
+            }
+        }
+        // From the innermost outwards: a directory's mode may forbid what is still to be done in it.
+        for entry in entries.iter().rev() {
+            if let EntryKind::Directory { mode } = entry.kind {
+                let path = tree.root().join(entry.path.as_path());
+                if self.durability == Durability::Fsync {
+                    disk.sync_dir(&path)?;
+                }
+                disk.set_mode(&path, u32::from(mode))?;
+                disk.set_mtime(&path, entry.mtime.secs, entry.mtime.nanos)?;
+            }
+        }
+        disk.set_mode(tree.root(), 0o755)
+    }
+
+    /// Step 2.
+    pub fn record(&self, place: &Place, announce: &[u8], hashes: &[u8]) -> io::Result<()> {
+        for (path, bytes) in self.manifest_paths(place).iter().zip([announce, hashes]) {
+            let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+            self.disk.create_dir_all(dir, 0o750)?;
+            if self.durability == Durability::Fsync {
+                write_atomic(self.disk.as_ref(), path, bytes, 0o640)?;
+                continue;
+            }
+            match self.disk.remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => self.disk.create_new(path, 0o640)?.write_all_at(bytes, 0)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Step 3. Errors: what was written may be lost although it can be read.
+    pub fn settle(&self, tree: &Tree) -> io::Result<()> {
+        match self.durability {
+            Durability::Fsync => self.disk.sync_dir(tree.root()),
+            Durability::Syncfs => {
+                self.disk.sync_fs(tree.root())?;
+                if self.disk.lstat(&self.manifests)?.dev != self.disk.lstat(tree.root())?.dev {
+                    self.disk.sync_fs(&self.manifests)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Step 4. `root` is the directory that holds the bundle's own name.
+    pub fn publish(&self, root: &Path, channel: &ChannelName, sequence: u64) -> io::Result<Published> {
+        let to = self.path(channel, sequence);
+        let parent = self.inbox.join(channel.as_str());
+        match self.disk.create_dir(&parent, 0o755) {
+            Ok(()) => self.disk.sync_dir(&self.inbox)?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+        let published = match self.disk.rename_noreplace(root, &to) {
+            Ok(()) => Published::Now,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Published::Taken,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.disk.lstat(&to).is_ok() => Published::Taken,
+            Err(error) => return Err(error),
+        };
+        self.disk.sync_dir(&parent)?;
+        Ok(published)
+    }
+
+    /// The signed announce and hashes of a published bundle.
+    pub fn recorded(&self, place: &Place) -> io::Result<(Vec<u8>, Vec<u8>)> {
+        let [announce, hashes] = self.manifest_paths(place);
+        let read = |path: &Path| read_all(self.disk.as_ref(), path, MAX_MANIFEST_LEN as u64);
+        Ok((read(&announce)?, read(&hashes)?))
+    }
+
+    /// Removes the record of a bundle that nobody needs any more.
+    pub fn forget(&self, place: &Place) -> io::Result<()> {
+        for path in self.manifest_paths(place) {
+            match self.disk.remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes `reason.json`, and the announce as it came. May be done again.
+    pub fn quarantine(&self, place: &Place, reason: &Reason, announce: Option<&[u8]>) -> io::Result<()> {
+        let dir = self.quarantine_path(place);
+        self.disk.create_dir_all(&dir, 0o750)?;
+        if let Some(bytes) = announce {
+            write_atomic(self.disk.as_ref(), &dir.join("announce"), &bytes[..bytes.len().min(KEPT_ANNOUNCE)], 0o640)?;
+        }
+        let mut json = serde_json::to_vec_pretty(reason).map_err(io::Error::other)?;
+        json.push(b'\n');
+        write_atomic(self.disk.as_ref(), &dir.join("reason.json"), &json, 0o640)?;
+        if let Some(parent) = dir.parent() {
+            self.disk.sync_dir(parent)?;
+        }
+        self.disk.sync_dir(&self.quarantine)
+    }
+
+    /// Moves a published bundle to `content` in its quarantine directory. May be done again.
+    pub fn withdraw(&self, place: &Place, channel: &ChannelName) -> io::Result<()> {
+        let (from, dir) = (self.path(channel, place.sequence), self.quarantine_path(place));
+        let to = dir.join("content");
+        self.disk.create_dir_all(&dir, 0o750)?;
+        match self.disk.rename_noreplace(&from, &to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.disk.remove_tree(&from)?,
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                let part = dir.join("content.part");
+                match self.disk.remove_tree(&part) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+                copy_tree(self.disk.as_ref(), &from, &part)?;
+                self.disk.sync_fs(&part)?;
+                self.disk.rename(&part, &to)?;
+                self.disk.sync_dir(&dir)?;
+                self.disk.remove_tree(&from)?;
+            }
+            other => other?,
+        }
+        self.disk.sync_dir(&dir)?;
+        self.disk.sync_dir(&self.inbox.join(channel.as_str()))
+    }
+
+    fn manifest_paths(&self, place: &Place) -> [PathBuf; 2] {
+        let channel = place.channel.as_ref().map_or("unknown", ChannelName::as_str);
+        let name = |kind| self.manifests.join(channel).join(format!("{:08}-{}.{kind}", place.sequence, place.id));
+        [name("announce"), name("hashes")]
+    }
+
+    fn sync_file(&self, path: &Path) -> io::Result<()> {
+        let mode = match self.disk.open_read(path) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => self.disk.lstat(path)?.mode,
+            other => return other?.sync_all(),
+        };
+        self.disk.set_mode(path, 0o600)?;
+        let file = self.disk.open_read(path)?;
+        file.set_mode(mode)?;
+        file.sync_all()
+    }
+}
+
+/// Copies a tree of files, directories and symlinks with modes and times.
+fn copy_tree(disk: &dyn Disk, from: &Path, to: &Path) -> io::Result<()> {
+    let meta = disk.lstat(from)?;
+    match meta.kind {
+        Kind::Directory => {
+            disk.create_dir(to, 0o700)?;
+            for name in disk.read_dir(from)? {
+                copy_tree(disk, &from.join(&name), &to.join(&name))?;
+            }
+            disk.set_mode(to, meta.mode)?;
+        }
+        Kind::Symlink => {
+            disk.symlink(disk.read_link(from)?.as_os_str().as_encoded_bytes(), to)?;
+        }
+        _ => {
+            let (source, copy) = (disk.open_read(from)?, disk.create_new(to, meta.mode)?);
+            let (mut buf, mut at) = (vec![0; COPY], 0);
+            loop {
+                match source.read_at(&mut buf, at)? {
+                    0 => break,
+                    n => copy.write_all_at(&buf[..n], at)?,
+                }
+                at = copy.len()?;
+            }
+        }
+    }
+    disk.set_mtime(to, meta.mtime.secs, meta.mtime.nanos)
+}
