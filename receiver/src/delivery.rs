@@ -41,7 +41,7 @@ use crate::store::log::BootId;
 use crate::store::{OpenError as StoreOpenError, Staged, Store};
 
 pub use install::HookRun;
-pub use operator::RejectError;
+pub use operator::{RejectError, Which};
 
 /// Bundles at once of which data came but no announce.
 const MAX_UNANNOUNCED: usize = 16;
@@ -221,6 +221,12 @@ impl Delivery {
             }
         }
         true
+    }
+
+    /// The last thing before the process ends: what is known is written down.
+    pub fn tick_last(&self, now_ms: u64) {
+        self.now_ms.store(now_ms, Ordering::Relaxed);
+        self.save();
     }
 
     /// Goes on with every bundle that the last run left in staging.

@@ -14,9 +14,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use checkvalve_host::disk::{Disk, Kind, read_all, write_atomic};
+use checkvalve_protocol::crypto::TrustStore;
 use checkvalve_protocol::id::{BundleId, ChannelName};
 use checkvalve_protocol::limits::MAX_MANIFEST_LEN;
-use checkvalve_protocol::manifest::EntryKind;
+use checkvalve_protocol::manifest::{Announce, EntryKind, Hashes, ManifestError, Outcome};
 use serde::{Deserialize, Serialize};
 
 use crate::store::tree::Tree;
@@ -291,6 +292,23 @@ impl Inbox {
         file.set_mode(mode)?;
         file.sync_all()
     }
+}
+
+/// Opens the recorded manifest of a published bundle. Errors: as [`Announce::open`], [`Hashes::open`] and
+/// [`Opened::belongs_to`](checkvalve_protocol::manifest::Opened::belongs_to).
+pub fn open_record(
+    announce: &[u8],
+    hashes: &[u8],
+    trust: &TrustStore,
+) -> Result<(Announce, Vec<[u8; 32]>), ManifestError> {
+    let announce = Announce::open(announce, trust)?;
+    let hashes = Hashes::open(hashes, trust)?;
+    hashes.belongs_to(&announce)?;
+    let files = match hashes.value.outcome {
+        Outcome::Complete { files } => files,
+        Outcome::Withdrawn { .. } => Vec::new(),
+    };
+    Ok((announce.value, files))
 }
 
 /// Copies a tree of files, directories and symlinks with modes and times.

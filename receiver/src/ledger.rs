@@ -454,10 +454,11 @@ impl Ledger {
         let mut gone = Vec::new();
         let names: Vec<ChannelName> = self.channels.keys().cloned().collect();
         for name in names {
-            loop {
-                let Some(channel) = self.channels.get_mut(&name) else { break };
+            while let Some(channel) = self.channels.get_mut(&name) {
                 let Some((sequence, id)) = channel.oldest_beyond(HISTORY) else { break };
-                if !self.entries.get(&id).is_none_or(|e| e.state.is_over() || e.state == State::Complete) {
+                let passed = channel.passed();
+                let ended = |e: &Entry| e.state.is_over() || e.state == State::Complete && sequence <= passed;
+                if !self.entries.get(&id).is_none_or(ended) {
                     break;
                 }
                 channel.raise_floor(sequence);

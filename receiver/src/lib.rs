@@ -2,6 +2,9 @@
 //! exactly what was signed, publishes them atomically and hands them to an install hook.
 
 pub mod audit;
+pub mod cli;
+pub mod config;
+pub mod control;
 pub mod delivery;
 pub mod hook;
 pub mod inbox;
@@ -9,6 +12,7 @@ pub mod ledger;
 pub mod link;
 pub mod pipeline;
 pub mod ranges;
+pub mod run;
 pub mod sink;
 pub mod store;
 #[cfg(test)]

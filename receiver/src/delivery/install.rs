@@ -8,12 +8,13 @@ use std::sync::{Arc, PoisonError};
 
 use checkvalve_host::log::escape_bytes;
 use checkvalve_protocol::id::{BundleId, ChannelName};
+use checkvalve_protocol::manifest::Announce;
 
 use super::Delivery;
 use super::manifests::{Verdict, subject};
 use crate::audit::Event;
 use crate::hook::{HookPolicy, Outcome};
-use crate::inbox::{Place, Reason};
+use crate::inbox::{Place, Reason, open_record};
 use crate::ledger::{Entry, Next, Signer, State};
 
 /// A hook that is to be run now.
@@ -59,6 +60,15 @@ impl Delivery {
             }
         }
         due
+    }
+
+    /// The announce of a published bundle and the hashes of its files in order, as the hook is told. Errors, in words: the
+    /// record is not readable, or a key that signed it is no longer trusted, so that it may not be installed.
+    pub fn manifest_of(&self, run: &HookRun) -> Result<(Announce, Vec<[u8; 32]>), String> {
+        let place = Place { id: run.id, channel: Some(run.channel.clone()), sequence: run.sequence };
+        let (announce, hashes) = self.inbox.recorded(&place).map_err(|error| format!("its manifest: {error}"))?;
+        let trust = self.trust.read().unwrap_or_else(PoisonError::into_inner);
+        open_record(&announce, &hashes, &trust).map_err(|error| format!("its manifest: {error}"))
     }
 
     /// A hook has ended, or could not be started.

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::PoisonError;
 
+use checkvalve_host::log::escape_bytes;
 use checkvalve_protocol::beacon::OnWire;
-use checkvalve_protocol::id::{BundleId, ChannelName, KeyId, SessionId};
+use checkvalve_protocol::id::{ChannelName, KeyId, SessionId};
 use serde::{Deserialize, Serialize};
 
 use super::Delivery;
@@ -36,15 +37,15 @@ pub struct Status {
 /// One bundle.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BundleStatus {
-    /// Its channel; null while only data came.
-    pub channel: Option<ChannelName>,
+    /// Its channel; empty while only data came.
+    pub channel: String,
     /// Its number there; 0 while only data came.
     pub sequence: u64,
     /// The last of a range of sequences of which nothing is known; otherwise null.
     pub through: Option<u64>,
-    /// Its id; null if nothing is known but that it was sent.
-    pub id: Option<BundleId>,
-    /// Its name; bytes that are no UTF-8 are replaced.
+    /// Its id; empty if nothing is known but that it was sent.
+    pub id: String,
+    /// Its name, escaped where it is no printable text.
     pub name: String,
     /// Sum of its files' sizes in bytes, 0 while unknown.
     pub bytes: u64,
@@ -226,11 +227,11 @@ impl Delivery {
                 .as_ref()
                 .filter(|_| entry.published)
                 .map(|channel| self.inbox.path(channel, entry.sequence).join(crate::hook::os_name(&entry.name))),
-            channel: entry.channel,
+            channel: entry.channel.map_or_else(String::new, String::from),
             sequence: entry.sequence,
             through: None,
-            id: Some(entry.id),
-            name: String::from_utf8_lossy(&entry.name).into_owned(),
+            id: entry.id.to_string(),
+            name: escape_bytes(&entry.name),
             bytes: entry.bytes,
             state: entry.state,
             reason: entry.reason,
@@ -276,10 +277,10 @@ fn on_wire(o: &OnWire) -> OnWireStatus {
 /// Sequences that were sent and of which nothing is known.
 fn gaps(channel: &ChannelName, gaps: &[(u64, u64)]) -> Vec<BundleStatus> {
     let row = |first: u64, last: u64| BundleStatus {
-        channel: Some(channel.clone()),
+        channel: channel.to_string(),
         sequence: first,
         through: (last > first).then_some(last),
-        id: None,
+        id: String::new(),
         name: String::new(),
         bytes: 0,
         state: State::Missing,

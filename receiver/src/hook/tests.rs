@@ -1,1 +1,191 @@
+use std::future::pending;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use checkvalve_protocol::id::{BundleId, KeyId};
+
+use super::*;
+use crate::ledger::Signer;
+use crate::testing::{Sample, default_channel, dir};
+
+struct Bench {
+    dir: tempfile::TempDir,
+    run: HookRun,
+}
+
+impl Bench {
+    fn new(script: &str) -> Self {
+        let dir = dir();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::create_dir_all(at("inbox/default/00000003/tree")).unwrap();
+        let install = at("hook");
+        std::fs::write(&install, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&install, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let policy = HookPolicy {
+            install,
+            timeout: Duration::from_secs(20),
+            backoff: Duration::from_secs(1),
+            backoff_max: Duration::from_secs(300),
+            retries: None,
+        };
+        let run = HookRun {
+            policy: Arc::new(policy),
+            id: BundleId(0xab),
+            channel: default_channel(),
+            sequence: 3,
+            name: b"tree".to_vec(),
+            directory: at("inbox/default/00000003"),
+            previous: Some("/before".into()),
+            signer: Some(Signer { key: KeyId([1; 8]), name: "ci".into() }),
+            attempt: 1,
+        };
+        Self { dir, run }
+    }
+
+    fn timeout(mut self, timeout: Duration) -> Self {
+        Arc::make_mut(&mut self.run.policy).timeout = timeout;
+        self
+    }
+
+    async fn run(&self, stop: impl Future<Output = ()>) -> Outcome {
+        let sample = Sample::tree(0xab, 3, &[10, 0]);
+        let stdin = self.dir.path().join("stdin");
+        let stdin = input::write(&stdin, &self.run, &sample.announce, &sample.digests()).unwrap();
+        process::run(&self.run, stdin, &self.dir.path().join("logs"), stop).await
+    }
+
+    fn outcome(&self) -> Outcome {
+        block_on(self.run(pending()))
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(process::log_path(&self.dir.path().join("logs"), &self.run, self.run.attempt)).unwrap()
+    }
+
+    fn read(&self, name: &str) -> Option<String> {
+        std::fs::read_to_string(self.dir.path().join(name)).ok()
+    }
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+fn is_running(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(Path::new("/proc").join(pid.trim()).join("stat"));
+    stat.is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+#[test]
+fn it_gets_what_the_contract_says() {
+    let bench = Bench::new(
+        "cd \"$(dirname \"$0\")\"; env >env; cat >stdin.json; echo \"$1\" >argument; echo out; echo err >&2",
+    );
+    assert_eq!(bench.outcome(), Outcome::Done);
+    let env = bench.read("env").unwrap();
+    for line in [
+        "CHECKVALVE_BUNDLE_ID=00000000000000ab",
+        "CHECKVALVE_CHANNEL=default",
+        "CHECKVALVE_SEQUENCE=3",
+        "CHECKVALVE_NAME=tree",
+        "CHECKVALVE_STAGE=install",
+        "CHECKVALVE_ATTEMPT=1",
+        "CHECKVALVE_SIGNER=0101010101010101",
+        "CHECKVALVE_PREVIOUS_PATH=/before",
+    ] {
+        assert!(env.lines().any(|l| l == line), "{line} is not in {env}");
+    }
+    let path = bench.dir.path().join("inbox/default/00000003/tree");
+    assert_eq!(bench.read("argument").unwrap().trim(), path.to_str().unwrap());
+    let input: serde_json::Value = serde_json::from_str(&bench.read("stdin.json").unwrap()).unwrap();
+    assert_eq!((&input["sequence"], &input["name"], &input["bytes"]), (&3.into(), &"tree".into(), &10.into()));
+    let entries = input["entries"].as_array().unwrap();
+    let file = entries.iter().find(|e| e["kind"] == "file").unwrap();
+    assert_eq!((&file["size"], &file["mode"]), (&10.into(), &"0644".into()));
+    assert_eq!(file["blake3"].as_str().unwrap().len(), 64);
+    assert_eq!(entries.iter().filter(|e| e["kind"] == "symlink" && e["target"] == "empty").count(), 1);
+    let log = bench.log();
+    assert!(log.starts_with("out\nerr\n[checkvalve] exit 0, after "), "{log}");
+}
+
+#[test]
+fn its_exit_code_says_what_becomes_of_the_bundle() {
+    for (code, expected) in
+        [(0, Outcome::Done), (75, Outcome::Again), (65, Outcome::Quarantine(65)), (77, Outcome::Quarantine(77))]
+    {
+        assert_eq!(Bench::new(&format!("exit {code}")).outcome(), expected);
+    }
+    assert_eq!(Bench::new("exit 3").outcome(), Outcome::Failed("exit 3".into()));
+    assert_eq!(Bench::new("kill -9 $$").outcome(), Outcome::Failed("signal 9".into()));
+    let mut bench = Bench::new("");
+    Arc::make_mut(&mut bench.run.policy).install = "/nowhere/hook".into();
+    assert!(matches!(bench.outcome(), Outcome::NotStarted(_)));
+    let bench = Bench::new("");
+    std::fs::remove_dir_all(&bench.run.directory).unwrap();
+    assert!(matches!(bench.outcome(), Outcome::Failed(_)));
+}
+
+#[test]
+fn its_time_is_up_for_all_of_its_children() {
+    let script = "cd \"$(dirname \"$0\")\"; trap '' TERM; (trap '' TERM; sh -c 'trap \"\" TERM; echo $$ >child; sleep 60') & \
+                  echo $$ >parent; wait; sleep 60";
+    let bench = Bench::new(script).timeout(Duration::from_millis(500));
+    let started = Instant::now();
+    assert_eq!(bench.outcome(), Outcome::TimedOut(Duration::from_millis(500)));
+    assert!(started.elapsed() < process::GRACE + Duration::from_secs(4));
+    for name in ["child", "parent"] {
+        let pid = bench.read(name).unwrap();
+        assert!(!is_running(&pid), "{name} {pid}");
+    }
+}
+
+#[test]
+fn a_hook_that_obeys_sigterm_takes_no_grace() {
+    let bench = Bench::new("sleep 60").timeout(Duration::from_millis(100));
+    let started = Instant::now();
+    assert!(matches!(bench.outcome(), Outcome::TimedOut(_)));
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+}
+
+#[test]
+fn a_stop_of_the_daemon_interrupts_it() {
+    let bench = Bench::new("sleep 60");
+    let outcome = block_on(async { bench.run(tokio::time::sleep(Duration::from_millis(100))).await });
+    assert_eq!(outcome, Outcome::Interrupted);
+}
+
+#[test]
+fn a_child_left_behind_holds_up_nobody() {
+    let bench = Bench::new("(sleep 5) & exit 0");
+    let started = Instant::now();
+    assert_eq!(bench.outcome(), Outcome::Done);
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+}
+
+#[test]
+fn its_output_is_bounded() {
+    let bench = Bench::new("head -c 3000000 /dev/zero; echo end");
+    assert_eq!(bench.outcome(), Outcome::Done);
+    let log = bench.log();
+    assert!((log.len() as u64) < process::MAX_LOG + 200, "{}", log.len());
+    assert!(log.contains("not kept") && log.contains("exit 0"));
+}
+
+#[test]
+fn logs_of_old_attempts_go() {
+    let mut bench = Bench::new("exit 75");
+    for attempt in 1..=process::KEPT_LOGS + 3 {
+        bench.run.attempt = attempt;
+        assert_eq!(bench.outcome(), Outcome::Again);
+    }
+    let logs = std::fs::read_dir(bench.dir.path().join("logs/default")).unwrap().count();
+    assert_eq!(logs, process::KEPT_LOGS as usize);
+}
+
+#[test]
+fn pauses_double_up_to_their_limit() {
+    let bench = Bench::new("");
+    let pauses: Vec<u64> = [1, 2, 3, 9, 10, 40, u32::MAX].map(|n| bench.run.policy.backoff_ms(n)).to_vec();
+    assert_eq!(pauses, [1_000, 2_000, 4_000, 256_000, 300_000, 300_000, 300_000]);
+}

@@ -1,0 +1,208 @@
+//! `status`: what arrived, what is under way, what never came.
+
+use std::fmt::{self, Write as _};
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use checkvalve_host::progress::{human_bytes, human_duration, human_rate};
+use clap::Args as ClapArgs;
+
+use super::{CommandError, ask, say, say_json};
+use crate::config::Config;
+use crate::control::{Request, Status};
+use crate::delivery::status::BundleStatus;
+use crate::ledger::State;
+
+/// Bundles that the text shows of each state; JSON has more.
+const SHOWN: usize = 20;
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Args {
+    /// Show it again every second, until Ctrl-C.
+    #[arg(long)]
+    watch: bool,
+}
+
+pub(super) fn status(args: &Args, config: &Path, json: bool) -> Result<(), CommandError> {
+    let config = Config::peek(config)?;
+    loop {
+        let status: Status = ask(&config, &Request::Status)?;
+        if json {
+            say_json(&status)?;
+        } else {
+            if args.watch && io::stdout().is_terminal() {
+                drop(write!(io::stdout(), "\x1b[H\x1b[2J"));
+            }
+            say(text(&status).trim_end());
+        }
+        if !args.watch {
+            return Ok(());
+        }
+        if io::stdout().flush().is_err() {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+pub(super) fn text(status: &Status) -> String {
+    let mut out = String::new();
+    // Writing to a string cannot fail.
+    let _ = write_text(&mut out, status);
+    out
+}
+
+fn write_text(out: &mut String, status: &Status) -> fmt::Result {
+    let insecure = if status.link.sealed { "" } else { ", INSECURE: not sealed" };
+    writeln!(out, "checkvalve-receiver {} on {}{insecure}", status.version, status.link.listen)?;
+    write_sender(out, status)?;
+    write_link(out, status)?;
+    let staging = &status.deliveries.staging;
+    writeln!(
+        out,
+        "staging  {} unfinished, {} free on the disk",
+        human_bytes(staging.bytes),
+        human_bytes(staging.free)
+    )?;
+    if status.deliveries.trusted.is_empty() {
+        writeln!(out, "! no key is trusted: every bundle will be quarantined (`trust add FILE.pub`)")?;
+    }
+    writeln!(out, "\n{:<20} {:>8} {:>8}", "channel", "newest", "to hook")?;
+    for channel in &status.deliveries.channels {
+        let note = match (channel.hook, channel.running, channel.blocked_by) {
+            (false, ..) => "  no hook".to_owned(),
+            (true, true, _) => "  hook running".to_owned(),
+            (true, false, Some(sequence)) => format!("  waits for {sequence}"),
+            (true, false, None) => String::new(),
+        };
+        writeln!(out, "{:<20} {:>8} {:>8}{note}", channel.name.as_str(), channel.newest, channel.passed)?;
+    }
+    for state in [
+        State::Receiving,
+        State::Incomplete,
+        State::Missing,
+        State::Installing,
+        State::Complete,
+        State::Failed,
+        State::Quarantined,
+        State::Installed,
+        State::Superseded,
+        State::Withdrawn,
+        State::Rejected,
+    ] {
+        write_bundles(out, &status.deliveries.bundles, state, status.deliveries.now_ms)?;
+    }
+    Ok(())
+}
+
+fn write_sender(out: &mut String, status: &Status) -> fmt::Result {
+    let sender = &status.deliveries.sender;
+    let Some(last) = sender.last_beacon_ms else {
+        return writeln!(out, "! sender  nothing heard yet");
+    };
+    let ago = human_duration(Duration::from_millis(status.deliveries.now_ms.saturating_sub(last)));
+    let mark = if sender.silent { "! " } else { "" };
+    write!(
+        out,
+        "{mark}sender   beacon {ago} ago, session {}, {}",
+        sender.session_number,
+        human_rate(sender.rate_bits)
+    )?;
+    match &sender.on_wire {
+        Some(wire) if !sender.silent => {
+            let percent = (u64::from(wire.blocks_sent) * 100).checked_div(u64::from(wire.blocks)).unwrap_or(0).min(100);
+            writeln!(
+                out,
+                ", transmits {}/{} ({percent} % of pass {} of {})",
+                wire.channel, wire.sequence, wire.pass, wire.passes
+            )
+        }
+        _ => writeln!(out),
+    }
+}
+
+fn write_link(out: &mut String, status: &Status) -> fmt::Result {
+    let link = &status.link;
+    writeln!(
+        out,
+        "link     {} datagrams, {}; blocks: {} whole, {} decoded; {} in memory",
+        link.datagrams,
+        human_bytes(link.bytes),
+        link.blocks_whole,
+        link.blocks_decoded,
+        human_bytes(link.memory)
+    )?;
+    let drops: Vec<String> = link
+        .dropped
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(reason, count)| format!("{count} {reason}"))
+        .collect();
+    if !drops.is_empty() {
+        writeln!(out, "dropped  {}", drops.join(", "))?;
+    }
+    if link.kernel_drops > 0 {
+        writeln!(
+            out,
+            "! the kernel dropped {} datagrams: its buffer was full (`link.receive_buffer`)",
+            link.kernel_drops
+        )?;
+    }
+    if link.blocks_failed + link.blocks_lost > 0 {
+        writeln!(
+            out,
+            "! {} blocks could not be stored, {} were lost unfinished",
+            link.blocks_failed, link.blocks_lost
+        )?;
+    }
+    Ok(())
+}
+
+fn write_bundles(out: &mut String, bundles: &[BundleStatus], state: State, now_ms: u64) -> fmt::Result {
+    let mut ours: Vec<_> = bundles.iter().filter(|bundle| bundle.state == state).collect();
+    if ours.is_empty() {
+        return Ok(());
+    }
+    ours.sort_by_key(|bundle| std::cmp::Reverse((bundle.changed_ms, bundle.sequence)));
+    writeln!(out, "\n{}", state.as_str())?;
+    for bundle in ours.iter().take(SHOWN) {
+        let number = match (bundle.channel.as_str(), bundle.through) {
+            ("", _) => "?".to_owned(),
+            (channel, None) => format!("{channel}/{}", bundle.sequence),
+            (channel, Some(through)) => format!("{channel}/{}-{through}", bundle.sequence),
+        };
+        let (id, bytes) = (&bundle.id, human_bytes(bundle.bytes));
+        writeln!(out, "  {number:<22} {id:<16}  {bytes:>9}  {}{}", bundle.name, detail(bundle, now_ms))?;
+    }
+    if ours.len() > SHOWN {
+        writeln!(out, "  and {} more (--json has them)", ours.len() - SHOWN)?;
+    }
+    Ok(())
+}
+
+fn detail(bundle: &BundleStatus, now_ms: u64) -> String {
+    let mut out = String::new();
+    if bundle.state.is_open() && bundle.bytes > 0 && bundle.received > 0 {
+        let percent = u128::from(bundle.received) * 100 / u128::from(bundle.bytes);
+        out += &format!("  {} % stored", percent.min(100));
+    }
+    if let Some(reason) = &bundle.reason {
+        out += &format!(": {reason}");
+    }
+    if let Some(lacking) = bundle.lacking.filter(|lacking| lacking.symbols > 0 && bundle.state == State::Incomplete) {
+        out += &format!(" (at least {} symbols)", lacking.symbols);
+    }
+    if let Some(sequence) = bundle.waiting_for {
+        out += &format!("  waits for {sequence}");
+    }
+    if bundle.attempt > 1 {
+        out += &format!("  attempt {}", bundle.attempt);
+    }
+    if let Some(wait) =
+        bundle.retry_ms.and_then(|at| at.checked_sub(now_ms)).filter(|_| bundle.state == State::Installing)
+    {
+        out += &format!("  again in {}", human_duration(Duration::from_millis(wait)));
+    }
+    out
+}

@@ -1,0 +1,162 @@
+//! What commands ask the daemon through its control socket, and what it answers: JSON, one value each.
+
+use std::collections::BTreeMap;
+
+use checkvalve_host::control::Refusal;
+use checkvalve_host::exit::Exit;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::config::load_trusted;
+use crate::delivery::status::Status as Deliveries;
+use crate::delivery::{Delivery, RejectError, Which};
+use crate::pipeline::LinkStats;
+
+/// What commands ask.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Request {
+    /// For a [`Status`].
+    Status,
+    /// To give a bundle up; answered with null.
+    Reject {
+        /// `CHANNEL/SEQUENCE`, or the first digits of an id.
+        bundle: String,
+    },
+    /// To read the trusted keys again; answered with how many there are.
+    Trust,
+}
+
+/// What `status --json` prints. Fields are added, never changed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// Which of the two daemons this is: `receiver`.
+    pub daemon: String,
+    /// The program's version.
+    pub version: String,
+    /// The daemon's process.
+    pub pid: u32,
+    /// When it was started, in Unix milliseconds.
+    pub started_ms: u64,
+    /// The link.
+    pub link: LinkView,
+    /// Bundles, channels, sender, staging and keys.
+    #[serde(flatten)]
+    pub deliveries: Deliveries,
+}
+
+/// What happened on the link since the daemon started.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct LinkView {
+    /// Where it listens, the first lane's port.
+    pub listen: String,
+    /// How many ports it listens on.
+    pub lanes: u16,
+    /// Whether datagrams are sealed with a link key.
+    pub sealed: bool,
+    /// Datagrams that reached the daemon.
+    pub datagrams: u64,
+    /// Their bytes, UDP headers not counted.
+    pub bytes: u64,
+    /// Datagrams that the daemon dropped, by reason.
+    pub dropped: BTreeMap<String, u64>,
+    /// Datagrams that the kernel dropped because its buffer was full.
+    pub kernel_drops: u64,
+    /// Blocks that came whole.
+    pub blocks_whole: u64,
+    /// Blocks that had to be decoded.
+    pub blocks_decoded: u64,
+    /// Blocks that could not be stored.
+    pub blocks_failed: u64,
+    /// Unfinished blocks kept on disk for want of memory, or because no symbol came for long.
+    pub blocks_parked: u64,
+    /// Unfinished blocks whose symbols could not be kept either.
+    pub blocks_lost: u64,
+    /// Bytes held in blocks that are not stored yet.
+    pub memory: u64,
+    /// Unix time in milliseconds of the last authentic datagram; null before the first.
+    pub last_heard_ms: Option<u64>,
+}
+
+/// What the daemon itself adds to a [`Status`].
+#[derive(Debug, Clone)]
+pub struct About {
+    /// See [`Status::started_ms`].
+    pub started_ms: u64,
+    /// See [`LinkView::listen`].
+    pub listen: String,
+    /// See [`LinkView::lanes`].
+    pub lanes: u16,
+    /// See [`LinkView::sealed`].
+    pub sealed: bool,
+    /// The directory of trusted keys.
+    pub trusted: std::path::PathBuf,
+}
+
+/// Answers a request; may wait for the disk. Errors: [`Refusal`], which the command prints and exits with.
+pub fn answer(
+    body: Value,
+    delivery: &Delivery,
+    about: &About,
+    stats: impl FnOnce() -> LinkStats,
+    now_ms: u64,
+) -> Result<Value, Refusal> {
+    let request = serde_json::from_value(body).map_err(|error| {
+        Refusal::new(Exit::Protocol, format!("the daemon does not understand the command: {error}"))
+    })?;
+    match request {
+        Request::Status => json(&Status {
+            daemon: "receiver".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started_ms: about.started_ms,
+            link: link_view(about, &stats()),
+            deliveries: delivery.status(now_ms),
+        }),
+        Request::Reject { bundle } => {
+            let which: Which = bundle.parse().map_err(|error| refusal(&bundle, &error))?;
+            delivery.reject(&which).map_err(|error| refusal(&bundle, &error))?;
+            Ok(Value::Null)
+        }
+        Request::Trust => {
+            let trusted = load_trusted(&about.trusted).map_err(|e| Refusal::new(Exit::Config, e.to_string()))?;
+            let count = trusted.len();
+            delivery.set_trust(trusted, now_ms).map_err(|e| Refusal::new(Exit::from_io(&e), e.to_string()))?;
+            json(&count)
+        }
+    }
+}
+
+fn link_view(about: &About, stats: &LinkStats) -> LinkView {
+    LinkView {
+        listen: about.listen.clone(),
+        lanes: about.lanes,
+        sealed: about.sealed,
+        datagrams: stats.datagrams,
+        bytes: stats.bytes,
+        dropped: stats.drops.iter().map(|(reason, count)| (reason.name().to_owned(), count)).collect(),
+        kernel_drops: stats.kernel_drops,
+        blocks_whole: stats.blocks_whole,
+        blocks_decoded: stats.blocks_decoded,
+        blocks_failed: stats.blocks_failed,
+        blocks_parked: stats.blocks_parked,
+        blocks_lost: stats.blocks_lost,
+        memory: stats.memory,
+        last_heard_ms: (stats.last_heard_ms > 0).then_some(stats.last_heard_ms),
+    }
+}
+
+fn refusal(bundle: &str, error: &RejectError) -> Refusal {
+    let exit = match error {
+        RejectError::Unknown => Exit::NoInput,
+        RejectError::Ambiguous | RejectError::Malformed => Exit::Usage,
+        RejectError::Over(_) => Exit::DataErr,
+        RejectError::Running => Exit::TempFail,
+        RejectError::Disk => Exit::IoErr,
+    };
+    Refusal::new(exit, format!("{bundle}: {error}"))
+}
+
+fn json<T: Serialize>(value: &T) -> Result<Value, Refusal> {
+    serde_json::to_value(value).map_err(|error| Refusal::new(Exit::Software, error.to_string()))
+}

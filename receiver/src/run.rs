@@ -1,0 +1,296 @@
+//! The daemon: threads, sockets, signals and clocks around [`Delivery`] and [`Pipeline`].
+//!
+//! 1. Lock the state directory, open the deliveries, bind the control socket, start the pipeline.
+//! 2. Two threads do what may take long: moving, hashing, publishing ([`Delivery::work`]).
+//! 3. The main thread runs tokio: hooks, control socket, signals, watchdog.
+//! 4. Stop: hooks are ended, the pipeline stores what is whole, the workers finish what they have begun.
+
+mod hooks;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use checkvalve_host::config::ConfigError;
+use checkvalve_host::control::{BindError, Refusal, Reply, Server};
+use checkvalve_host::disk::{Disk, OsDisk};
+use checkvalve_host::exit::Exit;
+use checkvalve_host::lock::{Lock, LockError};
+use checkvalve_host::notify::Notifier;
+use checkvalve_host::progress::human_bytes;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, watch};
+
+use crate::config::{Checked, Config};
+use crate::control::{About, answer};
+use crate::delivery::{Delivery, OpenError, Policy, Settings};
+use crate::hook::HookPolicy;
+use crate::pipeline::{LinkStats, Pipeline, PipelineConfig};
+use crate::store::log::BootId;
+
+/// Threads for what may take long.
+const WORKERS: usize = 2;
+/// How often the daemon looks after itself.
+const ROUND: Duration = Duration::from_millis(200);
+
+/// Why the daemon did not start, or ended by itself. Each is one line.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Another daemon has the state directory.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// Ledger, staging or state cannot be used.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A socket of the link cannot be opened.
+    #[error("{address}: cannot listen: {error}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// The control socket cannot be bound.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// A thread, a signal handler or the runtime cannot be made.
+    #[error("the system does not let the daemon start: {0}")]
+    System(#[from] std::io::Error),
+    /// A part of the daemon failed; its last words are above.
+    #[error("a part of the daemon failed")]
+    Failed,
+}
+
+impl RunError {
+    /// What the process exits with.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Config(_) => Exit::Config,
+            Self::Lock(LockError::Held { .. }) | Self::Bind(BindError::Running { .. }) => Exit::TempFail,
+            Self::Lock(LockError::Io { error, .. }) | Self::Open(OpenError::State(error)) => Exit::from_io(error),
+            Self::Open(_) => Exit::IoErr,
+            Self::Bind(_) => Exit::CantCreat,
+            Self::Listen { .. } | Self::System(_) => Exit::OsErr,
+            Self::Failed => Exit::Software,
+        }
+    }
+}
+
+/// Runs the daemon with a config file until SIGTERM or SIGINT. Errors: [`RunError`].
+pub fn run(config: &Path) -> Result<(), RunError> {
+    let checked = Config::load(config)?;
+    let lock = Lock::acquire(&checked.config.state.join("lock"))?;
+    let disk: Arc<dyn Disk> = Arc::new(OsDisk);
+    let delivery = Delivery::open(disk, settings(&checked), checked.trusted.clone(), boot_id()?, now_ms())?;
+    let delivery = Arc::new(delivery);
+    let server = Server::bind(&checked.config.control)?;
+    let pipeline = start_pipeline(&checked, &delivery)?;
+    let workers = Workers::start(&delivery)?;
+    if checked.trusted.is_empty() {
+        tracing::warn!(directory = %checked.config.keys.trusted.display(), "no key is trusted: every bundle will be quarantined");
+    }
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        listen = %checked.listen[0],
+        lanes = checked.listen.len(),
+        sealed = checked.link_key.is_some(),
+        workers = checked.workers,
+        "started"
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let pipeline = Arc::new(Mutex::new(Some(pipeline)));
+    let served = runtime.block_on(serve(&checked, server, &delivery, &pipeline, &workers));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    if let Some(pipeline) = pipeline.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        pipeline.stop();
+    }
+    workers.stop();
+    delivery.tick_last(now_ms());
+    if served.is_ok() {
+        tracing::info!("stopped");
+    }
+    drop(lock);
+    served
+}
+
+type SharedPipeline = Arc<Mutex<Option<Pipeline>>>;
+
+/// Hooks, control socket, signals and watchdog, until a signal comes or something dies.
+async fn serve(
+    checked: &Checked,
+    server: Server,
+    delivery: &Arc<Delivery>,
+    pipeline: &SharedPipeline,
+    workers: &Workers,
+) -> Result<(), RunError> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let notifier = Notifier::from_env();
+    let about = Arc::new(about(checked));
+    let (stats_of, for_requests) = (Arc::clone(pipeline), Arc::clone(delivery));
+    let serving = server.serve(move |request| {
+        let (delivery, about, pipeline) = (Arc::clone(&for_requests), Arc::clone(&about), Arc::clone(&stats_of));
+        async move {
+            let work = move || answer(request.body, &delivery, &about, || stats(&pipeline), now_ms());
+            let answered = tokio::task::spawn_blocking(work).await;
+            answered.map_err(|_| Refusal::new(Exit::Software, "the daemon failed; see its log"))?.map(Reply::Value)
+        }
+    });
+    let (stop, stopped) = watch::channel(false);
+    let due = Arc::new(Notify::new());
+    let wake = Arc::clone(&due);
+    delivery.set_waker(Box::new(move || wake.notify_one()));
+    let hooks = hooks::run(Arc::clone(delivery), checked.config.state.clone(), due, stopped);
+    tokio::pin!(hooks, serving);
+    notifier.ready();
+    let ended = loop {
+        tokio::select! {
+            _ = terminate.recv() => break Ok(()),
+            _ = interrupt.recv() => break Ok(()),
+            served = &mut serving => break served.map(|never| match never {}).map_err(RunError::System),
+            () = &mut hooks => break Err(RunError::Failed),
+            () = tokio::time::sleep(ROUND) => {
+                let broken = pipeline.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_none_or(Pipeline::is_broken);
+                if broken || workers.are_broken() {
+                    break Err(RunError::Failed);
+                }
+                notifier.watchdog();
+            }
+        }
+    };
+    notifier.stopping();
+    _ = stop.send(true);
+    if ended.is_ok() {
+        // A second signal does not wait for hooks to end.
+        tokio::select! {
+            () = &mut hooks => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    }
+    ended
+}
+
+/// The threads that do what may take long.
+struct Workers {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Workers {
+    fn start(delivery: &Arc<Delivery>) -> Result<Self, RunError> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut threads = Vec::new();
+        for n in 0..WORKERS {
+            let (delivery, stop) = (Arc::clone(delivery), Arc::clone(&stop));
+            threads.push(std::thread::Builder::new().name(format!("publish-{n}")).spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    if delivery.wait_for_work(ROUND) {
+                        delivery.work();
+                    }
+                }
+            })?);
+        }
+        Ok(Self { stop, threads })
+    }
+
+    fn are_broken(&self) -> bool {
+        self.threads.iter().any(JoinHandle::is_finished)
+    }
+
+    fn stop(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a thread that publishes panicked");
+            }
+        }
+    }
+}
+
+fn start_pipeline(checked: &Checked, delivery: &Arc<Delivery>) -> Result<Pipeline, RunError> {
+    let link = &checked.config.link;
+    let wanted = usize::try_from(link.receive_buffer.bytes()).unwrap_or(usize::MAX);
+    let config = PipelineConfig {
+        listen: checked.listen.clone(),
+        link_key: checked.link_key.as_ref().map(|key| *key.as_bytes()),
+        memory: checked.block_memory,
+        kernel_buffer: wanted,
+        workers: checked.workers,
+    };
+    let pipeline = Pipeline::start(&config, Arc::clone(delivery) as _)
+        .map_err(|error| RunError::Listen { address: checked.listen[0], error })?;
+    if let Some(buffer) = pipeline.receive_buffers().iter().find(|buffer| buffer.got < buffer.wanted) {
+        tracing::warn!(
+            wanted = human_bytes(buffer.wanted as u64),
+            got = human_bytes(buffer.got as u64),
+            "the kernel gives less receive buffer than `link.receive_buffer`: set sysctl net.core.rmem_max={wanted}, \
+             or give the daemon CAP_NET_ADMIN"
+        );
+    }
+    Ok(pipeline)
+}
+
+fn settings(checked: &Checked) -> Settings {
+    let config = &checked.config;
+    let channels = config.channels.iter().map(|(name, channel)| {
+        let hook = channel.hook.as_ref().map(|hook| {
+            Arc::new(HookPolicy {
+                install: hook.install.clone(),
+                timeout: hook.timeout.duration(),
+                backoff: hook.backoff.duration(),
+                backoff_max: hook.backoff_max.duration(),
+                retries: hook.retries,
+            })
+        });
+        let wait = channel.wait_for_missing.and_then(|wait| wait.duration());
+        let wait_for_missing_ms = wait.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+        (name.clone(), Policy { hook, wait_for_missing_ms })
+    });
+    Settings {
+        inbox: config.inbox.clone(),
+        quarantine: config.quarantine.clone(),
+        state: config.state.clone(),
+        staging: checked.staging.clone(),
+        durability: config.durability,
+        channels: channels.collect(),
+        silence_ms: config.silence.millis(),
+        reserve: config.reserve.bytes(),
+        quota: config.quota.map_or(u64::MAX, |quota| quota.bytes()),
+    }
+}
+
+fn about(checked: &Checked) -> About {
+    About {
+        started_ms: now_ms(),
+        listen: checked.listen[0].to_string(),
+        lanes: checked.config.link.lanes,
+        sealed: checked.link_key.is_some(),
+        trusted: checked.config.keys.trusted.clone(),
+    }
+}
+
+fn stats(pipeline: &SharedPipeline) -> LinkStats {
+    pipeline.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Pipeline::stats).unwrap_or_default()
+}
+
+/// Which run of the kernel this is.
+fn boot_id() -> Result<BootId, RunError> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    u128::from_str_radix(&digits, 16)
+        .map(u128::to_be_bytes)
+        .map_err(|error| RunError::System(std::io::Error::new(std::io::ErrorKind::InvalidData, error)))
+}
+
+/// Unix time in milliseconds.
+pub(crate) fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
