@@ -34,7 +34,7 @@ pub struct Config {
     /// Default `"/run/checkvalve-receiver/control.sock"`.
     #[serde(default = "defaults::control")]
     pub control: PathBuf,
-    /// `memory`: what the daemon may take; three quarters of it hold blocks that are not stored yet, which must be at least
+    /// `memory`: what the daemon may take; two thirds of it hold blocks that are not stored yet, which must be at least
     /// what the sender's `check-config` prints. Default `"192 MiB"`.
     #[serde(default = "defaults::memory")]
     pub memory: Size,

@@ -109,7 +109,7 @@ struct Counts {
 /// Beacons that wait for [`tend`]; more are dropped, the next second brings another.
 const MAX_BEACONS: usize = 64;
 /// Unfinished blocks that wait to be kept on disk; beyond these their symbols are lost, since memory is bounded.
-const MAX_PARKED: usize = 64;
+const MAX_PARKED: usize = 16;
 /// Objects known to the reassembly at once.
 const MAX_OBJECTS: usize = 256;
 

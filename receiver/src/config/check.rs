@@ -32,7 +32,7 @@ pub(super) fn check(config: Config) -> Result<Checked, ConfigError> {
     let workers = config.workers.unwrap_or_else(|| cores.saturating_sub(listen.len()).max(2));
     Ok(Checked {
         staging: staging(&config),
-        block_memory: config.memory.bytes() / 4 * 3,
+        block_memory: config.memory.bytes() / 3 * 2,
         workers,
         listen,
         link_key,

@@ -48,7 +48,7 @@ fn the_example_of_the_design_is_enough() {
     assert_eq!(checked.trusted.len(), 1);
     assert_eq!(checked.trusted.iter().next().unwrap().2, "build host");
     assert_eq!(checked.staging, site.dir.path().join("state/staging"));
-    assert_eq!(checked.block_memory, 144 << 20);
+    assert_eq!(checked.block_memory, 128 << 20);
     assert_eq!(checked.config.durability, Durability::Syncfs);
     assert!(checked.link_key.is_some());
 }

@@ -90,9 +90,10 @@ fn parameters(config: &Config) -> Result<Parameters, ConfigError> {
     })
 }
 
-/// What of `memory` the blocks in flight may take; the rest is for reading, coding and sending them.
+/// What of `memory` the blocks in flight may take; the rest is for reading, coding and sending them, and for what the
+/// first and the last of them carry more.
 fn memory_for_blocks(memory: Size) -> u64 {
-    memory.bytes() / 3 * 2
+    memory.bytes() / 2
 }
 
 fn rules(config: &Config) -> Result<BTreeMap<ChannelName, Rules>, ConfigError> {
