@@ -82,7 +82,7 @@ fn parameters(config: &Config) -> Result<Parameters, ConfigError> {
                 ConfigError::new("fec.burst", problem, "write a time up to that, for example \"10 ms\"")
             }
             ParameterError::Memory(needed) => {
-                let least = Size::from_bytes((needed * 3 / 2).div_ceil(1 << 20) << 20);
+                let least = Size::from_bytes((needed * 2).div_ceil(1 << 20) << 20);
                 let problem = format!("\"{}\" is too little for this link", config.memory);
                 ConfigError::new("memory", problem, format!("write at least \"{least}\""))
             }
