@@ -5,6 +5,7 @@
 //! 3. [`Transmitter::poll_transmit`] picks symbols ([`schedule`]), keeps the rate ([`pacer`]) and fills a [`Batch`].
 //! 4. [`Batch::seal`] seals it, outside of any lock; the caller hands it to the kernel as one super-datagram.
 
+pub mod margin;
 pub mod pacer;
 pub mod parameters;
 pub mod schedule;

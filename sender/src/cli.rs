@@ -6,6 +6,7 @@ mod keygen;
 mod resend;
 mod send;
 mod status;
+mod ticket;
 mod wait;
 
 use std::io::{self, Write};
@@ -63,7 +64,16 @@ enum Command {
     ///
     /// Only repair symbols that were never sent before go out, so everything that arrives counts on the other side, whatever it
     /// has already. What is retained is proven to be unchanged first.
+    ///
+    /// With --ticket exactly what the other side lacks is sent, with a margin for the loss that the ticket states. How much that is
+    /// and how long it takes is said beforehand.
     Resend(resend::Args),
+    /// Tickets: the text that a person carries back from the other side.
+    Ticket {
+        /// What to do with one.
+        #[command(subcommand)]
+        command: ticket::Command,
+    },
     /// Make a key file that only its owner may read; never overwrites one.
     Keygen {
         /// Which key.
@@ -135,6 +145,7 @@ fn execute(cli: &Cli) -> Result<(), CommandError> {
         Command::Send(args) => send::send(args, &cli.config, cli.json),
         Command::Status(args) => status::status(args, &cli.config, cli.json),
         Command::Resend(args) => resend::resend(args, &cli.config, cli.json),
+        Command::Ticket { command } => ticket::ticket(command, cli.json),
         Command::Keygen { kind } => keygen::keygen(kind, cli.json),
         Command::CheckConfig => check_config::check_config(&cli.config, cli.json),
     }

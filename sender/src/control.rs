@@ -2,11 +2,15 @@
 
 use checkvalve_host::control::Refusal;
 use checkvalve_host::exit::Exit;
+use checkvalve_host::log::escape_bytes;
 use checkvalve_protocol::id::{ChannelName, SessionId};
+use checkvalve_protocol::ticket::Ticket;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::engine::{BundleState, BundleView, Chosen, Engine, Now, ResendError, View};
+use crate::engine::{
+    Asked, BundleState, BundleView, Chosen, Engine, Now, Priced, ResendError, RestoreError, Restoring, View,
+};
 use crate::pipeline::LinkStats;
 
 /// What commands ask.
@@ -36,6 +40,21 @@ pub enum Request {
         /// Source blocks: the first and the one after the last of each range; empty for all.
         #[serde(default)]
         blocks: Vec<(u32, u32)>,
+    },
+    /// To send again what a ticket asks for; answered with [`Tickets`].
+    Ticket {
+        /// The tickets' texts, one after the other.
+        tickets: Vec<String>,
+        /// Only say what it costs.
+        #[serde(default)]
+        dry_run: bool,
+    },
+    /// To take content back for a bundle that is no longer retained; answered with [`Restored`].
+    Restore {
+        /// `CHANNEL/SEQUENCE`, or the first digits of an id.
+        bundle: String,
+        /// Its name in the folder of the bundle's channel: begins with `.restore-`. None: only ask how far that is.
+        name: Option<String>,
     },
 }
 
@@ -118,6 +137,61 @@ pub struct Resent {
     pub bytes: u64,
 }
 
+/// What tickets ask for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tickets {
+    /// Whether nothing was done about it.
+    pub dry_run: bool,
+    /// The link's rate in bits a second.
+    pub rate_bits: u64,
+    /// Bundle by bundle.
+    pub bundles: Vec<AskedView>,
+}
+
+/// What a ticket asks of one bundle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskedView {
+    /// The bundle, `CHANNEL/SEQUENCE`, or its id where nothing more is known.
+    pub bundle: String,
+    /// Why it is not sent again; all else is null or 0 then.
+    pub refused: Option<Refusal>,
+    /// Whether its content was let go, so that `--from` would help.
+    pub not_retained: bool,
+    /// Its id.
+    pub id: Option<checkvalve_protocol::id::BundleId>,
+    /// What it is called, escaped where it is not printable text.
+    pub name: Option<String>,
+    /// How many source blocks symbols are sent of.
+    pub blocks: u64,
+    /// How many it has.
+    pub of_blocks: u64,
+    /// Length of its data in bytes.
+    pub bytes: u64,
+    /// Datagrams that are sent, announce and hashes among them.
+    pub datagrams: u64,
+    /// Their bytes on the wire, Ethernet overhead included.
+    pub wire_bytes: u64,
+    /// How long they take at the link's rate, in milliseconds.
+    pub millis: u64,
+}
+
+/// How far taking a bundle back is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub enum Restored {
+    /// It is being read and compared.
+    Proving,
+    /// It is held.
+    Held,
+    /// It is not the same, or cannot be read.
+    Refused {
+        /// Why.
+        reason: String,
+    },
+    /// Nothing of that is known.
+    Unknown,
+}
+
 /// Answers a request. Errors: [`Refusal`], which the command prints and exits with.
 pub fn answer(
     body: Value,
@@ -142,6 +216,36 @@ pub fn answer(
             let ranges: Vec<_> = blocks.into_iter().map(|(from, to)| (from..to, None)).collect();
             let chosen = engine.resend(&bundle, &ranges, now).map_err(|error| refusal(&error))?;
             json(&resent(&chosen))
+        }
+        Request::Ticket { tickets, dry_run } => {
+            let mut read = Vec::new();
+            for text in &tickets {
+                read.push(Ticket::parse(text).map_err(|error| Refusal::new(Exit::DataErr, error.to_string()))?);
+            }
+            let asked = read.iter().flat_map(|ticket| engine.resend_ticket(ticket, dry_run, now));
+            let bundles = asked.map(asked_view).collect();
+            json(&Tickets { dry_run, rate_bits: about.link.rate_bits, bundles })
+        }
+        Request::Restore { bundle, name: Some(name) } => {
+            let begun = engine.restore(&bundle, name.as_ref(), now).map_err(|error| {
+                let exit = match &error {
+                    RestoreError::Resend(error) => return refusal(error),
+                    RestoreError::Busy(_) => Exit::TempFail,
+                    RestoreError::Name => Exit::Usage,
+                    RestoreError::Disk(error) => Exit::from_io(error),
+                };
+                Refusal::new(exit, error.to_string())
+            })?;
+            json(&if begun { Restored::Proving } else { Restored::Held })
+        }
+        Request::Restore { bundle, name: None } => {
+            let id = engine.choose(&bundle).map_err(|error| refusal(&error))?.id;
+            json(&match engine.restoring(id) {
+                None => Restored::Unknown,
+                Some(Restoring::Proving) => Restored::Proving,
+                Some(Restoring::Held) => Restored::Held,
+                Some(Restoring::Refused(reason)) => Restored::Refused { reason: reason.clone() },
+            })
         }
     }
 }
@@ -178,11 +282,46 @@ fn resent(chosen: &Chosen) -> Resent {
     Resent { bundle: format!("{channel}/{sequence}"), id: *id, blocks: *blocks, of_blocks: *of_blocks, bytes: *bytes }
 }
 
+fn asked_view((bundle, result): Asked) -> AskedView {
+    let not_retained = matches!(result, Err(ResendError::NotRetained(_)));
+    match result {
+        Ok(Priced { chosen, name, datagrams, wire_bytes, millis }) => AskedView {
+            bundle,
+            refused: None,
+            not_retained,
+            id: Some(chosen.id),
+            name: Some(escape_bytes(&name)),
+            blocks: chosen.blocks,
+            of_blocks: chosen.of_blocks,
+            bytes: chosen.bytes,
+            datagrams,
+            wire_bytes,
+            millis,
+        },
+        Err(error) => AskedView {
+            bundle,
+            refused: Some(refusal(&error)),
+            not_retained,
+            id: None,
+            name: None,
+            blocks: 0,
+            of_blocks: 0,
+            bytes: 0,
+            datagrams: 0,
+            wire_bytes: 0,
+            millis: 0,
+        },
+    }
+}
+
 fn refusal(error: &ResendError) -> Refusal {
     let exit = match error {
         ResendError::Unknown(_) | ResendError::NotRetained(_) => Exit::NoInput,
         ResendError::Ambiguous(..) | ResendError::Blocks(..) => Exit::Usage,
-        ResendError::NotTransmitted(_) | ResendError::Ledger(_) => Exit::TempFail,
+        ResendError::NotTransmitted(_)
+        | ResendError::TooManyRanges(..)
+        | ResendError::TooManyBundles(_)
+        | ResendError::Ledger(_) => Exit::TempFail,
         ResendError::Failed(..) => Exit::DataErr,
     };
     Refusal::new(exit, error.to_string())

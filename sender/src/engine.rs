@@ -5,7 +5,8 @@
 //!
 //! 1. [`claiming`]: names in the spool become claims, claims become bundles with a sequence, or go to `.failed`.
 //! 2. [`sending`]: the next bundle of each channel becomes a job; a finished job becomes its bundle's new state.
-//! 3. [`resending`]: what a person wants to have sent again.
+//! 3. [`resending`]: what a person wants to have sent again, [`ticket`]: as the other side asks for it, [`restoring`]: when
+//!    its content was let go.
 //! 4. [`keeping`]: how long content is held.
 //! 5. [`view`]: what beacons and status say.
 //!
@@ -15,7 +16,9 @@ mod claiming;
 mod keeping;
 mod open;
 mod resending;
+mod restoring;
 mod sending;
+mod ticket;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -32,10 +35,12 @@ use crate::holding::{Holding, Home};
 use crate::ledger::{BundleRecord, Ledger, LedgerError};
 use crate::pipeline::{Finished, Job};
 use crate::spool::{Place, Seen, Spool};
-use crate::work::{Done, Work};
+use crate::work::{Done, Loading, Work};
 
 pub use open::OpenError;
 pub use resending::{Chosen, ResendError};
+pub use restoring::{PREFIX as RESTORE_PREFIX, RestoreError, Restoring};
+pub use ticket::{Asked, Priced};
 pub use view::{BundleState, BundleView, ChannelView, OnWireView, RetainedView, SpoolView, View, WaitingView};
 
 /// How long to wait before something that failed is tried again.
@@ -140,6 +145,9 @@ pub struct Engine {
     removing: BTreeSet<BundleId>,
     /// To be removed.
     leftovers: Vec<Home>,
+    /// What came of taking bundles back, in this run.
+    restoring: BTreeMap<BundleId, Restoring>,
+    to_restore: Vec<Loading>,
     /// Bundles and channels with which to wait, until when.
     held_up: BTreeMap<HeldUp, u64>,
     /// What a person should look at, by what it is about.
@@ -215,6 +223,7 @@ impl Engine {
             Done::Probed(place, looks) => self.spool.probed(&place, looks, now.mono_ms),
             Done::Planned(id, planned) => self.planned(id, planned),
             Done::Loaded(id, loaded) => self.loaded(id, loaded),
+            Done::Restored(id, restored) => self.restored(id, restored),
             Done::Removed(id, removed) => self.removed(id, &removed),
         }
     }
@@ -237,6 +246,7 @@ impl Engine {
         self.claim(&mut actions);
         self.plan_next(&mut actions);
         self.send_next(&mut actions);
+        self.restore_next(&mut actions);
         self.keep_within_limits(&mut actions);
         self.write_uptime_if_due();
         actions.beacon = std::mem::take(&mut self.beacon_changed);

@@ -101,13 +101,25 @@ impl Holding {
     ///
     /// Errors: those of `rename(2)`; `NotFound` if the name is gone. The bundle is then where it was.
     pub fn claim(&self, disk: &dyn Disk, channel: &ChannelName, name: &OsStr, id: BundleId) -> io::Result<Home> {
+        self.claim_as(disk, channel, name, name, id)
+    }
+
+    /// As [`Holding::claim`], under another name than it has in the spool.
+    pub fn claim_as(
+        &self,
+        disk: &dyn Disk,
+        channel: &ChannelName,
+        name: &OsStr,
+        to: &OsStr,
+        id: BundleId,
+    ) -> io::Result<Home> {
         let base = match self.bases.get(channel) {
             Some(base) => base.clone(),
             None => self.base_for(disk, channel)?,
         };
         let home = Home::new(&base, channel, id);
         disk.create_dir_all(&home.root(), PRIVATE)?;
-        let renamed = disk.rename_noreplace(&self.folder(channel).join(name), &home.root().join(name));
+        let renamed = disk.rename_noreplace(&self.folder(channel).join(name), &home.root().join(to));
         if let Err(error) = renamed {
             home.remove_empty(disk);
             return Err(error);
@@ -294,6 +306,13 @@ impl Home {
         disk::read_all(disk, &self.dir.join(ANNOUNCE), MAX_MANIFEST_LEN as u64)
     }
 
+    /// Lengths in bytes of the signed announce and of the list of hashes; 0 for what is not there.
+    #[must_use]
+    pub fn manifest_len(&self, disk: &dyn Disk) -> (u64, u64) {
+        let len = |name| disk.lstat(&self.dir.join(name)).map_or(0, |meta| meta.size);
+        (len(ANNOUNCE), len(HASHES))
+    }
+
     /// Writes the hashes of the regular files. Not durable by itself. Errors: those of writing.
     pub fn write_hashes(&self, disk: &dyn Disk, hashes: &[[u8; 32]]) -> io::Result<()> {
         self.write(disk, HASHES, hashes.as_flattened())
@@ -316,7 +335,8 @@ impl Home {
         }
     }
 
-    fn sync(&self, disk: &dyn Disk) -> io::Result<()> {
+    /// Makes what is in it durable, and that it is there. Errors: those of fsync.
+    pub fn sync(&self, disk: &dyn Disk) -> io::Result<()> {
         disk.sync_dir(&self.root())?;
         let mut dir = Some(self.dir.as_path());
         // The bundle's own directory, the channel's and the base: each may be new.

@@ -23,7 +23,7 @@ const REMEMBERED: usize = 1_000;
 /// Records that may be superseded before the journal is rewritten.
 const SUPERSEDED: usize = 2_000;
 /// Most bytes of an encoded record.
-const MAX_LINE: usize = 256 << 10;
+const MAX_LINE: usize = 1 << 20;
 
 /// The ledger.
 pub struct Ledger {

@@ -33,6 +33,8 @@ pub enum Work {
     Plan(Box<Planning>),
     /// Make a bundle that was planned before ready for the wire.
     Load(Box<Loading>),
+    /// Prove that what was claimed is the content of a bundle that was let go.
+    Restore(Box<Loading>),
     /// Remove what is held of a bundle.
     Remove {
         /// Its directory.
@@ -48,6 +50,8 @@ pub enum Done {
     Planned(BundleId, Result<Loaded, RefuseReason>),
     /// Of [`Work::Load`].
     Loaded(BundleId, Result<Loaded, LoadError>),
+    /// Of [`Work::Restore`].
+    Restored(BundleId, Result<Loaded, LoadError>),
     /// Of [`Work::Remove`].
     Removed(BundleId, io::Result<()>),
 }
@@ -110,6 +114,7 @@ impl Work {
             Self::Probe { place, path } => Done::Probed(place, Signature::of(disk.as_ref(), &path)),
             Self::Plan(planning) => Done::Planned(planning.identity.bundle, planning.run(disk.as_ref())),
             Self::Load(loading) => Done::Loaded(loading.record.id, loading.run(disk)),
+            Self::Restore(loading) => Done::Restored(loading.record.id, loading.restore(disk)),
             Self::Remove { home } => Done::Removed(home.id(), home.remove(disk.as_ref())),
         }
     }
@@ -164,6 +169,35 @@ impl Loading {
         let fingerprint = plan.fingerprint();
         let hashes = self.prove(disk, &plan, fingerprint).map_err(|reason| withdraw(&reason))?;
         Ok(Loaded { plan, announce, fingerprint, hashes })
+    }
+
+    /// The same for a bundle of which nothing is held but the files themselves: 1. looks at the tree, 2. makes the announce
+    /// again, which must have the digest that the ledger knows, 3. hashes all files, 4. makes that durable.
+    fn restore(self, disk: &Arc<dyn Disk>) -> Result<Loaded, LoadError> {
+        let refuse = |reason: String| LoadError::Withdraw { reason, announce: None };
+        let plan =
+            bundle::plan(disk.as_ref(), &self.home.root(), self.identity()).map_err(|e| refuse(e.to_string()))?;
+        let announce = plan.announce.sign(&self.key).map_err(|e| refuse(e.to_string()))?;
+        if digest(&announce) != self.record.announce {
+            let what = if plan.data_len() == self.record.bytes {
+                "a name, mode, time or symlink in it differs from what was announced, or the signing key is another one; the \
+                 announce itself is no longer kept, only its BLAKE3, so that nothing more can be said".to_owned()
+            } else {
+                let (is, was) = (plan.data_len(), self.record.bytes);
+                format!("its files have {is} bytes together, those that were announced had {was}")
+            };
+            return Err(refuse(format!("not the same: {what}")));
+        }
+        let plan = Arc::new(plan);
+        let hashes = hash_all(disk, &plan, self.home.root()).map_err(refuse)?;
+        if self.record.hashes.is_some_and(|expected| hashes_digest(&hashes) != expected) {
+            return Err(refuse("not the same: the contents of its files are others".to_owned()));
+        }
+        let kept = self.home.write_announce(disk.as_ref(), &announce);
+        let kept = kept.and_then(|()| self.home.write_hashes(disk.as_ref(), &hashes));
+        kept.and_then(|()| self.home.sync(disk.as_ref())).map_err(|e| LoadError::Disk(e.to_string()))?;
+        let fingerprint = plan.fingerprint();
+        Ok(Loaded { plan, announce, fingerprint, hashes: Some(Arc::new(hashes)) })
     }
 
     fn stored_announce(&self, disk: &dyn Disk) -> io::Result<Vec<u8>> {

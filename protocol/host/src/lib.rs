@@ -6,6 +6,7 @@ pub mod config;
 pub mod control;
 pub mod disk;
 pub mod exit;
+pub mod input;
 pub mod journal;
 pub mod lock;
 pub mod log;

@@ -15,8 +15,8 @@ use crate::wire::{ObjectKind, Symbol};
 pub enum Selection {
     /// All of them.
     All,
-    /// These ranges of SBNs, in order, with how many symbols of each block to send; None is as many as the block has
-    /// and the usual repair.
+    /// These ranges of SBNs, in order, with how many symbols of each block should arrive from a link without bursts;
+    /// as many more go out, later, as a burst could take of these. None is as many as the block has and the usual repair.
     Ranges(Vec<(Range<u32>, Option<u32>)>),
 }
 
@@ -61,6 +61,8 @@ pub struct Work {
     data: Option<Oti>,
     ranges: Vec<(Range<u32>, Option<u32>)>,
     blocks: u64,
+    /// N of the stream: the most symbols that a block sends before its deferred ones.
+    stream_symbols: u32,
     first_esi: u32,
     /// Data blocks handed out.
     done: u64,
@@ -98,6 +100,11 @@ impl Work {
         }
         ranges.retain(|(range, _)| !range.is_empty());
         let blocks = ranges.iter().map(|(range, _)| u64::from(range.end - range.start)).sum();
+        // None is more than any Some that makes sense.
+        let most = ranges.iter().map(|(_, count)| *count).try_fold(0, |most, count| Some(most.max(count?)));
+        let full = data.and_then(|oti| oti.block_symbols(0)).unwrap_or(1);
+        let full = u32::from(full) + parameters.repair_symbols(full);
+        let stream_symbols = most.filter(|&most| most > 0).unwrap_or(full);
         Ok(Self {
             parameters: *parameters,
             bundle: shape.bundle,
@@ -105,6 +112,7 @@ impl Work {
             data,
             ranges,
             blocks,
+            stream_symbols,
             first_esi: shape.first_esi,
             done: 0,
             at: (0, 0),
@@ -120,7 +128,7 @@ impl Work {
         StreamShape {
             priority,
             blocks: self.blocks,
-            block_symbols: self.data_symbols(),
+            block_symbols: self.stream_symbols,
             depth: self.parameters.depth(),
             symbol_size: self.parameters.symbol_size(),
         }
@@ -216,6 +224,10 @@ impl Work {
         self.done += 1;
         self.at = if sbn + 1 < range.end { (self.at.0, self.at.1 + 1) } else { (self.at.0 + 1, 0) };
         let symbols = oti.block_symbols(sbn)?;
+        if let Some(count) = symbols_wanted {
+            let deferred = self.deferred_of(count, index);
+            return self.task(ObjectKind::Data, oti, sbn, self.first_esi, false, count + deferred, deferred);
+        }
         let k = u32::from(symbols);
         let own = self.parameters.repair_symbols(symbols);
         let edge = Edge {
@@ -230,13 +242,21 @@ impl Work {
         } else {
             (edge.exposure(index) + 1).saturating_sub(own).min(k + 2)
         };
-        let source = self.first_esi == 0 && symbols_wanted.is_none();
-        let repair = match symbols_wanted {
-            Some(count) => count,
-            None if source => own + deferred,
-            None => k + own + deferred,
-        };
+        let source = self.first_esi == 0;
+        let repair = if source { own + deferred } else { k + own + deferred };
         self.task(ObjectKind::Data, oti, sbn, self.first_esi, source, repair, deferred.min(repair))
+    }
+
+    /// How many of `count` symbols of block `index` a burst could take. Where others send more of theirs, the ring holds
+    /// fewer blocks than its depth says.
+    fn deferred_of(&self, count: u32, index: u64) -> u32 {
+        let burst = self.parameters.burst_symbols();
+        if burst == 0 || count == 0 {
+            return 0;
+        }
+        let edge = Edge { blocks: self.blocks, block_symbols: count, depth: self.parameters.depth(), burst };
+        let crowding = self.stream_symbols.div_ceil(count);
+        edge.exposure(index).saturating_mul(crowding).saturating_add(1).min(count)
     }
 
     /// N of a full data block.
@@ -364,8 +384,34 @@ mod tests {
         let ranges = Selection::Ranges(vec![(3..5, Some(7)), (100..1_000_000, None)]);
         let some: Vec<Task> =
             tasks(200, 64 << 20, ranges, 10_000).into_iter().filter(|t| t.symbol.kind == ObjectKind::Data).collect();
-        assert_eq!(some[..2].iter().map(|t| (t.symbol.sbn, t.repair)).collect::<Vec<_>>(), [(3, 7), (4, 7)]);
+        let first: Vec<_> = some[..2].iter().map(|t| (t.symbol.sbn, t.repair - t.deferred)).collect();
+        assert_eq!(first, [(3, 7), (4, 7)]);
         assert_eq!(some.len(), 2 + (all - 100));
+    }
+
+    #[test]
+    fn what_a_burst_takes_of_a_few_blocks_comes_again_after_it() {
+        for (ranges, exposed) in [
+            (vec![(3..4, Some(7))], 7),
+            (vec![(3..4, Some(7)), (90..91, Some(200))], 7),
+            // In a full ring a burst of 842 symbols takes 12 of each of 71 blocks.
+            (vec![(0..180, Some(100))], 13),
+        ] {
+            let tasks = tasks(200, 64 << 20, Selection::Ranges(ranges.clone()), 10_000);
+            let data: Vec<Task> = tasks.into_iter().filter(|t| t.symbol.kind == ObjectKind::Data).collect();
+            let middle = data[data.len() / 2 - usize::from(data.len() == 2)];
+            assert!((exposed..exposed + 2).contains(&middle.deferred), "{ranges:?}: {middle:?}");
+            for task in data {
+                assert!(task.deferred >= exposed.min(task.repair - task.deferred), "{ranges:?}: {task:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_of_the_data_is_a_selection_too() {
+        let tasks = tasks(200, 64 << 20, Selection::Ranges(vec![(0..0, None)]), 10_000);
+        let kinds: Vec<ObjectKind> = tasks.iter().map(|t| t.symbol.kind).collect();
+        assert_eq!(kinds, [ObjectKind::Announce, ObjectKind::Hashes]);
     }
 
     #[test]

@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use checkvalve_host::exit::Exit;
 use checkvalve_host::progress::{Bar, human_bytes, human_duration};
-use checkvalve_protocol::id::ChannelName;
+use checkvalve_protocol::id::{BundleId, ChannelName};
 
 use super::{CommandError, ask, say_json};
 use crate::config::Config;
-use crate::control::{Found, Request, Resent};
+use crate::control::{Found, Request};
 use crate::engine::{BundleState, BundleView};
 
 const EVERY: Duration = Duration::from_millis(100);
@@ -30,9 +30,9 @@ pub(super) fn until_transmitted(config: &Config, dropped: &Dropped, json: bool) 
 }
 
 /// Waits until a bundle has no resends left.
-pub(super) fn until_resent(config: &Config, resent: &Resent, json: bool) -> Result<(), CommandError> {
-    let request = Request::Bundle { bundle: resent.id.to_string() };
-    until(&resent.bundle, json, || ask(config, &request).map(Some), |view| view.resends == 0)
+pub(super) fn until_resent(config: &Config, bundle: &str, id: BundleId, json: bool) -> Result<(), CommandError> {
+    let request = Request::Bundle { bundle: id.to_string() };
+    until(bundle, json, || ask(config, &request).map(Some), |view| view.resends == 0)
 }
 
 fn until(

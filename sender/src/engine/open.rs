@@ -63,6 +63,8 @@ impl Engine {
             failing: BTreeMap::new(),
             removing: BTreeSet::new(),
             leftovers: Vec::new(),
+            restoring: BTreeMap::new(),
+            to_restore: Vec::new(),
             held_up: BTreeMap::new(),
             troubles: BTreeMap::new(),
             beacon_changed: true,

@@ -11,6 +11,8 @@ use crate::ledger::{BundleRecord, LedgerError, Resend, State};
 
 /// Fewest digits of an id that name a bundle.
 const SHORTEST_PREFIX: usize = 4;
+/// Ranges of blocks of one bundle that are remembered as asked for at most: they are one record of the ledger.
+const MOST_RANGES: usize = 20_000;
 
 /// A bundle that will be sent again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,12 +48,21 @@ pub enum ResendError {
     Failed(String, String),
     /// Its content is gone.
     #[error(
-        "{0} is no longer retained; drop it again (`[retain]` in the configuration says how long bundles are kept)"
+        "{0} is no longer retained; if you still have it unchanged, `resend --ticket TICKET --from PATH` sends from there, \
+         else drop it again as a new bundle (`[retain]` in the configuration says how long bundles are kept)"
     )]
     NotRetained(String),
     /// Blocks that it does not have.
     #[error("{0} has {1} source blocks, numbered from 0; there is no range {2}..{3}")]
     Blocks(String, u32, u32, u32),
+    /// More than a record of the ledger holds.
+    #[error(
+        "more than {1} ranges of blocks of {0} are asked for; wait until it was sent again, or make a shorter ticket"
+    )]
+    TooManyRanges(String, usize),
+    /// More than one ticket may ask for.
+    #[error("{0} are more bundles than are sent again at a time; use the ticket again when the others were sent")]
+    TooManyBundles(String),
     /// The ledger cannot be written.
     #[error("{0}")]
     Ledger(#[from] LedgerError),
@@ -69,44 +80,58 @@ impl Engine {
         now: Now,
     ) -> Result<Chosen, ResendError> {
         self.tick(now);
-        let mut record = self.choose(which)?.clone();
+        let record = self.resendable(which)?.clone();
         let shown = which.to_owned();
-        match &record.state {
-            State::Failed(reason) => return Err(ResendError::Failed(shown, reason.clone())),
-            State::Queued | State::Transmitting => return Err(ResendError::NotTransmitted(shown)),
-            State::Transmitted if !record.held => return Err(ResendError::NotRetained(shown)),
-            State::Transmitted => {}
-        }
         let of_blocks = blocks_of(&record);
         if let Some((bad, _)) = ranges.iter().find(|(range, _)| range.is_empty() || range.end > of_blocks) {
             return Err(ResendError::Blocks(shown, of_blocks, bad.start, bad.end));
         }
-        let chosen = Chosen {
-            id: record.id,
-            channel: record.channel.clone(),
-            sequence: record.sequence.unwrap_or_default(),
-            blocks: match ranges {
-                [] => u64::from(of_blocks),
-                _ => ranges.iter().map(|(range, _)| u64::from(range.end - range.start)).sum(),
-            },
-            of_blocks: u64::from(of_blocks),
-            bytes: record.bytes,
+        let blocks = match ranges {
+            [] => u64::from(of_blocks),
+            _ => ranges.iter().map(|(range, _)| u64::from(range.end - range.start)).sum(),
         };
+        let chosen = Chosen { blocks, ..chosen(&record) };
         let resend = Resend {
             ranges: ranges.iter().map(|(range, _)| (range.start, range.end)).collect(),
             symbols: ranges.iter().map(|(_, symbols)| *symbols).collect(),
             asked_ms: now.wall_ms,
         };
+        self.ask_again(record, resend, &chosen)?;
+        Ok(chosen)
+    }
+
+    /// The bundle that `which` names, if it can be sent again.
+    pub(super) fn resendable(&self, which: &str) -> Result<&BundleRecord, ResendError> {
+        let record = self.choose(which)?;
+        match &record.state {
+            State::Failed(reason) => Err(ResendError::Failed(which.to_owned(), reason.clone())),
+            State::Queued | State::Transmitting => Err(ResendError::NotTransmitted(which.to_owned())),
+            State::Transmitted if !record.held => Err(ResendError::NotRetained(which.to_owned())),
+            State::Transmitted => Ok(record),
+        }
+    }
+
+    /// Adds to what is asked for of a bundle, unless it is asked for already.
+    pub(super) fn ask_again(
+        &mut self,
+        mut record: BundleRecord,
+        resend: Resend,
+        chosen: &Chosen,
+    ) -> Result<(), ResendError> {
         // The first one may be on the wire and past what is asked for.
         let on_its_way = usize::from(self.active.contains_key(&record.id));
         let is_asked = |other: &Resend| other.ranges == resend.ranges && other.symbols == resend.symbols;
-        if !record.resends.iter().skip(on_its_way).any(is_asked) {
-            tracing::info!(channel = %chosen.channel, sequence = chosen.sequence, bundle = %chosen.id,
-                blocks = chosen.blocks, of = chosen.of_blocks, "to be sent again");
-            record.resends.push(resend);
-            self.put(record, Sync::Yes)?;
+        if record.resends.iter().skip(on_its_way).any(is_asked) {
+            return Ok(());
         }
-        Ok(chosen)
+        let ranges = record.resends.iter().map(|resend| resend.ranges.len()).sum::<usize>() + resend.ranges.len();
+        if ranges > MOST_RANGES {
+            return Err(ResendError::TooManyRanges(shown(&record), MOST_RANGES));
+        }
+        tracing::info!(channel = %chosen.channel, sequence = chosen.sequence, bundle = %chosen.id,
+            blocks = chosen.blocks, of = chosen.of_blocks, "to be sent again");
+        record.resends.push(resend);
+        Ok(self.put(record, Sync::Yes)?)
     }
 
     /// The bundle that `which` names: `CHANNEL/SEQUENCE`, or the first digits of an id.
@@ -128,6 +153,26 @@ impl Engine {
             [] => Err(unknown()),
             several => Err(ResendError::Ambiguous(which.to_owned(), several.len())),
         }
+    }
+}
+
+/// A bundle of which no block is chosen yet.
+pub(super) fn chosen(record: &BundleRecord) -> Chosen {
+    Chosen {
+        id: record.id,
+        channel: record.channel.clone(),
+        sequence: record.sequence.unwrap_or_default(),
+        blocks: 0,
+        of_blocks: u64::from(blocks_of(record)),
+        bytes: record.bytes,
+    }
+}
+
+/// As people name it: `CHANNEL/SEQUENCE`.
+pub(super) fn shown(record: &BundleRecord) -> String {
+    match record.sequence {
+        Some(sequence) => format!("{}/{sequence}", record.channel),
+        None => record.id.to_string(),
     }
 }
 

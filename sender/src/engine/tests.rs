@@ -3,3 +3,4 @@
 mod crashes;
 mod rig;
 mod scenes;
+mod tickets;
