@@ -25,7 +25,6 @@ const CONTENT: &str = "content";
 const ANNOUNCE: &str = "announce";
 const HASHES: &str = "hashes";
 const PRIVATE: u32 = 0o700;
-const SHARED: u32 = 0o755;
 
 /// The holding area.
 #[derive(Debug, Clone)]
@@ -181,7 +180,8 @@ impl Holding {
             return Ok(None);
         };
         self.ensure_folder(disk, &home.channel)?;
-        disk.create_dir_all(&failed, SHARED)?;
+        // Whoever may write into the channel's folder may tidy this one up.
+        disk.create_dir_all(&failed, disk.lstat(&self.folder(&home.channel))?.mode)?;
         let text = format!("{reason}\n");
         let temporary = failed.join(".reason.tmp");
         remove_if_there(disk, &temporary)?;

@@ -158,7 +158,7 @@ mod tests {
         let path = path.to_str().unwrap().to_owned();
         assert_eq!(read(&[path]).unwrap(), [one.clone(), two]);
         let words: Vec<String> = one.to_text().unwrap().split_whitespace().map(str::to_owned).collect();
-        assert_eq!(read(&words).unwrap(), [one.clone()]);
+        assert_eq!(read(&words).unwrap(), std::slice::from_ref(&one));
         assert_eq!(read(&[words.join("-")]).unwrap(), [one]);
         let said = |value: &str| {
             let error = read(&[value.to_owned()]).unwrap_err();

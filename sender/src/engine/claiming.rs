@@ -90,6 +90,7 @@ impl Engine {
         let Some(claim) = self.planning.remove(&channel) else { return };
         match planned {
             Ok(loaded) => {
+                self.untrouble("planning");
                 let record = BundleRecord {
                     sequence: Some(loaded.plan.announce.sequence),
                     name: claim.name.clone(),

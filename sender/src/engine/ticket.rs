@@ -142,9 +142,12 @@ impl Engine {
     }
 }
 
+/// Blocks, and how many symbols of each.
+type Counted = (Range<u32>, u32);
+
 /// The ranges of blocks to send, with how many symbols of each should leave so that enough of them arrive. Errors: a range
 /// of blocks that the bundle does not have.
-fn ranges(data: &Data, oti: &Oti, loss: Loss, parameters: &Parameters) -> Result<Vec<(Range<u32>, u32)>, (u32, u32)> {
+fn ranges(data: &Data, oti: &Oti, loss: Loss, parameters: &Parameters) -> Result<Vec<Counted>, (u32, u32)> {
     let all: Vec<(Range<u32>, Need)> = match data {
         Data::Nothing => Vec::new(),
         Data::All => vec![(0..oti.blocks(), Need::Whole)],

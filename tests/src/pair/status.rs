@@ -13,7 +13,7 @@ pub struct Status(pub Value);
 pub struct Bundle {
     /// Its channel.
     pub channel: String,
-    /// Its number in the channel, from 1.
+    /// Its number in the channel, from 1; 0 while it has none.
     pub sequence: u64,
     /// Its id, in hexadecimal digits.
     pub id: String,
@@ -67,7 +67,8 @@ impl Bundle {
         let number = |key: &str| value[key].as_u64().unwrap_or_else(|| panic!("no number `{key}` in {value:#}"));
         Self {
             channel: text("channel"),
-            sequence: number("sequence"),
+            // `null` of what the sender has only just claimed, or refused.
+            sequence: if value["sequence"].is_null() { 0 } else { number("sequence") },
             id: text("id"),
             name: text("name"),
             bytes: number("bytes"),
