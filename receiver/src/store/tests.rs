@@ -1,8 +1,9 @@
 use checkvalve_host::disk::OsDisk;
 use checkvalve_host::disk::fault::FailNth;
+use checkvalve_protocol::manifest::EntryKind;
 
 use super::*;
-use crate::testing::{Sample, shuffled};
+use crate::testing::{Sample, dir, shuffled};
 
 const ENOSPC: i32 = 28;
 
@@ -87,6 +88,26 @@ fn blocks_in_order_are_never_read_back() {
     }
     assert_eq!(store.get(sample.id()).unwrap().hashed(), sample.data.len() as u64);
     assert!(!bench.disk.operations().iter().any(|op| op.starts_with("read")), "{:?}", bench.disk.operations());
+}
+
+#[test]
+fn reading_back_leaves_a_finished_file_its_mode() {
+    let dir = dir();
+    let sample = Sample::tree(1, 1, &[3_000, 5_000, 4_000, 2_000]);
+    let tree = Tree::new(Arc::new(OsDisk), dir.path().join("out"), Arc::new(sample.announce.clone()));
+    tree.create_directories().unwrap();
+    tree.write(0, &sample.data).unwrap();
+    for (n, part) in sample.data.chunks(700).enumerate() {
+        let mut buf = vec![0; part.len()];
+        tree.read(n as u64 * 700, &mut buf).unwrap();
+        assert_eq!(buf, part);
+    }
+    for span in tree.files() {
+        let entry = &sample.announce.entries[span.entry as usize];
+        let EntryKind::File { mode, .. } = entry.kind else { unreachable!() };
+        let meta = OsDisk.lstat(&tree.root().join(entry.path.as_path())).unwrap();
+        assert_eq!(meta.mode & 0o7777, u32::from(mode), "{entry:?}");
+    }
 }
 
 #[test]

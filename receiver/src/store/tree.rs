@@ -122,8 +122,9 @@ impl Tree {
             let len = usize::try_from(span.end() - offset).unwrap_or(usize::MAX).min(buf.len());
             let (part, rest) = buf.split_at_mut(len);
             if len > 0 {
-                if span.size == len as u64 {
-                    read_exact(self.disk.open_read(&self.path(span))?.as_ref(), part, 0)?;
+                if span.size == len as u64 || self.is_finished(index) {
+                    // Not through the files that are open to be written: opening it so would take its mode away.
+                    read_exact(self.disk.open_read(&self.path(span))?.as_ref(), part, offset - span.offset)?;
                 } else {
                     read_exact(self.open_file(index, span)?.as_ref(), part, offset - span.offset)?;
                 }
