@@ -440,8 +440,9 @@ impl Sink for Delivery {
         if let Some(live) = self.lives().get_mut(&bundle) {
             live.last_ms = now;
             match &stored {
-                Ok(()) => live.trouble = None,
-                Err(StoreError::Unwanted) => {}
+                // Announce and hashes find room where data does not.
+                Ok(()) if kind == ObjectKind::Data => live.trouble = None,
+                Ok(()) | Err(StoreError::Unwanted) => {}
                 Err(error) => live.trouble = Some(error.to_string()),
             }
         }

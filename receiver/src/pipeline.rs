@@ -120,7 +120,8 @@ impl Pipeline {
             memory: config.memory,
             objects: MAX_OBJECTS,
             idle: Duration::from_secs(20),
-            ask_again: Duration::from_secs(2),
+            // Sooner than a bundle is called incomplete, so that a resend is not met with an old answer.
+            ask_again: Duration::from_millis(500),
         };
         let kernel = config.listen.iter().map(|_| AtomicU64::new(0)).collect();
         let shared = Arc::new(Shared {

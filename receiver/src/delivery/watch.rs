@@ -191,10 +191,12 @@ impl Delivery {
         let (length, stored) = self.store.get(entry.id).map_or((None, 0), |staged| staged.fill());
         let whole = live.announced && live.hashes && length == Some(stored);
         let over = entry.sent && idle >= GRACE_MS || idle >= self.settings.silence_ms;
+        let lacking = || lacking(live, length.or(Some(entry.bytes).filter(|&n| n > 0)), stored);
         match &live.trouble {
-            Some(trouble) if over || whole => (State::Incomplete, Some(trouble.clone())),
+            Some(trouble) if whole => (State::Incomplete, Some(trouble.clone())),
+            Some(trouble) if over => (State::Incomplete, Some(format!("{trouble}; {}", lacking()))),
             _ if whole || !over => (State::Receiving, None),
-            _ => (State::Incomplete, Some(lacking(live, length.or(Some(entry.bytes).filter(|&n| n > 0)), stored))),
+            _ => (State::Incomplete, Some(lacking())),
         }
     }
 
