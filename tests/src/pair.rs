@@ -12,6 +12,7 @@
 
 pub mod forge;
 pub mod hook;
+pub mod rights;
 pub mod setup;
 pub mod status;
 
@@ -26,6 +27,7 @@ use crate::link::Link;
 use crate::shell::wait_until;
 use crate::snapshot::Snapshot;
 use hook::HookRun;
+use rights::Rights;
 use setup::Setup;
 use status::{Bundle, Status};
 
@@ -45,7 +47,7 @@ pub struct Pair {
     /// Files of the high side.
     pub high: High,
     bin: PathBuf,
-    unprivileged: bool,
+    rights: Rights,
     /// Where both sides' files are.
     pub dir: TempDir,
 }
@@ -142,14 +144,7 @@ impl Pair {
     /// When it runs already, or does not come up.
     pub fn start_sender(&mut self) {
         assert!(self.sender.is_none(), "the sender runs already");
-        let program = self.bin.join("checkvalve-sender");
-        let mut command = if self.unprivileged {
-            let mut command = self.link.low.command("setpriv");
-            command.arg("--bounding-set=-dac_override,-dac_read_search").arg(program);
-            command
-        } else {
-            self.link.low.command(program)
-        };
+        let mut command = self.rights.sender(&self.link.low, &self.bin.join("checkvalve-sender"));
         command.arg("run").arg("--config").arg(&self.low.config);
         let mut daemon = Daemon::start(command, &self.low.log);
         self.wait_up(&mut daemon, &self.low.config.clone(), "checkvalve-sender");
@@ -162,7 +157,7 @@ impl Pair {
     /// When it runs already, or does not come up.
     pub fn start_receiver(&mut self) {
         assert!(self.receiver.is_none(), "the receiver runs already");
-        let mut command = self.link.high.command(self.bin.join("checkvalve-receiver"));
+        let mut command = self.rights.receiver(&self.link.high, &self.bin.join("checkvalve-receiver"));
         command.arg("run").arg("--config").arg(&self.high.config);
         let mut daemon = Daemon::start(command, &self.high.log);
         self.wait_up(&mut daemon, &self.high.config.clone(), "checkvalve-receiver");

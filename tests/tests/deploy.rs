@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use checkvalve_tests::pair::Pair;
-use checkvalve_tests::{function_name, require_link, skip};
+use checkvalve_tests::{function_name, require_link, skip, tree};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 fn deploy() -> PathBuf {
@@ -69,6 +69,26 @@ fn the_daemons_accept_the_example_configs() {
         let out = Command::new(site.bin.join(program)).args(["check-config", "--config"]).arg(&path).output().unwrap();
         assert!(out.status.success(), "{example}: {}", String::from_utf8_lossy(&out.stderr));
     }
+}
+
+/// Files of root's, dropped by root, with modes that the daemon's user may not read: as an administrator would.
+#[test]
+fn the_units_rights_are_enough() {
+    require_link!();
+    let unit = std::fs::read_to_string(deploy().join("systemd/checkvalve-sender.service")).unwrap();
+    assert!(unit.contains("AmbientCapabilities=CAP_DAC_OVERRIDE\n"), "the harness gives the sender what the unit does");
+    let unit = std::fs::read_to_string(deploy().join("systemd/checkvalve-receiver.service")).unwrap();
+    assert!(unit.contains("AmbientCapabilities=\n"), "and the receiver");
+    let pair = Pair::setup().as_the_units_do().start();
+    tree::odd(&pair.place("release"), 200, 5);
+    tree::file(&pair.place("secret"), b"of root's", 0o600);
+    for name in ["release", "secret"] {
+        let bundle = pair.drop(name);
+        pair.wait_installed(&bundle);
+        pair.assert_identical(&bundle);
+    }
+    let sent = pair.sender_command(&["send", deploy().to_str().unwrap(), "--name", "by-root", "--wait"]);
+    assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
 }
 
 #[test]

@@ -118,7 +118,11 @@ fn a_hook_that_hangs_is_ended_with_its_children() {
     let (hangs, next) = (pair.drop_file("hangs", b"1"), pair.drop_file("next", b"2"));
     pair.wait_installed(&next);
     let failed = pair.wait_state(&hangs, &["failed"]);
-    assert!(format!("{:#}", failed.all).contains("time"), "status tells of the time limit: {:#}", failed.all);
+    assert!(
+        format!("{:#}", failed.all).contains("ended after 2.0 s"),
+        "status tells of the time limit: {:#}",
+        failed.all
+    );
     let left: Vec<u32> =
         processes().into_iter().filter(|(_, line)| line.contains("sleep 98765")).map(|(pid, _)| pid).collect();
     assert_eq!(left, [] as [u32; 0], "children of the hook still run");

@@ -127,8 +127,8 @@ fn unsigned_wrongly_signed_and_changed_bundles_are_quarantined() {
     changed.data[0] ^= 1;
     forger.transmit(&changed, 0);
     let reason_given = reason(&pair, 0x3003);
-    assert!(reason_given.contains("hash"), "the reason is {reason_given}");
-    assert!(reason_given.contains("file"), "the reason names the file: {reason_given}");
+    assert!(reason_given.contains("\"rule\": \"content\""), "the reason is {reason_given}");
+    assert!(reason_given.contains("file does not have"), "the reason names the file: {reason_given}");
 
     // A good announce, and the hashes that go with another one.
     let mut mixed = make(0x3004, &Signer::Key(&forger.key));

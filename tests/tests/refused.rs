@@ -12,11 +12,10 @@ use checkvalve_tests::{require_link, tree};
 /// Waits for the reason that a bundle was refused with.
 fn reason(pair: &Pair, name: &str) -> String {
     let failed = pair.low.spool.join("default/.failed");
-    let text = pair.wait_for(&format!("{name} to be refused"), || {
-        std::fs::read_to_string(failed.join(format!("{name}.reason"))).ok().filter(|text| !text.is_empty())
-    });
-    assert!(failed.join(name).symlink_metadata().is_ok(), "{name} itself is not in .failed");
-    text
+    // The reason is there first.
+    pair.wait_for(&format!("{name} in .failed"), || failed.join(name).symlink_metadata().ok());
+    std::fs::read_to_string(failed.join(format!("{name}.reason")))
+        .unwrap_or_else(|error| panic!("{name}.reason: {error}"))
 }
 
 fn directory(pair: &Pair, name: &str) -> PathBuf {
@@ -94,14 +93,14 @@ fn a_file_that_changes_or_vanishes_while_it_is_read() {
         let path = pair.place(name);
         std::fs::create_dir(&path).unwrap();
         tree::large(&path.join("a-large"), 30 << 20, 1);
-        tree::file(&path.join("z-victim"), &[0; 1000], 0o644);
+        let victim = format!("z-{name}");
+        tree::file(&path.join(&victim), &[0; 1000], 0o644);
         let bundle = pair.drop(name);
         pair.wait_sender_state(&bundle, &["transmitting"]);
-        let victim = find(pair.dir.path(), "z-victim").expect("the claimed bundle is somewhere");
-        spoil(&victim);
+        spoil(&find(pair.dir.path(), &victim).expect("the claimed bundle is somewhere"));
         pair.wait_sender_state(&bundle, &["failed"]);
         let reason = reason(&pair, name);
-        assert!(reason.contains("z-victim"), "{name}: the reason does not name the file: {reason}");
+        assert!(reason.contains(&victim), "{name}: the reason does not name the file: {reason}");
         let known = pair.wait_state(&bundle, &["withdrawn"]);
         assert!(!pair.landed(&bundle, known.sequence).exists(), "half a bundle was published");
         let next = pair.drop_file(&format!("after-{name}"), b"goes");

@@ -8,6 +8,7 @@ use std::process::Command;
 use tempfile::TempDir;
 use toml::{Table, Value};
 
+use super::rights::{self, Rights};
 use super::{High, Low, Pair, hook};
 use crate::link::{HIGH, Link, Loss, PORT};
 use crate::shell::output;
@@ -21,7 +22,7 @@ pub struct Setup {
     tmpfs: bool,
     hook: String,
     receiver_runs: bool,
-    unprivileged: bool,
+    rights: Rights,
     sender: Vec<(String, Value)>,
     receiver: Vec<(String, Value)>,
 }
@@ -48,7 +49,7 @@ impl Default for Setup {
             tmpfs: false,
             hook: "exit 0".to_owned(),
             receiver_runs: true,
-            unprivileged: false,
+            rights: Rights::Root,
             sender: Vec::new(),
             receiver: Vec::new(),
         }
@@ -119,7 +120,14 @@ impl Setup {
     /// Takes from the sender root's right to read what its mode forbids.
     #[must_use]
     pub fn sender_obeys_modes(mut self) -> Self {
-        self.unprivileged = true;
+        self.rights = Rights::SenderObeysModes;
+        self
+    }
+
+    /// Runs both daemons as a user of their own, with the capabilities that the systemd units leave them.
+    #[must_use]
+    pub fn as_the_units_do(mut self) -> Self {
+        self.rights = Rights::Units;
         self
     }
 
@@ -156,10 +164,13 @@ impl Setup {
     /// # Panics
     /// When anything of that fails.
     pub fn lay(self) -> Pair {
-        let Site { low, high, bin, dir } = self.files();
+        let Site { low, high, mut bin, dir } = self.files();
+        if self.rights == Rights::Units {
+            bin = rights::hand_over(dir.path(), &bin);
+        }
         let link = Link::new(self.mtu, self.gso);
         link.set_loss(self.loss);
-        Pair { sender: None, receiver: None, link, low, high, bin, unprivileged: self.unprivileged, dir }
+        Pair { sender: None, receiver: None, link, low, high, bin, rights: self.rights, dir }
     }
 
     /// Makes the directories, the keys, the hook and the configs, and no link: needs no root.
