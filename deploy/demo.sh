@@ -211,28 +211,48 @@ say "$(find "$bundle" -type f | wc -l) files, $(du -sh --apparent-size "$bundle"
 mv "$bundle" "$work/low/spool/default/release"
 started=$(date +%s%N)
 
-# 6. Progress of both sides, as each of them says it.
-field() { tr -d ' \n' | grep -o "\"$1\":\"\{0,1\}[^,\"}]*" | head -n 1 | sed 's/.*[:"]//'; }
-of_bundle() { tr -d ' \n' | grep -o '{[^{}]*"name":"release"[^{}]*\({[^{}]*}[^{}]*\)*}' | head -n 1; }
-printed=
+# 6. Progress of both sides, as each of them tells it.
+the_bundle() { tr -d ' \n' | sed -n 's/.*"bundles":\[\([^]]*\)\].*/\1/p'; }
+field() { grep -o "\"$1\":\"\{0,1\}[^,\"}]*" <<<"$2" | head -n 1 | sed 's/.*[:"]//'; }
+bar() { # bar SIDE PART WHOLE STATE
+  local percent=0 width=40 filled
+  [ "${3:-0}" -gt 0 ] && percent=$(($2 * 100 / $3))
+  filled=$((percent * width / 100))
+  printf '  %-5s %s%s%s%s %3d %%  %-14s\n' "$1" "$green" "$(printf '%*s' $filled '' | tr ' ' '=')" "$off" \
+    "$(printf '%*s' $((width - filled)) '' | tr ' ' '.')" "$percent" "$4"
+}
+shown='' low_state='' high_state=''
 progress() {
-  low_line=$(low status --json 2>/dev/null | of_bundle | field state)
-  high_line=$(high status --json 2>/dev/null | of_bundle | field state)
-  line=$(printf 'low: %-14s high: %-14s' "${low_line:-waiting}" "${high_line:-nothing yet}")
-  if [ -t 1 ]; then printf '\r  %s' "$line"; elif [ "$line" != "$printed" ]; then printf '  %s\n' "$line"; fi
-  printed=$line
+  local low_now high_now low_bar high_bar
+  low_now=$(low status --json 2>/dev/null | the_bundle)
+  high_now=$(high status --json 2>/dev/null | the_bundle)
+  low_state=$(field state "$low_now") high_state=$(field state "$high_now")
+  case $low_state in
+    transmitted) low_bar=$(bar low 1 1 transmitted) ;;
+    *) low_bar=$(bar low "$(field blocks_sent "$low_now" | grep . || echo 0)" "$(field blocks "$low_now" | grep . || echo 0)" "${low_state:-claiming}") ;;
+  esac
+  case $high_state in
+    installed | installing | complete) high_bar=$(bar high 1 1 "$high_state") ;;
+    *) high_bar=$(bar high "$(field received "$high_now" | grep . || echo 0)" "$(field bytes "$high_now" | grep . || echo 0)" "${high_state:-nothing yet}") ;;
+  esac
+  if [ -t 1 ]; then
+    [ -z "$shown" ] || printf '\e[2A'
+    printf '%s\n%s\n' "$low_bar" "$high_bar"
+  elif [ "$shown" != "$low_state $high_state" ]; then
+    printf '%s\n%s\n' "$low_bar" "$high_bar"
+  fi
+  shown="$low_state $high_state"
 }
 while :; do
   progress
-  case $high_line in
+  case $high_state in
     installed) break ;;
-    failed | quarantined | incomplete | rejected) fail "the bundle is $high_line" ;;
+    failed | quarantined | incomplete | rejected) fail "the bundle is $high_state" ;;
   esac
   kill -0 $sender $receiver 2>/dev/null || fail "a daemon ended"
   sleep 0.2
 done
 took=$((($(date +%s%N) - started) / 1000000))
-[ -t 1 ] && echo
 good "installed $((took / 1000)).$(printf '%03d' $((took % 1000))) s after it was dropped"
 
 step "What the hook said"
