@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use crate::inbox::Durability;
 
-pub use check::load_trusted;
+pub use check::{TrustedFile, load_trusted, trusted_files};
 
 /// Where the config file is when the command line does not say.
 pub const DEFAULT_PATH: &str = "/etc/checkvalve/receiver.toml";

@@ -1,17 +1,18 @@
 //! `trust`: whose bundles are accepted.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use checkvalve_host::control::ControlError;
 use checkvalve_host::disk::{OsDisk, write_atomic};
 use checkvalve_host::exit::Exit;
-use checkvalve_host::log::escape_path;
+use checkvalve_host::log::{escape, escape_path};
 use checkvalve_protocol::crypto::PublicKey;
 use clap::Subcommand;
 use serde_json::json;
 
 use super::{CommandError, ask, say, say_json};
-use crate::config::{Config, load_trusted};
+use crate::config::{Config, load_trusted, trusted_files};
 use crate::control::Request;
 
 #[derive(Debug, Subcommand)]
@@ -56,7 +57,7 @@ fn add(config: &Config, file: &Path, name: Option<&str>, json: bool) -> Result<(
             format!("{shown}: key {} is trusted already, as {known}", key.id()),
         ));
     }
-    let path = dir.join(format!("{}.pub", key.id()));
+    let path = free_name(dir, file, &key);
     write_atomic(&OsDisk, &path, key.to_text(&name).as_bytes(), 0o644)
         .map_err(|error| CommandError::io(escape_path(&path), &error))?;
     let running = match ask::<usize>(config, &Request::Trust) {
@@ -68,20 +69,27 @@ fn add(config: &Config, file: &Path, name: Option<&str>, json: bool) -> Result<(
         return say_json(&json!({ "key": key.id(), "name": name, "file": path, "daemon": running }));
     }
     let when = if running { "from now on" } else { "when the daemon is started" };
-    say(format_args!("{} ({}) is trusted {when}", key.id(), checkvalve_host::log::escape(&name)));
+    say(format_args!("{} ({}) is trusted {when}", key.id(), escape(&name)));
     Ok(())
 }
 
+/// The file's own name where that is free and would be looked at, else one after the key.
+fn free_name(dir: &Path, file: &Path, key: &PublicKey) -> PathBuf {
+    let own = file.file_name().filter(|_| file.extension() == Some(OsStr::new("pub"))).map(|name| dir.join(name));
+    own.filter(|path| path.symlink_metadata().is_err()).unwrap_or_else(|| dir.join(format!("{}.pub", key.id())))
+}
+
 fn list(config: &Config, json: bool) -> Result<(), CommandError> {
-    let trusted = load_trusted(&config.keys.trusted)?;
+    let files = trusted_files(&config.keys.trusted)?;
     if json {
-        let keys: Vec<_> = trusted.iter().map(|(key, _, name)| json!({ "key": key, "name": name })).collect();
-        return say_json(&keys);
+        let keys = files.iter().map(|f| json!({ "key": f.key.id(), "name": f.name, "file": f.path }));
+        return say_json(&keys.collect::<Vec<_>>());
     }
-    for (key, _, name) in trusted.iter() {
-        say(format_args!("{key}  {}", checkvalve_host::log::escape(name)));
+    for file in &files {
+        let shown = file.path.file_name().map(|name| escape_path(name.as_ref())).unwrap_or_default();
+        say(format_args!("{}  {shown}  {}", file.key.id(), escape(&file.name)));
     }
-    if trusted.is_empty() {
+    if files.is_empty() {
         say("no key is trusted: every bundle will be quarantined; `trust add FILE.pub` adds one");
     }
     Ok(())

@@ -41,9 +41,28 @@ pub(super) fn check(config: Config) -> Result<Checked, ConfigError> {
     })
 }
 
-/// The public keys of a directory's `*.pub` files, each called by its comment, or by its file where there is none.
-/// Errors: [`ConfigError`] of `keys.trusted`.
+/// A public key in the directory of trusted ones.
+#[derive(Debug, Clone)]
+pub struct TrustedFile {
+    /// The key.
+    pub key: PublicKey,
+    /// What it is called: the comment in the file, or the file's name where there is none.
+    pub name: String,
+    /// The file.
+    pub path: PathBuf,
+}
+
+/// The public keys of a directory's `*.pub` files. Errors: [`ConfigError`] of `keys.trusted`.
 pub fn load_trusted(dir: &Path) -> Result<TrustStore, ConfigError> {
+    let mut trusted = TrustStore::new();
+    for file in trusted_files(dir)? {
+        trusted.insert(file.key, file.name);
+    }
+    Ok(trusted)
+}
+
+/// The same with the files they are in, by name. Errors: as [`load_trusted`].
+pub fn trusted_files(dir: &Path) -> Result<Vec<TrustedFile>, ConfigError> {
     const KEY: &str = "keys.trusted";
     existing_dir(KEY, dir)?;
     let list = || -> std::io::Result<Vec<PathBuf>> {
@@ -56,21 +75,17 @@ pub fn load_trusted(dir: &Path) -> Result<TrustStore, ConfigError> {
     let paths = list().map_err(|error| {
         ConfigError::new(KEY, format!("`{}`: {error}", escape_path(dir)), "let this user read the directory")
     })?;
-    let mut trusted = TrustStore::new();
-    for path in paths {
+    let read = |path: PathBuf| {
         let text = public_file(KEY, &path)?;
         let (key, comment) = PublicKey::from_text(&text).map_err(|error| {
             let hint = "put only files there that `checkvalve-sender keygen signing` made (`.pub`)";
             ConfigError::new(KEY, format!("`{}`: {error}", escape_path(&path)), hint)
         })?;
-        let name = if comment.is_empty() {
-            path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
-        } else {
-            comment
-        };
-        trusted.insert(key, name);
-    }
-    Ok(trusted)
+        let stem = || path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = if comment.is_empty() { stem() } else { comment };
+        Ok(TrustedFile { key, name, path })
+    };
+    paths.into_iter().map(read).collect()
 }
 
 fn listen(config: &Config) -> Result<Vec<SocketAddr>, ConfigError> {
