@@ -13,6 +13,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use checkvalve_host::progress::human_duration;
+
 use crate::delivery::HookRun;
 
 /// How a channel's hook is run.
@@ -57,7 +59,7 @@ impl fmt::Display for Outcome {
             Self::Quarantine(code) => write!(f, "the hook refused the bundle (exit {code})"),
             Self::Failed(how) => write!(f, "the hook failed ({how})"),
             Self::TimedOut(after) => {
-                write!(f, "the hook was ended after {}", checkvalve_host::progress::human_duration(*after))
+                write!(f, "its time was up: the hook was ended after {}", human_duration(*after))
             }
             Self::NotStarted(why) => write!(f, "the hook cannot be started: {why}"),
             Self::Interrupted => f.write_str("the hook was interrupted when the daemon stopped"),
