@@ -30,6 +30,7 @@ use checkvalve_protocol::crypto::TrustStore;
 use checkvalve_protocol::id::{BundleId, ChannelName, SessionId};
 use checkvalve_protocol::limits::MAX_MANIFEST_LEN;
 use checkvalve_protocol::partition::Oti;
+use checkvalve_protocol::receive::ReceivedBlock;
 use checkvalve_protocol::wire::ObjectKind;
 
 use crate::audit::Audit;
@@ -374,12 +375,15 @@ impl Delivery {
         let staged = self.store.begin(bundle);
         if kind == ObjectKind::Data {
             self.store.write(&staged, oti.transfer_length(), offset, buf)?;
+            self.store.drop_parked(&staged, kind, oti, sbn);
             if staged.is_whole() {
                 self.enqueue(Job::Advance(bundle));
             }
             return Ok(());
         }
-        match self.store.assemble(&staged, kind, oti, sbn, buf)? {
+        let whole = self.store.assemble(&staged, kind, oti, sbn, buf)?;
+        self.store.drop_parked(&staged, kind, oti, sbn);
+        match whole {
             Some(object) => self.take_object(&staged, kind, &object),
             None => Ok(()),
         }
@@ -432,6 +436,33 @@ impl Sink for Delivery {
         self.lives().entry(bundle).or_default();
         self.ledger.lock().seen(bundle, now);
         Want::Yes { have }
+    }
+
+    fn park(&self, block: &ReceivedBlock) -> u32 {
+        let id = block.bundle();
+        if self.ledger.lock().entry(id).is_none_or(|entry| !entry.state.is_open()) {
+            return 0;
+        }
+        self.store.park(&self.store.begin(id), block).unwrap_or_else(|error| {
+            if let Some(suppressed) = self.throttle.allow(self.now()) {
+                tracing::warn!(bundle = %id, sbn = block.sbn(), %error, suppressed, "symbols of an unfinished block are lost");
+            }
+            0
+        })
+    }
+
+    fn unpark(&self, block: &mut ReceivedBlock) {
+        let (id, sbn) = (block.bundle(), block.sbn());
+        let given = self.store.get(id).map_or(Ok(()), |staged| self.store.unpark(&staged, block));
+        if let Err(error) = given
+            && let Some(suppressed) = self.throttle.allow(self.now())
+        {
+            tracing::warn!(bundle = %id, sbn, %error, suppressed, "symbols that were kept cannot be read");
+        }
+    }
+
+    fn parked(&self, bundle: BundleId, kind: ObjectKind, oti: &Oti) -> Vec<(u32, u32)> {
+        self.store.parked(bundle, kind, oti)
     }
 
     fn block(&self, bundle: BundleId, kind: ObjectKind, oti: &Oti, sbn: u32, buf: &[u8]) -> Result<(), StoreError> {

@@ -11,6 +11,7 @@
 mod assembly;
 pub mod hashing;
 pub mod log;
+mod parked;
 pub mod space;
 pub mod staged;
 pub mod tree;
@@ -26,6 +27,7 @@ use checkvalve_host::journal::JournalError;
 use checkvalve_protocol::id::BundleId;
 use checkvalve_protocol::manifest::Announce;
 use checkvalve_protocol::partition::{BlockSet, Oti};
+use checkvalve_protocol::receive::ReceivedBlock;
 use checkvalve_protocol::wire::ObjectKind;
 
 use crate::sink::StoreError;
@@ -81,7 +83,9 @@ impl Store {
             if let Some(id) = id {
                 let stored = known.remove(&id).unwrap_or_default();
                 space.take(stored.all.len());
-                bundles.insert(id, Arc::new(Staged::new(id, dir, Place::Asleep(None), stored)));
+                let staged = Staged::new(id, dir, Place::Asleep(None), stored);
+                space.take(staged.parked.find(disk.as_ref(), &staged.parked_dir())?);
+                bundles.insert(id, Arc::new(staged));
             } else if !name.as_encoded_bytes().starts_with(b"journal")
                 && !name.as_encoded_bytes().starts_with(b".journal")
             {
@@ -143,6 +147,39 @@ impl Store {
         }
         let blocks = staged.blocks();
         blocks.stored.all.iter().filter_map(|range| whole_blocks(oti, &range)).collect()
+    }
+
+    /// Keeps the symbols of an unfinished block; gives how many of it are kept now.
+    pub fn park(&self, staged: &Staged, block: &ReceivedBlock) -> Result<u32, StoreError> {
+        let bytes = u64::from(block.received()) * u64::from(block.oti().symbol_size());
+        if !self.space.fits(bytes) {
+            return Err(StoreError::NoRoom);
+        }
+        let place = staged.read_place();
+        if matches!(*place, Place::Gone) {
+            return Err(StoreError::Unwanted);
+        }
+        staged.create_dir(self.disk.as_ref())?;
+        let (symbols, bytes) = staged.parked.keep(self.disk.as_ref(), &staged.parked_dir(), block)?;
+        self.space.take(bytes);
+        Ok(symbols)
+    }
+
+    /// Adds to a block what is kept of it.
+    pub fn unpark(&self, staged: &Staged, block: &mut ReceivedBlock) -> io::Result<()> {
+        staged.parked.give(self.disk.as_ref(), &staged.parked_dir(), block)
+    }
+
+    /// Of which blocks of an object symbols are kept, and how many. Touches no disk.
+    #[must_use]
+    pub fn parked(&self, id: BundleId, kind: ObjectKind, oti: &Oti) -> Vec<(u32, u32)> {
+        self.get(id).map(|staged| staged.parked.of(kind, oti)).unwrap_or_default()
+    }
+
+    /// A block is stored, and its symbols need not be kept any more.
+    pub fn drop_parked(&self, staged: &Staged, kind: ObjectKind, oti: &Oti, sbn: u32) {
+        let dir = staged.parked_dir();
+        self.space.give_back(staged.parked.drop_block(self.disk.as_ref(), &dir, kind, oti, sbn));
     }
 
     /// A block of an announce or of hashes; gives the object once it is whole.
@@ -361,7 +398,7 @@ impl Store {
             return Ok(());
         };
         *staged.place.write().unwrap_or_else(PoisonError::into_inner) = Place::Gone;
-        self.space.give_back(staged.fill().1);
+        self.space.give_back(staged.fill().1 + staged.parked.bytes());
         if let Err(error) = self.log().forget(id) {
             tracing::warn!(%error, "staging journal");
         }

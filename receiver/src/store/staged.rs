@@ -14,6 +14,7 @@ use checkvalve_protocol::wire::ObjectKind;
 use super::assembly::Assembly;
 use super::hashing::Hashing;
 use super::log::Stored;
+use super::parked::Parked;
 use super::tree::Tree;
 use crate::ranges::Ranges;
 
@@ -30,6 +31,7 @@ pub struct Staged {
     pub(super) assembly: Mutex<Assembly>,
     pub(super) place: RwLock<Place>,
     pub(super) hashing: Mutex<Hashing>,
+    pub(super) parked: Parked,
     pub(super) blocks: Mutex<Blocks>,
 }
 
@@ -65,6 +67,7 @@ impl Staged {
             assembly: Mutex::default(),
             place: RwLock::new(place),
             hashing: Mutex::default(),
+            parked: Parked::default(),
             blocks,
         }
     }
@@ -79,6 +82,12 @@ impl Staged {
     #[must_use]
     pub fn out(&self) -> PathBuf {
         self.dir.join("out")
+    }
+
+    /// Where symbols of unfinished blocks are kept.
+    #[must_use]
+    pub fn parked_dir(&self) -> PathBuf {
+        self.dir.join("parked")
     }
 
     /// Where the signed object of that kind is kept, once whole.
