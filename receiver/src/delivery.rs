@@ -1,7 +1,7 @@
 //! What happens to a bundle from its first block to its end. Synchronous: it acts through [`Disk`] and a `now` that it is
 //! told, so that a simulator can drive it single-threaded; the daemon calls it from its threads.
 //!
-//! 1. The pipeline asks whether an object is wanted, and hands over its blocks ([`Sink`]).
+//! 1. The pipeline asks whether an object is wanted, and hands over its blocks ([`crate::sink::Sink`], `receive`).
 //! 2. `manifests`: announce and hashes are opened with the trusted keys; what is not trusted goes to quarantine.
 //! 3. `advance`: a bundle that is whole is proven, published, written down. [`Delivery::work`] does this.
 //! 4. `install`: whose turn it is for the hook, and what became of it.
@@ -12,6 +12,7 @@ mod advance;
 mod install;
 mod manifests;
 mod operator;
+mod receive;
 pub mod status;
 mod watch;
 
@@ -25,19 +26,16 @@ use std::time::Duration;
 use checkvalve_host::disk::Disk;
 use checkvalve_host::journal::{JournalError, Sync as Durable};
 use checkvalve_host::log::Throttle;
-use checkvalve_protocol::beacon::Beacon;
 use checkvalve_protocol::crypto::TrustStore;
-use checkvalve_protocol::id::{BundleId, ChannelName, SessionId};
+use checkvalve_protocol::id::{BundleId, ChannelName};
 use checkvalve_protocol::limits::MAX_MANIFEST_LEN;
-use checkvalve_protocol::partition::Oti;
-use checkvalve_protocol::receive::ReceivedBlock;
 use checkvalve_protocol::wire::ObjectKind;
 
 use crate::audit::Audit;
 use crate::hook::HookPolicy;
 use crate::inbox::{Durability, Inbox};
 use crate::ledger::file::LedgerFile;
-use crate::sink::{ObjectProgress, RefuseReason, Sink, StoreError, Want};
+use crate::sink::ObjectProgress;
 use crate::store::log::BootId;
 use crate::store::{OpenError as StoreOpenError, Staged, Store};
 
@@ -352,154 +350,6 @@ impl Delivery {
         let announced = self.lives().get(&staged.id).is_some_and(|live| live.announced);
         let digest = self.ledger.lock().entry(staged.id).and_then(|entry| entry.announce).filter(|_| announced);
         self.store.sleep(staged, digest);
-    }
-
-    /// A block of the data object, or of a signed one.
-    fn take_block(
-        &self,
-        bundle: BundleId,
-        kind: ObjectKind,
-        oti: &Oti,
-        sbn: u32,
-        buf: &[u8],
-    ) -> Result<(), StoreError> {
-        if self.ledger.lock().entry(bundle).is_some_and(|entry| !entry.state.is_open()) || self.is_spurned(bundle) {
-            return Err(StoreError::Unwanted);
-        }
-        let (Some(offset), Some(len)) = (oti.block_offset(sbn), oti.block_len(sbn)) else {
-            return Err(StoreError::Unwanted);
-        };
-        if buf.len() != len {
-            return Err(StoreError::Unwanted);
-        }
-        let staged = self.store.begin(bundle);
-        if kind == ObjectKind::Data {
-            self.store.write(&staged, oti.transfer_length(), offset, buf)?;
-            self.store.drop_parked(&staged, kind, oti, sbn);
-            if staged.is_whole() {
-                self.enqueue(Job::Advance(bundle));
-            }
-            return Ok(());
-        }
-        let whole = self.store.assemble(&staged, kind, oti, sbn, buf)?;
-        self.store.drop_parked(&staged, kind, oti, sbn);
-        match whole {
-            Some(object) => self.take_object(&staged, kind, &object),
-            None => Ok(()),
-        }
-    }
-}
-
-impl Sink for Delivery {
-    fn want(&self, bundle: BundleId, kind: ObjectKind, oti: &Oti) -> Want {
-        if self.is_spurned(bundle) {
-            return Want::Done;
-        }
-        if self.ledger.lock().entry(bundle).is_some_and(|entry| !entry.state.is_open()) {
-            return Want::Done;
-        }
-        if kind != ObjectKind::Data && oti.transfer_length() > MAX_MANIFEST_LEN as u64 {
-            return Want::Refuse(RefuseReason::Length);
-        }
-        {
-            let lives = self.lives();
-            match (lives.get(&bundle), kind) {
-                (Some(live), ObjectKind::Announce) if live.announced => return Want::Done,
-                (Some(live), ObjectKind::Hashes) if live.hashes => return Want::Done,
-                (Some(live), ObjectKind::Data) if live.announced && live.data_len != oti.transfer_length() => {
-                    return Want::Refuse(RefuseReason::Length);
-                }
-                (None, _) if lives.values().filter(|live| !live.announced).count() >= MAX_UNANNOUNCED => {
-                    return Want::Refuse(RefuseReason::TooMany);
-                }
-                _ => {}
-            }
-        }
-        if let Some(staged) = self.store.get(bundle)
-            && kind == ObjectKind::Data
-            && staged.fill().0.is_some_and(|length| length != oti.transfer_length())
-        {
-            return Want::Refuse(RefuseReason::Length);
-        }
-        let now = self.now();
-        if kind == ObjectKind::Data && !self.store.space().fits(oti.block_len(0).unwrap_or(0) as u64) {
-            let mut lives = self.lives();
-            let live = lives.entry(bundle).or_default();
-            live.trouble = Some(StoreError::NoRoom.to_string());
-            live.last_ms = now;
-            return Want::Refuse(RefuseReason::NoRoom);
-        }
-        let have = self.store.have(bundle, kind, oti);
-        if have.len() == u64::from(oti.blocks()) {
-            return Want::Done;
-        }
-        self.lives().entry(bundle).or_default();
-        self.ledger.lock().seen(bundle, now);
-        Want::Yes { have }
-    }
-
-    fn park(&self, block: &ReceivedBlock) -> u32 {
-        let id = block.bundle();
-        if self.ledger.lock().entry(id).is_none_or(|entry| !entry.state.is_open()) {
-            return 0;
-        }
-        self.store.park(&self.store.begin(id), block).unwrap_or_else(|error| {
-            if let Some(suppressed) = self.throttle.allow(self.now()) {
-                tracing::warn!(bundle = %id, sbn = block.sbn(), %error, suppressed, "symbols of an unfinished block are lost");
-            }
-            0
-        })
-    }
-
-    fn unpark(&self, block: &mut ReceivedBlock) {
-        let (id, sbn) = (block.bundle(), block.sbn());
-        let given = self.store.get(id).map_or(Ok(()), |staged| self.store.unpark(&staged, block));
-        if let Err(error) = given
-            && let Some(suppressed) = self.throttle.allow(self.now())
-        {
-            tracing::warn!(bundle = %id, sbn, %error, suppressed, "symbols that were kept cannot be read");
-        }
-    }
-
-    fn parked(&self, bundle: BundleId, kind: ObjectKind, oti: &Oti) -> Vec<(u32, u32)> {
-        self.store.parked(bundle, kind, oti)
-    }
-
-    fn block(&self, bundle: BundleId, kind: ObjectKind, oti: &Oti, sbn: u32, buf: &[u8]) -> Result<(), StoreError> {
-        let stored = self.take_block(bundle, kind, oti, sbn, buf);
-        let now = self.now();
-        if let Some(live) = self.lives().get_mut(&bundle) {
-            live.last_ms = now;
-            match &stored {
-                // Announce and hashes find room where data does not.
-                Ok(()) if kind == ObjectKind::Data => live.trouble = None,
-                Ok(()) | Err(StoreError::Unwanted) => {}
-                Err(error) => live.trouble = Some(error.to_string()),
-            }
-        }
-        if let Err(StoreError::Disk(error)) = &stored
-            && let Some(suppressed) = self.throttle.allow(now)
-        {
-            tracing::error!(%bundle, sbn, %error, suppressed, "block not stored");
-        }
-        stored
-    }
-
-    fn beacon(&self, now_ms: u64, session: SessionId, beacon: Beacon) {
-        self.hear(now_ms, session, beacon);
-    }
-
-    fn progress(&self, bundle: BundleId, kind: ObjectKind, progress: ObjectProgress) {
-        if kind == ObjectKind::Data
-            && let Some(live) = self.lives().get_mut(&bundle)
-        {
-            live.progress = Some(progress);
-        }
-    }
-
-    fn tick(&self, now_ms: u64) {
-        self.now_ms.store(now_ms, Ordering::Relaxed);
-        self.watch(now_ms);
     }
 }
 

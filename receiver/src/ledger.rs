@@ -4,15 +4,15 @@
 //! Whoever changes something that must not be forgotten saves before acting on it.
 
 pub mod channel;
+mod entry;
 pub mod file;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+pub use channel::{Channel, Next};
 use checkvalve_protocol::id::{BundleId, ChannelName, KeyId};
 use checkvalve_protocol::limits::MAX_CHANNELS;
-use serde::{Deserialize, Serialize};
-
-pub use channel::{Channel, Next};
+pub use entry::{Announced, Conflict, Entry, Heard, Signer, Standing, State};
 
 /// Ended bundles that are remembered per channel; of older ones only that their sequences are over.
 pub const HISTORY: usize = 10_000;
@@ -20,176 +20,6 @@ pub const HISTORY: usize = 10_000;
 pub const HEARD_ONLY: usize = 4_096;
 /// Bundles without a trusted signature that are remembered (and kept in quarantine).
 pub const UNTRUSTED: usize = 256;
-
-/// What became of a bundle.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// Datagrams of it are arriving, or are about to.
-    Receiving,
-    /// Its transmission ended, or fell silent, and something is lacking.
-    Incomplete,
-    /// It was transmitted, and nothing of it arrived.
-    Missing,
-    /// It is not what a trusted key signed, or its hook said so.
-    Quarantined,
-    /// Published. Without a hook this is the end; with one it waits for its turn.
-    Complete,
-    /// Its hook runs, or is to run again.
-    Installing,
-    /// Its hook is done with it.
-    Installed,
-    /// Its hook failed; it is still in the inbox.
-    Failed,
-    /// The sender gave it up: it changed while it was read, or vanished.
-    Withdrawn,
-    /// An operator gave it up here.
-    Rejected,
-    /// Published after a later one had gone to the hook, so never installed.
-    Superseded,
-}
-
-impl State {
-    /// Whether it has come to an end: nothing is received or run for it any more.
-    #[must_use]
-    pub fn is_over(self) -> bool {
-        matches!(
-            self,
-            Self::Quarantined | Self::Installed | Self::Failed | Self::Withdrawn | Self::Rejected | Self::Superseded
-        )
-    }
-
-    /// Whether it is still to be received.
-    #[must_use]
-    pub fn is_open(self) -> bool {
-        matches!(self, Self::Receiving | Self::Incomplete | Self::Missing)
-    }
-
-    /// The word in `status`.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Receiving => "receiving",
-            Self::Incomplete => "incomplete",
-            Self::Missing => "missing",
-            Self::Quarantined => "quarantined",
-            Self::Complete => "complete",
-            Self::Installing => "installing",
-            Self::Installed => "installed",
-            Self::Failed => "failed",
-            Self::Withdrawn => "withdrawn",
-            Self::Rejected => "rejected",
-            Self::Superseded => "superseded",
-        }
-    }
-}
-
-/// Who vouches for what an entry says of a bundle. Later ones outrank earlier ones.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-pub enum Standing {
-    /// An announce that no trusted key signed.
-    Claimed,
-    /// A beacon: whoever has the link key.
-    Heard,
-    /// An announce that a trusted key signed.
-    Signed,
-}
-
-/// The key that signed a bundle.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Signer {
-    /// The key.
-    pub key: KeyId,
-    /// What the operator calls it.
-    pub name: String,
-}
-
-/// One bundle.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Entry {
-    /// The bundle.
-    pub id: BundleId,
-    /// Its channel; None while only data came.
-    pub channel: Option<ChannelName>,
-    /// Its number in the channel, from 1; 0 while only data came.
-    pub sequence: u64,
-    /// Its name as bytes; empty while unknown.
-    pub name: Vec<u8>,
-    /// Sum of its files' sizes in bytes; 0 while unknown.
-    pub bytes: u64,
-    /// What became of it.
-    pub state: State,
-    /// Who says so.
-    pub standing: Standing,
-    /// The key that signed it.
-    pub signer: Option<Signer>,
-    /// BLAKE3 of the signed announce.
-    pub announce: Option<[u8; 32]>,
-    /// Quarantined because this key is not trusted: forgiven when it becomes so.
-    pub untrusted: Option<KeyId>,
-    /// Why it is in this state, for people.
-    pub reason: Option<String>,
-    /// The sender says that its transmission has ended.
-    pub sent: bool,
-    /// It is in the inbox.
-    pub published: bool,
-    /// How often its hook was started.
-    pub attempt: u32,
-    /// Its hook is not started again before this, in Unix milliseconds.
-    pub not_before_ms: u64,
-    /// When the receiver first knew of it, in Unix milliseconds.
-    pub first_ms: u64,
-    /// When its state changed last, in Unix milliseconds.
-    pub changed_ms: u64,
-}
-
-/// What a trusted announce says of a bundle.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Announced {
-    /// The bundle.
-    pub id: BundleId,
-    /// Its channel.
-    pub channel: ChannelName,
-    /// Its number there, from 1.
-    pub sequence: u64,
-    /// Its name.
-    pub name: Vec<u8>,
-    /// Sum of its files' sizes in bytes.
-    pub bytes: u64,
-    /// Who signed it.
-    pub signer: Signer,
-    /// BLAKE3 of the signed announce.
-    pub digest: [u8; 32],
-}
-
-/// Why a signed announce is not accepted.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Conflict {
-    /// The bundle id has another announce.
-    #[error("the bundle was announced before with other contents")]
-    OtherAnnounce,
-    /// The sequence belongs to another bundle.
-    #[error("sequence {sequence} of channel {channel} is bundle {holder} already")]
-    SequenceTaken {
-        /// The channel.
-        channel: ChannelName,
-        /// The number in it.
-        sequence: u64,
-        /// The bundle that has it.
-        holder: BundleId,
-    },
-    /// The bundle, or whatever has its sequence, came to an end before.
-    #[error("sequence {sequence} of channel {channel} has come to an end already")]
-    Over {
-        /// The channel.
-        channel: ChannelName,
-        /// The number in it.
-        sequence: u64,
-    },
-    /// [`MAX_CHANNELS`] channels exist already.
-    #[error("more than {MAX_CHANNELS} channels")]
-    Channels,
-}
 
 /// All bundles and channels.
 #[derive(Default)]
@@ -505,51 +335,6 @@ impl Ledger {
             .slots()
             .filter(|(_, id)| self.entries.get(id).is_some_and(|e| e.standing == Standing::Heard))
             .count();
-    }
-}
-
-/// What a beacon says of a bundle.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Heard {
-    /// The bundle.
-    pub id: BundleId,
-    /// Its number in the channel.
-    pub sequence: u64,
-    /// Its size in bytes.
-    pub bytes: u64,
-    /// Its name; empty if the beacon had no room for it.
-    pub name: Vec<u8>,
-    /// It is being transmitted.
-    pub on_wire: bool,
-    /// Its transmission has ended.
-    pub sent: bool,
-    /// The sender gave it up.
-    pub withdrawn: bool,
-}
-
-impl Entry {
-    /// A bundle of which only data came.
-    #[must_use]
-    pub fn new(id: BundleId, now_ms: u64) -> Self {
-        Self {
-            id,
-            channel: None,
-            sequence: 0,
-            name: Vec::new(),
-            bytes: 0,
-            state: State::Receiving,
-            standing: Standing::Heard,
-            signer: None,
-            announce: None,
-            untrusted: None,
-            reason: None,
-            sent: false,
-            published: false,
-            attempt: 0,
-            not_before_ms: 0,
-            first_ms: now_ms,
-            changed_ms: now_ms,
-        }
     }
 }
 

@@ -8,6 +8,7 @@
 //!
 //! Nothing in staging is ever visible in the inbox; [`crate::inbox`] moves out what is proven.
 
+mod adopt;
 mod assembly;
 pub mod hashing;
 pub mod log;
@@ -15,6 +16,7 @@ mod parked;
 pub mod space;
 pub mod staged;
 pub mod tree;
+mod write;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -25,7 +27,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use checkvalve_host::disk::{Disk, read_all};
 use checkvalve_host::journal::JournalError;
 use checkvalve_protocol::id::BundleId;
-use checkvalve_protocol::manifest::Announce;
 use checkvalve_protocol::partition::{BlockSet, Oti};
 use checkvalve_protocol::receive::ReceivedBlock;
 use checkvalve_protocol::wire::ObjectKind;
@@ -35,16 +36,10 @@ use log::{BootId, Log, Stored};
 use space::Space;
 use staged::Place;
 pub use staged::Staged;
-use tree::{Tree, read_exact};
+use tree::Tree;
 
-/// Bytes that are read back for hashing after a block was written; the rest is left to [`Store::catch_up`].
-const READ_BACK: u64 = 1 << 20;
 /// Bytes that are read or moved at a time.
 const SLICE: u64 = 256 << 10;
-/// Bytes that move from the flat file to their places between two checkpoints.
-const MOVE: u64 = 256 << 20;
-/// Ranges of a bundle's data that are kept apart at most: each costs memory.
-const MAX_RANGES: usize = 1 << 20;
 
 /// All of staging.
 pub struct Store {
@@ -201,77 +196,6 @@ impl Store {
         assembly.add(self.disk.as_ref(), staged.dir(), kind, oti, sbn, buf).map_err(StoreError::from)
     }
 
-    /// Bytes of the data object, `length` bytes long, from `offset` on. Errors: none of them counts as stored.
-    pub fn write(&self, staged: &Staged, length: u64, offset: u64, buf: &[u8]) -> Result<(), StoreError> {
-        let range = offset..offset + buf.len() as u64;
-        let claimed = {
-            let mut blocks = staged.blocks();
-            if blocks.stored.length.is_some_and(|known| known != length) || range.end > length {
-                return Err(StoreError::Unwanted);
-            }
-            if blocks.stored.all.covers(range.clone()) {
-                return Ok(());
-            }
-            if blocks.stored.all.count() >= MAX_RANGES {
-                return Err(StoreError::NoRoom);
-            }
-            blocks.claim(range.clone())
-        };
-        let bytes = claimed.iter().map(|r| r.end - r.start).sum::<u64>();
-        let stored = self.write_claimed(staged, length, offset, buf, &claimed, bytes);
-        if stored.is_err() {
-            staged.blocks().release(&claimed);
-        }
-        let tree = stored?;
-        if let Some(tree) = tree {
-            if claimed == [range] {
-                let mut hashing = staged.hashing();
-                if hashing.next() == offset {
-                    hashing.feed(tree.files(), buf);
-                }
-            }
-            self.hash_on(staged, &tree, READ_BACK)?;
-        }
-        // Bytes that another thread is writing at this moment are that thread's to answer for.
-        if bytes < buf.len() as u64 && !staged.blocks().stored.all.covers(offset..offset + buf.len() as u64) {
-            return Err(StoreError::Unwanted);
-        }
-        Ok(())
-    }
-
-    /// The announce is known: from now on bytes go to their files. `bytes` is the signed announce. Errors: as before.
-    pub fn adopt(&self, staged: &Staged, announce: Arc<Announce>, bytes: &[u8]) -> Result<(), StoreError> {
-        let mut place = staged.place.write().unwrap_or_else(PoisonError::into_inner);
-        if matches!(*place, Place::Gone) {
-            return Err(StoreError::Unwanted);
-        }
-        if matches!(*place, Place::Tree(_) | Place::Asleep(Some(_))) {
-            return Ok(());
-        }
-        let length = announce.data_len();
-        if staged.fill().0.is_some_and(|known| known != length) {
-            self.clear(staged)?;
-        }
-        staged.create_dir(self.disk.as_ref())?;
-        let tree = Tree::new(Arc::clone(&self.disk), staged.out(), announce);
-        let made_now = tree.create_directories()?;
-        if made_now && staged.stored().all.len() > staged.stored().flat.len() {
-            self.clear(staged)?; // somebody took its files away
-        }
-        self.put(&staged.object(ObjectKind::Announce), bytes)?;
-        self.settle_flat(staged, &tree, length)?;
-        {
-            let mut log = self.log();
-            let mut blocks = staged.blocks();
-            if blocks.stored.length.is_none() {
-                log.length(staged.id, length).map_err(journal_error)?;
-                blocks.stored.length = Some(length);
-            }
-        }
-        *place = Place::Tree(Arc::new(tree));
-        Ok(())
-    }
-
     /// Keeps a signed object beside the data, so that a restart finds it. Not durable.
     pub fn keep_object(&self, staged: &Staged, kind: ObjectKind, bytes: &[u8]) -> io::Result<()> {
         staged.create_dir(self.disk.as_ref())?;
@@ -301,54 +225,6 @@ impl Store {
             *place = Place::Asleep(announce);
             *staged.hashing() = hashing::Hashing::default();
         }
-    }
-
-    /// Moves bytes from the flat file to their places, some hundred megabytes at most. False: there is nothing to move.
-    pub fn move_flat(&self, staged: &Staged) -> Result<bool, StoreError> {
-        let Some(tree) = self.tree(staged)? else { return Ok(false) };
-        if staged.blocks().stored.flat.is_empty() {
-            return Ok(false);
-        }
-        let path = staged.object(ObjectKind::Data);
-        let data = self.disk.open_rw(&path)?;
-        let mut buf = vec![0; SLICE as usize];
-        let mut moved = 0;
-        // From the end, so that the flat file can be cut as it empties.
-        while moved < MOVE {
-            let Some(range) = staged.blocks().stored.flat.last() else { break };
-            let start = range.end.saturating_sub(SLICE).max(range.start);
-            let buf = &mut buf[..(range.end - start) as usize];
-            read_exact(data.as_ref(), buf, start)?;
-            tree.write(start, buf)?;
-            self.moved(staged, start..range.end)?;
-            moved += buf.len() as u64;
-        }
-        let (left, was_synced) = {
-            let blocks = staged.blocks();
-            (blocks.stored.flat.last().map(|r| r.end), !blocks.stored.synced_flat.is_empty())
-        };
-        if was_synced {
-            // Only what is safe in its place may go from the flat file.
-            self.checkpoint()?;
-        }
-        match left {
-            Some(end) => data.set_len(end)?,
-            None => ignore_missing(self.disk.remove_file(&path))?,
-        }
-        Ok(true)
-    }
-
-    /// Reads back and hashes up to `limit` bytes of what is stored. True: all of the data object is hashed.
-    pub fn catch_up(&self, staged: &Staged, limit: u64) -> Result<bool, StoreError> {
-        let Some(tree) = self.tree(staged)? else { return Ok(false) };
-        self.hash_on(staged, &tree, limit)?;
-        Ok(staged.fill().0 == Some(staged.hashed()))
-    }
-
-    /// The hash of every file, once all of the data object is hashed.
-    #[must_use]
-    pub fn digests(&self, staged: &Staged, tree: &Tree) -> Option<Vec<[u8; 32]>> {
-        staged.hashing().finish(tree.files()).map(<[_]>::to_vec)
     }
 
     /// Makes all that is stored survive a power cut. Errors: what was stored since the last time is given up.
@@ -403,144 +279,6 @@ impl Store {
             tracing::warn!(%error, "staging journal");
         }
         ignore_missing(self.disk.remove_tree(staged.dir()))
-    }
-
-    /// Steps 2 to 4. Gives the files if the announce is known.
-    fn write_claimed(
-        &self,
-        staged: &Staged,
-        length: u64,
-        offset: u64,
-        buf: &[u8],
-        claimed: &[Range<u64>],
-        bytes: u64,
-    ) -> Result<Option<Arc<Tree>>, StoreError> {
-        if !self.space.fits(bytes) {
-            self.refresh_space();
-            if !self.space.fits(bytes) {
-                return Err(StoreError::NoRoom);
-            }
-        }
-        let place = staged.wake(&self.disk)?;
-        let part = |range: &Range<u64>| &buf[(range.start - offset) as usize..(range.end - offset) as usize];
-        let tree = match &*place {
-            Place::Gone | Place::New | Place::Asleep(_) => return Err(StoreError::Unwanted),
-            Place::Flat(file) => {
-                for range in claimed {
-                    file.write_all_at(part(range), range.start)?;
-                    file.start_writeback(range.start, range.end - range.start)?;
-                }
-                None
-            }
-            Place::Tree(tree) => {
-                let whole = matches!(claimed, [only] if only.end - only.start == buf.len() as u64);
-                if whole {
-                    let mut hashing = staged.hashing();
-                    if hashing.next() == offset {
-                        hashing.feed(tree.files(), buf);
-                    }
-                }
-                for range in claimed {
-                    if let Err(error) = tree.write(range.start, part(range)) {
-                        staged.hashing().rewind(tree.files(), offset);
-                        return Err(error.into());
-                    }
-                }
-                Some(Arc::clone(tree))
-            }
-        };
-        let flat = tree.is_none();
-        let noted = self.note(staged, length, claimed, flat);
-        if let (Err(_), Some(tree)) = (&noted, &tree) {
-            staged.hashing().rewind(tree.files(), offset);
-        }
-        noted.map_err(journal_error)?;
-        self.space.take(bytes);
-        Ok(tree)
-    }
-
-    fn note(&self, staged: &Staged, length: u64, claimed: &[Range<u64>], flat: bool) -> Result<(), JournalError> {
-        let mut log = self.log();
-        if staged.fill().0.is_none() {
-            log.length(staged.id, length)?;
-        }
-        for range in claimed {
-            log.stored(staged.id, range.clone(), flat)?;
-        }
-        let mut blocks = staged.blocks();
-        blocks.stored.length = Some(length);
-        for range in claimed {
-            blocks.stored.add(range.clone(), flat);
-        }
-        blocks.release(claimed);
-        Ok(())
-    }
-
-    /// Flat bytes of `range` are in their places.
-    fn moved(&self, staged: &Staged, range: Range<u64>) -> Result<(), StoreError> {
-        let mut log = self.log();
-        let mut blocks = staged.blocks();
-        let moved: Vec<Range<u64>> = {
-            let flat = &blocks.stored.flat;
-            let parts = flat.iter().map(|r| r.start.max(range.start)..r.end.min(range.end));
-            parts.filter(|r| !r.is_empty()).collect()
-        };
-        for part in moved {
-            log.stored(staged.id, part.clone(), false).map_err(journal_error)?;
-            blocks.stored.add(part, false);
-        }
-        Ok(())
-    }
-
-    fn hash_on(&self, staged: &Staged, tree: &Tree, limit: u64) -> io::Result<()> {
-        let mut hashing = staged.hashing();
-        let mut buf = Vec::new();
-        let stop = hashing.next().saturating_add(limit);
-        loop {
-            let next = hashing.next();
-            let end = {
-                let blocks = staged.blocks();
-                let end = blocks.stored.all.end_of(next).map_or(next, |end| end.min(stop));
-                // What has not moved to its file yet is not there to be read.
-                blocks.stored.flat.gaps(next..end).first().filter(|gap| gap.start == next).map(|gap| gap.end)
-            };
-            let Some(end) = end else { return Ok(()) };
-            buf.resize((end - next).min(SLICE) as usize, 0);
-            tree.read(next, &mut buf)?;
-            hashing.feed(tree.files(), &buf);
-        }
-    }
-
-    /// What becomes of the flat file now that the files are known: the only file takes its place as it is, of several
-    /// [`Store::move_flat`] moves the bytes.
-    fn settle_flat(&self, staged: &Staged, tree: &Tree, length: u64) -> Result<(), StoreError> {
-        let data = staged.object(ObjectKind::Data);
-        if staged.blocks().stored.flat.is_empty() {
-            return Ok(ignore_missing(self.disk.remove_file(&data))?);
-        }
-        let exists = |path: &Path| match self.disk.lstat(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            other => other.map(|_| true),
-        };
-        match (exists(&data)?, tree.sole_file()) {
-            (true, Some(file)) => self.disk.rename(&data, &file)?,
-            (true, None) => return Ok(()),
-            // A crash came between the rename and the journal.
-            (false, Some(file)) if exists(&file)? => {}
-            (false, _) => return self.clear(staged),
-        }
-        self.moved(staged, 0..length)
-    }
-
-    /// Nothing of the data is stored any more. The caller holds the place.
-    fn clear(&self, staged: &Staged) -> Result<(), StoreError> {
-        let mut log = self.log();
-        log.forget(staged.id).map_err(journal_error)?;
-        let stored = std::mem::take(&mut staged.blocks().stored);
-        drop(log);
-        self.space.give_back(stored.all.len());
-        *staged.hashing() = hashing::Hashing::default();
-        Ok(())
     }
 
     fn rewrite(&self, log: &mut Log) -> io::Result<()> {

@@ -2,14 +2,16 @@ use std::path::Path;
 
 use checkvalve_host::disk::OsDisk;
 use checkvalve_host::disk::fault::FailNth;
-use checkvalve_protocol::beacon::{ChannelState, OnWire, Recent, RecentState};
+use checkvalve_protocol::beacon::{Beacon, ChannelState, OnWire, Recent, RecentState};
 use checkvalve_protocol::crypto::SigningKey;
+use checkvalve_protocol::id::SessionId;
 use checkvalve_protocol::manifest::{Outcome as HashesOutcome, signed};
+use checkvalve_protocol::partition::Oti;
 
-use super::operator::Which;
 use super::*;
 use crate::hook::Outcome;
 use crate::ledger::State;
+use crate::sink::{RefuseReason, Sink, StoreError, Want};
 use crate::testing::{Sample, default_channel, key, shuffled, trust};
 
 mod crash;
@@ -448,7 +450,7 @@ fn a_full_disk_is_told_and_the_same_bundle_completes_later() {
     delivery.tick(20_000);
     bench.disk.heal();
     assert_eq!(state(&delivery, sample), Some(State::Incomplete));
-    assert_eq!(reason(&delivery, sample), "no room in staging");
+    assert_eq!(reason(&delivery, sample), "no room in staging; lacks 5000 of 5000 bytes, its hashes");
     send(&delivery, sample);
     sample.assert_at(&bench.inbox(1));
 }
@@ -473,7 +475,9 @@ fn rejecting_gives_up_what_there_is_and_nothing_else() {
     assert_eq!(due[0].sequence, 2);
     assert_eq!(delivery.reject(&"default/2".parse().unwrap()), Err(RejectError::Running));
     send(&delivery, first);
-    assert!(!bench.inbox(1).exists());
+    let late = delivery.block(first.id(), ObjectKind::Data, &first.oti(), 0, first.block(0));
+    assert!(matches!(late, Err(StoreError::Unwanted)));
+    assert!(!bench.inbox(1).exists() && delivery.store.all().is_empty());
 }
 
 #[test]

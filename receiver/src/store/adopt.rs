@@ -1,0 +1,136 @@
+//! The announce comes, perhaps after some of the data: what is in the flat file goes to the files it belongs to.
+
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+
+use checkvalve_protocol::manifest::Announce;
+use checkvalve_protocol::wire::ObjectKind;
+
+use super::hashing::Hashing;
+use super::staged::Place;
+use super::tree::{Tree, read_exact};
+use super::{SLICE, Staged, Store, ignore_missing, journal_error};
+use crate::sink::StoreError;
+
+/// Bytes that move from the flat file to their places between two checkpoints.
+const MOVE: u64 = 256 << 20;
+
+impl Store {
+    /// The announce is known: from now on bytes go to their files. `bytes` is the signed announce. Errors: as before.
+    pub fn adopt(&self, staged: &Staged, announce: Arc<Announce>, bytes: &[u8]) -> Result<(), StoreError> {
+        let mut place = staged.place.write().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*place, Place::Gone) {
+            return Err(StoreError::Unwanted);
+        }
+        if matches!(*place, Place::Tree(_) | Place::Asleep(Some(_))) {
+            return Ok(());
+        }
+        let length = announce.data_len();
+        if staged.fill().0.is_some_and(|known| known != length) {
+            self.clear(staged)?;
+        }
+        staged.create_dir(self.disk.as_ref())?;
+        let tree = Tree::new(Arc::clone(&self.disk), staged.out(), announce);
+        let made_now = tree.create_directories()?;
+        if made_now && staged.stored().all.len() > staged.stored().flat.len() {
+            self.clear(staged)?; // somebody took its files away
+        }
+        self.put(&staged.object(ObjectKind::Announce), bytes)?;
+        self.settle_flat(staged, &tree, length)?;
+        {
+            let mut log = self.log();
+            let mut blocks = staged.blocks();
+            if blocks.stored.length.is_none() {
+                log.length(staged.id, length).map_err(journal_error)?;
+                blocks.stored.length = Some(length);
+            }
+        }
+        *place = Place::Tree(Arc::new(tree));
+        Ok(())
+    }
+
+    /// Moves bytes from the flat file to their places, some hundred megabytes at most. False: there is nothing to move.
+    pub fn move_flat(&self, staged: &Staged) -> Result<bool, StoreError> {
+        let Some(tree) = self.tree(staged)? else { return Ok(false) };
+        if staged.blocks().stored.flat.is_empty() {
+            return Ok(false);
+        }
+        let path = staged.object(ObjectKind::Data);
+        let data = self.disk.open_rw(&path)?;
+        let mut buf = vec![0; SLICE as usize];
+        let mut moved = 0;
+        // From the end, so that the flat file can be cut as it empties.
+        while moved < MOVE {
+            let Some(range) = staged.blocks().stored.flat.last() else { break };
+            let start = range.end.saturating_sub(SLICE).max(range.start);
+            let buf = &mut buf[..(range.end - start) as usize];
+            read_exact(data.as_ref(), buf, start)?;
+            tree.write(start, buf)?;
+            self.moved(staged, start..range.end)?;
+            moved += buf.len() as u64;
+        }
+        let (left, was_synced) = {
+            let blocks = staged.blocks();
+            (blocks.stored.flat.last().map(|r| r.end), !blocks.stored.synced_flat.is_empty())
+        };
+        if was_synced {
+            // Only what is safe in its place may go from the flat file.
+            self.checkpoint()?;
+        }
+        match left {
+            Some(end) => data.set_len(end)?,
+            None => ignore_missing(self.disk.remove_file(&path))?,
+        }
+        Ok(true)
+    }
+
+    /// Flat bytes of `range` are in their places.
+    fn moved(&self, staged: &Staged, range: Range<u64>) -> Result<(), StoreError> {
+        let mut log = self.log();
+        let mut blocks = staged.blocks();
+        let moved: Vec<Range<u64>> = {
+            let flat = &blocks.stored.flat;
+            let parts = flat.iter().map(|r| r.start.max(range.start)..r.end.min(range.end));
+            parts.filter(|r| !r.is_empty()).collect()
+        };
+        for part in moved {
+            log.stored(staged.id, part.clone(), false).map_err(journal_error)?;
+            blocks.stored.add(part, false);
+        }
+        Ok(())
+    }
+
+    /// What becomes of the flat file now that the files are known: the only file takes its place as it is, of several
+    /// [`Store::move_flat`] moves the bytes.
+    fn settle_flat(&self, staged: &Staged, tree: &Tree, length: u64) -> Result<(), StoreError> {
+        let data = staged.object(ObjectKind::Data);
+        if staged.blocks().stored.flat.is_empty() {
+            return Ok(ignore_missing(self.disk.remove_file(&data))?);
+        }
+        let exists = |path: &Path| match self.disk.lstat(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            other => other.map(|_| true),
+        };
+        match (exists(&data)?, tree.sole_file()) {
+            (true, Some(file)) => self.disk.rename(&data, &file)?,
+            (true, None) => return Ok(()),
+            // A crash came between the rename and the journal.
+            (false, Some(file)) if exists(&file)? => {}
+            (false, _) => return self.clear(staged),
+        }
+        self.moved(staged, 0..length)
+    }
+
+    /// Nothing of the data is stored any more. The caller holds the place.
+    fn clear(&self, staged: &Staged) -> Result<(), StoreError> {
+        let mut log = self.log();
+        log.forget(staged.id).map_err(journal_error)?;
+        let stored = std::mem::take(&mut staged.blocks().stored);
+        drop(log);
+        self.space.give_back(stored.all.len());
+        *staged.hashing() = Hashing::default();
+        Ok(())
+    }
+}

@@ -1,0 +1,160 @@
+//! Bytes of the data object: into their files, and hashed in their order.
+
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use checkvalve_host::journal::JournalError;
+
+use super::staged::Place;
+use super::tree::Tree;
+use super::{SLICE, Staged, Store, journal_error};
+use crate::sink::StoreError;
+
+/// Bytes that are read back for hashing after a block was written; the rest is left to [`Store::catch_up`].
+const READ_BACK: u64 = 1 << 20;
+/// Ranges of a bundle's data that are kept apart at most: each costs memory.
+const MAX_RANGES: usize = 1 << 20;
+
+impl Store {
+    /// Bytes of the data object, `length` bytes long, from `offset` on. Errors: none of them counts as stored.
+    pub fn write(&self, staged: &Staged, length: u64, offset: u64, buf: &[u8]) -> Result<(), StoreError> {
+        let range = offset..offset + buf.len() as u64;
+        let claimed = {
+            let mut blocks = staged.blocks();
+            if blocks.stored.length.is_some_and(|known| known != length) || range.end > length {
+                return Err(StoreError::Unwanted);
+            }
+            if blocks.stored.all.covers(range.clone()) {
+                return Ok(());
+            }
+            if blocks.stored.all.count() >= MAX_RANGES {
+                return Err(StoreError::NoRoom);
+            }
+            blocks.claim(range.clone())
+        };
+        let bytes = claimed.iter().map(|r| r.end - r.start).sum::<u64>();
+        let stored = self.write_claimed(staged, length, offset, buf, &claimed, bytes);
+        if stored.is_err() {
+            staged.blocks().release(&claimed);
+        }
+        let tree = stored?;
+        if let Some(tree) = tree {
+            if claimed == [range] {
+                let mut hashing = staged.hashing();
+                if hashing.next() == offset {
+                    hashing.feed(tree.files(), buf);
+                }
+            }
+            self.hash_on(staged, &tree, READ_BACK)?;
+        }
+        // Bytes that another thread is writing at this moment are that thread's to answer for.
+        if bytes < buf.len() as u64 && !staged.blocks().stored.all.covers(offset..offset + buf.len() as u64) {
+            return Err(StoreError::Unwanted);
+        }
+        Ok(())
+    }
+
+    /// Reads back and hashes up to `limit` bytes of what is stored. True: all of the data object is hashed.
+    pub fn catch_up(&self, staged: &Staged, limit: u64) -> Result<bool, StoreError> {
+        let Some(tree) = self.tree(staged)? else { return Ok(false) };
+        self.hash_on(staged, &tree, limit)?;
+        Ok(staged.fill().0 == Some(staged.hashed()))
+    }
+
+    /// The hash of every file, once all of the data object is hashed.
+    #[must_use]
+    pub fn digests(&self, staged: &Staged, tree: &Tree) -> Option<Vec<[u8; 32]>> {
+        staged.hashing().finish(tree.files()).map(<[_]>::to_vec)
+    }
+
+    /// Steps 2 to 4. Gives the files if the announce is known.
+    fn write_claimed(
+        &self,
+        staged: &Staged,
+        length: u64,
+        offset: u64,
+        buf: &[u8],
+        claimed: &[Range<u64>],
+        bytes: u64,
+    ) -> Result<Option<Arc<Tree>>, StoreError> {
+        if !self.space.fits(bytes) {
+            self.refresh_space();
+            if !self.space.fits(bytes) {
+                return Err(StoreError::NoRoom);
+            }
+        }
+        let place = staged.wake(&self.disk)?;
+        let part = |range: &Range<u64>| &buf[(range.start - offset) as usize..(range.end - offset) as usize];
+        let tree = match &*place {
+            Place::Gone | Place::New | Place::Asleep(_) => return Err(StoreError::Unwanted),
+            Place::Flat(file) => {
+                for range in claimed {
+                    file.write_all_at(part(range), range.start)?;
+                    file.start_writeback(range.start, range.end - range.start)?;
+                }
+                None
+            }
+            Place::Tree(tree) => {
+                let whole = matches!(claimed, [only] if only.end - only.start == buf.len() as u64);
+                if whole {
+                    let mut hashing = staged.hashing();
+                    if hashing.next() == offset {
+                        hashing.feed(tree.files(), buf);
+                    }
+                }
+                for range in claimed {
+                    if let Err(error) = tree.write(range.start, part(range)) {
+                        staged.hashing().rewind(tree.files(), offset);
+                        return Err(error.into());
+                    }
+                }
+                Some(Arc::clone(tree))
+            }
+        };
+        let flat = tree.is_none();
+        let noted = self.note(staged, length, claimed, flat);
+        if let (Err(_), Some(tree)) = (&noted, &tree) {
+            staged.hashing().rewind(tree.files(), offset);
+        }
+        noted.map_err(journal_error)?;
+        self.space.take(bytes);
+        Ok(tree)
+    }
+
+    fn note(&self, staged: &Staged, length: u64, claimed: &[Range<u64>], flat: bool) -> Result<(), JournalError> {
+        let mut log = self.log();
+        if staged.fill().0.is_none() {
+            log.length(staged.id, length)?;
+        }
+        for range in claimed {
+            log.stored(staged.id, range.clone(), flat)?;
+        }
+        let mut blocks = staged.blocks();
+        blocks.stored.length = Some(length);
+        for range in claimed {
+            blocks.stored.add(range.clone(), flat);
+        }
+        blocks.release(claimed);
+        Ok(())
+    }
+
+    fn hash_on(&self, staged: &Staged, tree: &Tree, limit: u64) -> io::Result<()> {
+        let mut hashing = staged.hashing();
+        let mut buf = Vec::new();
+        let stop = hashing.next().saturating_add(limit);
+        loop {
+            let next = hashing.next();
+            let end = {
+                let blocks = staged.blocks();
+                let end = blocks.stored.all.end_of(next).map_or(next, |end| end.min(stop));
+                // What has not moved to its file yet is not there to be read.
+                blocks.stored.flat.gaps(next..end).first().filter(|gap| gap.start == next).map(|gap| gap.end)
+            };
+            let Some(end) = end else { return Ok(()) };
+            buf.resize((end - next).min(SLICE) as usize, 0);
+            tree.read(next, &mut buf)?;
+            hashing.feed(tree.files(), &buf);
+        }
+    }
+}
