@@ -213,10 +213,12 @@ started=$(date +%s%N)
 
 # 6. Progress of both sides, as each of them tells it.
 the_bundle() { tr -d ' \n' | sed -n 's/.*"bundles":\[\([^]]*\)\].*/\1/p'; }
-field() { grep -o "\"$1\":\"\{0,1\}[^,\"}]*" <<<"$2" | head -n 1 | sed 's/.*[:"]//'; }
+field() { # field NAME JSON: its value, or nothing
+  sed -n "s/.*\"$1\":\"\{0,1\}\([^,\"}]*\).*/\1/p" <<<"$2"
+}
 bar() { # bar SIDE PART WHOLE STATE
   local percent=0 width=40 filled
-  [ "${3:-0}" -gt 0 ] && percent=$(($2 * 100 / $3))
+  [ "${3:-0}" -eq 0 ] || percent=$((${2:-0} * 100 / $3))
   filled=$((percent * width / 100))
   printf '  %-5s %s%s%s%s %3d %%  %-14s\n' "$1" "$green" "$(printf '%*s' $filled '' | tr ' ' '=')" "$off" \
     "$(printf '%*s' $((width - filled)) '' | tr ' ' '.')" "$percent" "$4"
@@ -229,11 +231,11 @@ progress() {
   low_state=$(field state "$low_now") high_state=$(field state "$high_now")
   case $low_state in
     transmitted) low_bar=$(bar low 1 1 transmitted) ;;
-    *) low_bar=$(bar low "$(field blocks_sent "$low_now" | grep . || echo 0)" "$(field blocks "$low_now" | grep . || echo 0)" "${low_state:-claiming}") ;;
+    *) low_bar=$(bar low "$(field blocks_sent "$low_now")" "$(field blocks "$low_now")" "${low_state:-claiming}") ;;
   esac
   case $high_state in
     installed | installing | complete) high_bar=$(bar high 1 1 "$high_state") ;;
-    *) high_bar=$(bar high "$(field received "$high_now" | grep . || echo 0)" "$(field bytes "$high_now" | grep . || echo 0)" "${high_state:-nothing yet}") ;;
+    *) high_bar=$(bar high "$(field received "$high_now")" "$(field bytes "$high_now")" "${high_state:-nothing}") ;;
   esac
   if [ -t 1 ]; then
     [ -z "$shown" ] || printf '\e[2A'

@@ -52,6 +52,8 @@ fn a_full_disk_is_said_survived_and_mended() {
     );
 
     std::fs::remove_file(pair.high.data.join("ballast")).unwrap();
+    // The receiver looks at its disk ten times a second; nobody can type the next command sooner.
+    std::thread::sleep(std::time::Duration::from_secs(1));
     let resend = pair.sender_command(&["resend", &lacking.id]);
     assert!(resend.status.success(), "{}", String::from_utf8_lossy(&resend.stderr));
     for bundle in [&image, &small] {

@@ -16,7 +16,9 @@ const LARGEST: usize = 1472;
 #[test]
 fn a_million_datagrams_of_each_hostile_kind_during_a_transfer() {
     require_link!();
-    let mut pair = Pair::setup().rate("50 Mbit/s").repair("30 %").without_receiver().on_tmpfs().start();
+    // The flood shares the kernel's queue with the real datagrams: what is lost there is a long burst on a slow link.
+    let setup = Pair::setup().rate("50 Mbit/s").repair("30 %").sender("fec.burst", "1 s");
+    let mut pair = setup.without_receiver().on_tmpfs().start();
 
     // Real datagrams of this sender's session, while no receiver runs.
     let recorder = pair.link.recorder();
@@ -30,6 +32,8 @@ fn a_million_datagrams_of_each_hostile_kind_during_a_transfer() {
     forged[4..12].copy_from_slice(&0xdead_beef_u64.to_be_bytes());
 
     pair.start_receiver();
+    // While nobody listened, the kernel would have answered beacons with ICMP.
+    let stopped_before = pair.link.high_stopped();
     let warm_up = pair.drop_file("warm-up", b"so that the session has gone on");
     pair.wait_state(&warm_up, &["complete", "installed"]);
     let before = Drops::of(&pair);
@@ -49,8 +53,8 @@ fn a_million_datagrams_of_each_hostile_kind_during_a_transfer() {
             make(&mut rng, number, &mut datagram);
             send(&injector, &datagram);
             if number % 200 == 199 {
-                // At most 200,000 a second: a flood that fills the kernel's queue only tests the kernel.
-                let due = started + Duration::from_micros(5 * (number + 1));
+                // At most 150,000 a second: a flood that fills the kernel's queue only tests the kernel.
+                let due = started + Duration::from_nanos(6_667 * (number + 1));
                 std::thread::sleep(due.saturating_duration_since(Instant::now()));
             }
         }
@@ -86,18 +90,23 @@ fn a_million_datagrams_of_each_hostile_kind_during_a_transfer() {
 
     let drops = Drops::of(&pair).since(&before);
     println!("{drops:?}");
-    for reason in ["short", "magic", "tag", "replay"] {
-        assert!(drops.get(reason) > EACH / 10, "dropped as {reason}: {}", drops.get(reason));
-    }
-    for reason in ["version", "kind", "place"] {
-        assert!(drops.get(reason) > 0, "dropped as {reason}: none");
+    for (reason, least) in [
+        ("magic", EACH / 2),
+        ("tag", EACH / 2),
+        ("place", EACH / 2),
+        ("replay", EACH / 2),
+        ("short", EACH / 50),
+        ("version", 1),
+        ("kind", 1),
+    ] {
+        assert!(drops.get(reason) >= least, "dropped as {reason}: {}", drops.get(reason));
     }
     let counted: u64 = drops.0.values().sum();
     assert!(counted >= EACH * 5 * 9 / 10, "{counted} of {} counted", EACH * 5);
     let grown = rss_peak.saturating_sub(rss_before) >> 20;
     assert!(rss_peak < 200 << 20, "the receiver's RSS reached {} MiB, {grown} more than before", rss_peak >> 20);
     assert_eq!(pair.link.high_transmitted(), 0);
-    assert_eq!(pair.link.high_stopped(), 0);
+    assert_eq!(pair.link.high_stopped(), stopped_before, "something tried to answer");
 }
 
 /// What `status` counts as dropped, by reason.
