@@ -52,7 +52,7 @@ mod tests {
         // One symbol at 10 %: all of n are lost with 10^-n.
         assert_eq!(symbols_to_send(1, 0.1, 1.01e-5), 5);
         // Two of n at one half: (n + 1) / 2^n.
-        assert_eq!(symbols_to_send(2, 0.5, 11.0 / 1024.0), 10);
+        assert_eq!(symbols_to_send(2, 0.5, 11.01 / 1024.0), 10);
         assert!(symbols_to_send(1_024, 0.999, 1e-9) <= 1 << 14);
     }
 
