@@ -185,8 +185,9 @@ impl Reassembly {
             self.objects[at].open.insert(symbol.sbn, Open { block: Some(block), state: State::Collecting, heard: now });
         }
         let repair = u64::from(symbol.oti.symbol_size());
-        if self.buffers.is_full(repair) {
-            self.make_room(repair);
+        let has_place = symbol.oti.block_symbols(symbol.sbn).is_some_and(|k| symbol.esi < u32::from(k));
+        if self.buffers.is_full(repair) && !self.make_room(repair) && !has_place {
+            return Err(DropReason::Memory);
         }
         Ok(())
     }

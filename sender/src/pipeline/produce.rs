@@ -265,7 +265,9 @@ fn fail(shared: &Shared, mut active: Active, error: ProduceError) {
     state.transmitter.schedule().abort(active.id);
     state.collect_spent();
     let fresh = Work::new(&parameters, &announce_only).ok().filter(|_| withdraw);
-    if let (Some(work), Some(running)) = (fresh, state.running.remove(&active.id)) {
+    if let Some(work) = fresh
+        && let Some(running) = state.running.remove(&active.id)
+    {
         let id = state.transmitter.schedule().open(work.stream(active.job.priority));
         state.running.insert(id, running);
         drop(state);

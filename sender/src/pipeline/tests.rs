@@ -178,6 +178,32 @@ fn a_file_that_changed_withdraws_its_bundle_and_the_next_one_goes() {
 }
 
 #[test]
+fn a_later_transmission_that_cannot_be_read_is_over_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["gone", "next"] {
+        std::fs::write(dir.path().join(name), name).unwrap();
+    }
+    let socket = socket();
+    let (pipeline, parameters) = pipeline(&socket, 0);
+    let (tell, told) = mpsc::channel();
+    for (sequence, name) in [(1, "gone"), (2, "next")] {
+        let mut job = job(dir.path(), name, sequence, &parameters);
+        job.first_esi = parameters.esis_per_pass();
+        job.esi_limit = 2 * parameters.esis_per_pass();
+        job.known_hashes = Some(Arc::new(vec![blake3::hash(name.as_bytes()).into()]));
+        let tell = tell.clone();
+        if name == "gone" {
+            std::fs::remove_file(dir.path().join(name)).unwrap();
+        }
+        pipeline.submit(job, Box::new(move |how| tell.send(how).unwrap()));
+    }
+    let second = Duration::from_secs(10);
+    assert!(matches!(told.recv_timeout(second), Ok(Finished::Failed { .. })));
+    assert!(matches!(told.recv_timeout(second), Ok(Finished::Transmitted { .. })), "its channel goes on");
+    pipeline.stop();
+}
+
+#[test]
 fn a_stop_aborts_what_is_not_over() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("large"), vec![1; 50_000_000]).unwrap();
