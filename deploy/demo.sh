@@ -226,8 +226,9 @@ bar() { # bar SIDE PART WHOLE STATE
 shown='' low_state='' high_state=''
 progress() {
   local low_now high_now low_bar high_bar
-  low_now=$(low status --json 2>/dev/null | the_bundle)
-  high_now=$(high status --json 2>/dev/null | the_bundle)
+  # A daemon that Ctrl-C has just ended does not answer; the trap says the rest.
+  low_now=$(low status --json 2>/dev/null | the_bundle) || true
+  high_now=$(high status --json 2>/dev/null | the_bundle) || true
   low_state=$(field state "$low_now") high_state=$(field state "$high_now")
   case $low_state in
     transmitted) low_bar=$(bar low 1 1 transmitted) ;;

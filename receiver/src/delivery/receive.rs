@@ -9,7 +9,7 @@ use checkvalve_protocol::partition::Oti;
 use checkvalve_protocol::receive::ReceivedBlock;
 use checkvalve_protocol::wire::ObjectKind;
 
-use super::{Delivery, Job, MAX_UNANNOUNCED};
+use super::{Delivery, Job, Live, MAX_UNANNOUNCED};
 use crate::sink::{ObjectProgress, RefuseReason, Sink, StoreError, Want};
 
 impl Sink for Delivery {
@@ -52,7 +52,7 @@ impl Sink for Delivery {
         if have.len() == u64::from(oti.blocks()) {
             return Want::Done;
         }
-        self.lives().entry(bundle).or_default();
+        self.lives().entry(bundle).or_insert_with(|| Live { last_ms: now, ..Live::default() });
         self.ledger.lock().seen(bundle, now);
         Want::Yes { have }
     }
