@@ -90,6 +90,8 @@ pub struct Delivery {
     inbox: Inbox,
     lives: Mutex<HashMap<BundleId, Live>>,
     spurned: Mutex<(HashSet<BundleId>, VecDeque<BundleId>)>,
+    /// Bundles whose stored blocks were given up.
+    lost: Mutex<BTreeSet<BundleId>>,
     jobs: Jobs,
     /// Channels whose hook runs.
     running: Mutex<BTreeSet<ChannelName>>,
@@ -178,6 +180,7 @@ impl Delivery {
             inbox,
             lives: Mutex::default(),
             spurned: Mutex::default(),
+            lost: Mutex::default(),
             jobs: Jobs::default(),
             running: Mutex::default(),
             waker: OnceLock::new(),
@@ -186,6 +189,8 @@ impl Delivery {
             now_ms: AtomicU64::new(now_ms),
             throttle: Throttle::new(20, 60_000),
         };
+        // It may have been set while no daemon ran.
+        this.ledger.lock().clock_went_back(now_ms);
         this.set_trust(trust, now_ms).map_err(OpenError::State)?;
         this.recover();
         Ok(this)
@@ -215,6 +220,7 @@ impl Delivery {
             Some(Job::Advance(id)) => self.advance(id),
             Some(Job::Checkpoint) => {
                 if let Err(error) = self.store.checkpoint() {
+                    self.all_lost();
                     tracing::error!(%error, "staging cannot be synced: what it took since the last time is given up");
                 }
             }
@@ -344,6 +350,17 @@ impl Delivery {
 
     fn is_spurned(&self, id: BundleId) -> bool {
         self.spurned.lock().unwrap_or_else(PoisonError::into_inner).0.contains(&id)
+    }
+
+    /// A sync failed: what staging holds and was not synced before has to come again.
+    fn give_up_unsynced(&self) {
+        self.store.give_up_unsynced();
+        self.all_lost();
+    }
+
+    fn all_lost(&self) {
+        let ids = self.store.all().into_iter().map(|staged| staged.id);
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).extend(ids);
     }
 
     fn sleep(&self, staged: &Staged) {

@@ -33,8 +33,20 @@ pub enum Durability {
     /// One sync of the whole file system.
     #[default]
     Syncfs,
-    /// An fsync of every file and directory of the bundle.
+    /// An fsync of every file and directory of the bundle; of one with symlinks, whose times no fsync reaches, as
+    /// [`Durability::Syncfs`].
     Fsync,
+}
+
+/// Why a bundle's files are not as they shall be.
+#[derive(Debug, thiserror::Error)]
+pub enum FinishError {
+    /// It may be tried again.
+    #[error("{0}")]
+    Disk(#[from] io::Error),
+    /// What was written may be lost although it can be read, and no later sync tells.
+    #[error("sync: {0}")]
+    Sync(#[source] io::Error),
 }
 
 /// Where published and refused bundles go.
@@ -114,7 +126,7 @@ impl Inbox {
     }
 
     /// Step 1. Every regular file with bytes is in its place already.
-    pub fn finish(&self, tree: &Tree) -> io::Result<()> {
+    pub fn finish(&self, tree: &Tree) -> Result<(), FinishError> {
         let disk = self.disk.as_ref();
         tree.close();
         tree.create_directories()?;
@@ -126,7 +138,7 @@ impl Inbox {
             };
             if span.size == 0 {
                 match disk.create_new(&path, u32::from(*mode)) {
-                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.into()),
                     _ => {}
                 }
             }
@@ -138,7 +150,7 @@ impl Inbox {
                 let path = tree.root().join(entry.path.as_path());
                 if let Err(error) = disk.symlink(target.as_bytes(), &path) {
                     if error.kind() != io::ErrorKind::AlreadyExists {
-                        return Err(error);
+                        return Err(error.into());
                     }
                     disk.remove_file(&path)?;
                     disk.symlink(target.as_bytes(), &path)?;
@@ -149,21 +161,21 @@ impl Inbox {
         if self.durability == Durability::Fsync {
             for span in tree.files() {
                 let path = tree.root().join(entries[span.entry as usize].path.as_path());
-                self.sync_file(&path)?;
+                self.sync_file(&path).map_err(FinishError::Sync)?;
             }
         }
         // From the innermost outwards: a directory's mode may forbid what is still to be done in it.
         for entry in entries.iter().rev() {
             if let EntryKind::Directory { mode } = entry.kind {
                 let path = tree.root().join(entry.path.as_path());
-                if self.durability == Durability::Fsync {
-                    disk.sync_dir(&path)?;
-                }
-                disk.set_mode(&path, u32::from(mode))?;
                 disk.set_mtime(&path, entry.mtime.secs, entry.mtime.nanos)?;
+                disk.set_mode(&path, u32::from(mode))?;
+                if self.durability == Durability::Fsync && is_readable(mode) {
+                    disk.sync_dir(&path).map_err(FinishError::Sync)?;
+                }
             }
         }
-        disk.set_mode(tree.root(), 0o755)
+        Ok(disk.set_mode(tree.root(), 0o755)?)
     }
 
     /// Step 2.
@@ -186,8 +198,11 @@ impl Inbox {
     /// Step 3. Errors: what was written may be lost although it can be read.
     pub fn settle(&self, tree: &Tree) -> io::Result<()> {
         match self.durability {
-            Durability::Fsync => self.disk.sync_dir(tree.root()),
-            Durability::Syncfs => {
+            // What is no directory that can be opened, and no file, can only be synced with all the rest.
+            Durability::Fsync if tree.announce().entries.iter().all(|entry| can_be_synced(&entry.kind)) => {
+                self.disk.sync_dir(tree.root())
+            }
+            Durability::Fsync | Durability::Syncfs => {
                 self.disk.sync_fs(tree.root())?;
                 if self.disk.lstat(&self.manifests)?.dev != self.disk.lstat(tree.root())?.dev {
                     self.disk.sync_fs(&self.manifests)?;
@@ -291,6 +306,18 @@ impl Inbox {
         let file = self.disk.open_read(path)?;
         file.set_mode(mode)?;
         file.sync_all()
+    }
+}
+
+fn is_readable(mode: u16) -> bool {
+    mode & 0o400 != 0
+}
+
+fn can_be_synced(kind: &EntryKind) -> bool {
+    match kind {
+        EntryKind::File { .. } => true,
+        EntryKind::Directory { mode } => is_readable(*mode),
+        EntryKind::Symlink { .. } => false,
     }
 }
 

@@ -206,6 +206,18 @@ impl Ledger {
         Some(answer)
     }
 
+    /// The clock was set back to `now_ms`: what was noted later was not.
+    pub fn clock_went_back(&mut self, now_ms: u64) {
+        for entry in self.entries.values_mut() {
+            let times = [&mut entry.first_ms, &mut entry.changed_ms, &mut entry.not_before_ms];
+            if times.iter().any(|time| **time > now_ms) {
+                times.into_iter().for_each(|time| *time = now_ms.min(*time));
+                self.changed.insert(entry.id);
+            }
+        }
+        self.channels.values_mut().for_each(|channel| channel.clock_went_back(now_ms));
+    }
+
     /// Makes sure that a channel exists. False: there are [`MAX_CHANNELS`] already.
     pub fn ensure_channel(&mut self, name: &ChannelName) -> bool {
         if !self.channels.contains_key(name) {

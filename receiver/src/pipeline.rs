@@ -408,6 +408,11 @@ fn tend(shared: &Shared) {
             shared.sink.progress(p.bundle, p.kind, done);
         }
         shared.sink.tick(now_ms);
+        let lost = shared.sink.lost();
+        if !lost.is_empty() {
+            let mut state = shared.lock();
+            lost.into_iter().for_each(|bundle| state.reassembly.forget(bundle));
+        }
     }
 }
 

@@ -40,6 +40,11 @@ pub trait Sink: Send + Sync {
         Vec::new()
     }
 
+    /// Bundles of which stored blocks were lost since the last call, so that [`Sink::want`] is to be asked about them again.
+    fn lost(&self) -> Vec<BundleId> {
+        Vec::new()
+    }
+
     /// A beacon of the newest session, in the order in which they came. Never touches a disk. `now_ms` as in
     /// [`Sink::tick`].
     fn beacon(&self, now_ms: u64, session: SessionId, beacon: Beacon);

@@ -21,7 +21,7 @@ use super::Delivery;
 use super::manifests::{Verdict, announced, subject};
 use crate::audit::Event;
 use crate::inbox::check::{Mismatch, check};
-use crate::inbox::{Place, Published};
+use crate::inbox::{FinishError, Place, Published};
 use crate::ledger::{Entry, State};
 use crate::sink::StoreError;
 use crate::store::Staged;
@@ -70,7 +70,7 @@ impl Delivery {
             Err(Stop::Disk(StoreError::Unwanted)) => {}
             Err(Stop::Disk(error)) => self.trouble(id, &error.to_string()),
             Err(Stop::Sync(error)) => {
-                self.store.give_up_unsynced();
+                self.give_up_unsynced();
                 self.trouble(id, &format!("sync failed, to be sent again: {error}"));
             }
         }
@@ -105,7 +105,10 @@ impl Delivery {
             let reason = format!("{} does not have the content that was signed", escape_bytes(path.as_bytes()));
             return Err(Stop::Refuse(Verdict::new("content", reason)));
         }
-        self.inbox.finish(&tree)?;
+        self.inbox.finish(&tree).map_err(|error| match error {
+            FinishError::Disk(error) => error.into(),
+            FinishError::Sync(error) => Stop::Sync(error),
+        })?;
         self.publish(staged, entry, &tree, &signed)
     }
 

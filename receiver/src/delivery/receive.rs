@@ -1,5 +1,6 @@
 //! What the pipeline calls: is it wanted, here it is.
 
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use checkvalve_protocol::beacon::Beacon;
@@ -116,8 +117,14 @@ impl Sink for Delivery {
         }
     }
 
+    fn lost(&self) -> Vec<BundleId> {
+        std::mem::take(&mut *self.lost.lock().unwrap_or_else(PoisonError::into_inner)).into_iter().collect()
+    }
+
     fn tick(&self, now_ms: u64) {
-        self.now_ms.store(now_ms, Ordering::Relaxed);
+        if now_ms < self.now_ms.swap(now_ms, Ordering::Relaxed) {
+            self.clock_went_back(now_ms);
+        }
         self.watch(now_ms);
     }
 }

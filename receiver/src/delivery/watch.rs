@@ -145,6 +145,18 @@ impl Delivery {
         self.wake();
     }
 
+    /// Whoever set the clock back must not make anything wait until it is again what it was.
+    pub(super) fn clock_went_back(&self, now_ms: u64) {
+        for live in self.lives().values_mut() {
+            live.last_ms = live.last_ms.min(now_ms);
+            live.retry_ms = live.retry_ms.min(now_ms);
+        }
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.at_ms = heard.at_ms.min(now_ms);
+        drop(heard);
+        self.ledger.lock().clock_went_back(now_ms);
+    }
+
     fn look(&self, id: BundleId, now_ms: u64) {
         let Some(entry) = self.ledger.lock().entry(id).cloned() else { return };
         let mut retry = false;

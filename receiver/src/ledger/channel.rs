@@ -124,6 +124,11 @@ impl Channel {
         self.missing_since = self.missing_since.split_off(&self.passed);
     }
 
+    /// The clock was set back to `now_ms`.
+    pub(super) fn clock_went_back(&mut self, now_ms: u64) {
+        self.missing_since.values_mut().for_each(|since| *since = now_ms.min(*since));
+    }
+
     /// Gives up a sequence of which nothing is known.
     pub fn reject(&mut self, sequence: u64) {
         self.rejected.insert(sequence);

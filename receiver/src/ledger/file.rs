@@ -27,6 +27,8 @@ struct Kept {
     journal: Journal,
     /// Length after the last rewrite.
     compact: u64,
+    /// Channels whose first expected sequence is durable.
+    begun: usize,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -53,7 +55,7 @@ impl LedgerFile {
             }
         }
         ledger.rebuild_slots();
-        let mut kept = Kept { journal, compact: 0 };
+        let mut kept = Kept { journal, compact: 0, begun: ledger.begun_channels() };
         if kept.journal.len() > REWRITE_AT || !recovered.corrupt.is_empty() {
             kept.rewrite(&ledger)?;
         }
@@ -69,12 +71,19 @@ impl LedgerFile {
     /// saved before without. Errors: nothing is forgotten, the next save writes it again.
     pub fn save(&self, sync: Sync) -> Result<(), io::Error> {
         let mut kept = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
-        let (entries, channels, records) = self.lock().take_changed();
+        let (begun, (entries, channels, records)) = {
+            let mut ledger = self.lock();
+            (ledger.begun_channels(), ledger.take_changed())
+        };
+        // Where a channel begins is heard once only: without it, what is sent while we are away is never missed.
+        let sync = if begun > kept.begun { Sync::Yes } else { sync };
         let saved = kept.write(&records, sync, || self.lock());
         if saved.is_err() {
             let mut ledger = self.lock();
             ledger.changed.extend(entries);
             ledger.changed_channels.extend(channels);
+        } else {
+            kept.begun = kept.begun.max(begun);
         }
         saved.map_err(|error| match error {
             JournalError::Io { error, .. } => error,
@@ -116,6 +125,10 @@ impl Ledger {
     fn restore(&mut self, entry: Entry) {
         self.insert(entry);
         self.changed.clear();
+    }
+
+    fn begun_channels(&self) -> usize {
+        self.channels.values().filter(|channel| channel.baseline().is_some()).count()
     }
 
     fn drop_restored(&mut self, id: BundleId) {

@@ -81,6 +81,18 @@ fn an_interrupted_or_postponed_hook_comes_before_later_ones() {
 }
 
 #[test]
+fn a_clock_that_is_set_back_makes_nothing_wait() {
+    let mut ledger = Ledger::new();
+    ledger.announced(announced(1, 1), 9_000).unwrap();
+    ledger.change(BundleId(1), 9_000, |e| (e.state, e.not_before_ms) = (State::Installing, 12_000));
+    assert_eq!(ledger.next(&channel(), 9_000, None), Next::Wait(12_000));
+    ledger.clock_went_back(500);
+    assert_eq!(ledger.next(&channel(), 500, None), Next::Run(BundleId(1)));
+    let entry = ledger.entry(BundleId(1)).unwrap();
+    assert_eq!((entry.first_ms, entry.changed_ms), (500, 500));
+}
+
+#[test]
 fn order_starts_with_the_first_on_the_wire() {
     let mut ledger = Ledger::new();
     ledger.announced(announced(50, 5), 0).unwrap();
