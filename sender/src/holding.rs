@@ -96,7 +96,7 @@ impl Holding {
     }
 
     /// Renames `name` out of the channel's folder of the spool into a new directory for bundle `id`. Not durable yet: see
-    /// [`Home::sync`].
+    /// [`Holding::sync_claim`].
     ///
     /// Errors: those of `rename(2)`; `NotFound` if the name is gone. The bundle is then where it was.
     pub fn claim(&self, disk: &dyn Disk, channel: &ChannelName, name: &OsStr, id: BundleId) -> io::Result<Home> {
@@ -118,7 +118,11 @@ impl Holding {
         };
         let home = Home::new(&base, channel, id);
         disk.create_dir_all(&home.root(), PRIVATE)?;
-        let renamed = disk.rename_noreplace(&self.folder(channel).join(name), &home.root().join(to));
+        // The rename may reach the disk before the directory that it leads to has a name there, and then nothing leads to
+        // the bundle any more.
+        let renamed = home
+            .sync_names(disk)
+            .and_then(|()| disk.rename_noreplace(&self.folder(channel).join(name), &home.root().join(to)));
         if let Err(error) = renamed {
             home.remove_empty(disk);
             return Err(error);
@@ -129,7 +133,7 @@ impl Holding {
     /// Makes the claim durable: it happened on both sides of the rename.
     /// Errors: those of fsync.
     pub fn sync_claim(&self, disk: &dyn Disk, home: &Home) -> io::Result<()> {
-        home.sync(disk)?;
+        disk.sync_dir(&home.root())?;
         disk.sync_dir(&self.folder(&home.channel))
     }
 
@@ -182,6 +186,8 @@ impl Holding {
         self.ensure_folder(disk, &home.channel)?;
         // Whoever may write into the channel's folder may tidy this one up.
         disk.create_dir_all(&failed, disk.lstat(&self.folder(&home.channel))?.mode)?;
+        // Without its own name it would take with it whatever is moved there.
+        disk.sync_dir(&self.folder(&home.channel))?;
         let text = format!("{reason}\n");
         let temporary = failed.join(".reason.tmp");
         remove_if_there(disk, &temporary)?;
@@ -235,7 +241,10 @@ impl Holding {
             let here = if renamed.is_ok() { &reached } else { &probe };
             disk.remove_file(here)?;
             match renamed {
-                Ok(()) => return Ok(base),
+                Ok(()) => {
+                    base.parent().map_or(Ok(()), |parent| disk.sync_dir(parent))?;
+                    return Ok(base);
+                }
                 Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {
                     drop(disk.remove_dir(&base));
                     last = e;
@@ -346,6 +355,13 @@ impl Home {
             dir = path.parent();
         }
         Ok(())
+    }
+
+    /// Makes the way to the bundle's content durable, from the outside inwards: the base, the channel's directory and the
+    /// bundle's own may each be new.
+    fn sync_names(&self, disk: &dyn Disk) -> io::Result<()> {
+        let names: Vec<_> = self.dir.ancestors().take(3).collect();
+        names.into_iter().rev().try_for_each(|dir| disk.sync_dir(dir))
     }
 
     fn write(&self, disk: &dyn Disk, name: &str, bytes: &[u8]) -> io::Result<()> {
