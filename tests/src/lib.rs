@@ -17,3 +17,4 @@ pub mod simdisk;
 pub mod skip;
 pub mod snapshot;
 pub mod tree;
+pub mod world;

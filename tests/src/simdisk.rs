@@ -142,6 +142,14 @@ impl SimDisk {
         self.lock().faults.reset();
     }
 
+    /// Does something that is none of the process's doing: faults do not strike it, and it does not count.
+    pub fn outside<T>(&self, body: impl FnOnce() -> T) -> T {
+        let faults = std::mem::take(&mut self.lock().faults);
+        let done = body();
+        self.lock().faults = faults;
+        done
+    }
+
     /// How many operations there were since the beginning or [`SimDisk::heal`], failed ones with them.
     pub fn operations(&self) -> u64 {
         self.lock().faults.total()

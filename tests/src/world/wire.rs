@@ -1,0 +1,101 @@
+//! The line between the two machines.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use super::script::Options;
+use crate::rng::Rng;
+
+/// Datagrams that arrived and may come again.
+const REMEMBERED: usize = 200;
+
+/// Nanoseconds that a burst lasts at most.
+const BURST: u64 = 300_000_000;
+
+/// The line. Times are nanoseconds of the world's clock.
+pub(super) struct Wire {
+    rng: Rng,
+    /// A burst ends by itself after some time, so that the beacons of an idle link are not one long one.
+    burst_until: u64,
+    on_the_way: BinaryHeap<Reverse<(u64, u64, Vec<u8>)>>,
+    old: Vec<Vec<u8>>,
+    sent: u64,
+    /// Nothing arrives until then.
+    pub(super) dead_until: u64,
+    /// Nothing is lost or damaged any more.
+    pub(super) perfect: bool,
+}
+
+impl Wire {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            rng: Rng::new(seed),
+            burst_until: 0,
+            on_the_way: BinaryHeap::new(),
+            old: Vec::new(),
+            sent: 0,
+            dead_until: 0,
+            perfect: false,
+        }
+    }
+
+    pub(super) fn send(&mut self, now: u64, mut datagram: Vec<u8>, options: &Options) {
+        if let Some((begin, end)) = options.burst {
+            if now >= self.burst_until && self.rng.below(10_000) < begin.into() {
+                self.burst_until = now + BURST;
+            } else if self.rng.chance(end) {
+                self.burst_until = now;
+            }
+        }
+        let lost = self.rng.chance(options.loss) | (now < self.burst_until);
+        if self.perfect {
+            return self.put(now + 100_000, datagram);
+        }
+        if self.rng.chance(options.replay) && !self.old.is_empty() {
+            let at = self.rng.below(self.old.len() as u64);
+            self.put(now + 150_000, self.old[usize::try_from(at).expect("small")].clone());
+        }
+        if lost || now < self.dead_until {
+            return;
+        }
+        if self.old.len() < REMEMBERED {
+            self.old.push(datagram.clone());
+        } else {
+            let at = self.rng.below(REMEMBERED as u64);
+            self.old[usize::try_from(at).expect("small")].clone_from(&datagram);
+        }
+        if self.rng.chance(options.duplicate) {
+            let at = now + self.delay(options);
+            self.put(at, datagram.clone());
+        }
+        if self.rng.chance(options.corrupt) {
+            let bit = usize::try_from(self.rng.below(datagram.len() as u64 * 8)).expect("small");
+            datagram[bit / 8] ^= 1 << (bit % 8);
+        }
+        if self.rng.chance(options.truncate) {
+            datagram.truncate(usize::try_from(self.rng.below(datagram.len() as u64)).expect("small"));
+        }
+        let late = if self.rng.chance(options.reorder) { self.delay(options) } else { 100_000 };
+        self.put(now + late, datagram);
+    }
+
+    /// When the next datagram arrives.
+    pub(super) fn next(&self) -> Option<u64> {
+        self.on_the_way.peek().map(|Reverse((at, ..))| *at)
+    }
+
+    /// What has arrived by now.
+    pub(super) fn take(&mut self, now: u64) -> Option<Vec<u8>> {
+        self.next().filter(|at| *at <= now)?;
+        self.on_the_way.pop().map(|Reverse((_, _, datagram))| datagram)
+    }
+
+    fn put(&mut self, at: u64, datagram: Vec<u8>) {
+        self.sent += 1;
+        self.on_the_way.push(Reverse((at, self.sent, datagram)));
+    }
+
+    fn delay(&mut self, options: &Options) -> u64 {
+        100_000 + self.rng.below(options.late_ms * 1_000_000 + 1)
+    }
+}
