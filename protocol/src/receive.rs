@@ -14,6 +14,7 @@
 mod block;
 mod drops;
 mod replay;
+mod tally;
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -23,6 +24,8 @@ pub use self::block::ReceivedBlock;
 use self::block::{Buffers, Open, State};
 pub use self::drops::{DropReason, Drops};
 use self::replay::Sessions;
+use self::tally::Margins;
+pub use self::tally::Tally;
 use crate::id::BundleId;
 use crate::partition::{BlockSet, Oti};
 use crate::time::Time;
@@ -84,6 +87,7 @@ pub struct Reassembly {
     buffers: Buffers,
     ready: VecDeque<ReceivedBlock>,
     parked: VecDeque<ReceivedBlock>,
+    margins: Margins,
 }
 
 struct Object {
@@ -134,6 +138,7 @@ impl Reassembly {
             buffers: Buffers::new(limits.memory),
             ready: VecDeque::new(),
             parked: VecDeque::new(),
+            margins: Margins::default(),
         }
     }
 
@@ -159,11 +164,19 @@ impl Reassembly {
         let object = &mut self.objects[at];
         // Making room may have parked this very block, if it is the only one.
         let open = object.open.get_mut(&symbol.sbn).ok_or(DropReason::Memory)?;
-        open.take(now, symbol.esi, payload, &mut self.buffers)?;
+        if let Err(reason) = open.take(now, symbol.esi, payload, &mut self.buffers) {
+            if reason == DropReason::Surplus && symbol.kind == ObjectKind::Data {
+                self.margins.surplus(&symbol);
+            }
+            return Err(reason);
+        }
         object.heard = now;
         object.last = now;
         let parked = if object.parked.is_empty() { 0 } else { object.parked.get(&symbol.sbn).copied().unwrap_or(0) };
         if let Some(block) = open.complete(parked) {
+            if parked == 0 && symbol.kind == ObjectKind::Data {
+                self.margins.complete(now, &block);
+            }
             self.ready.push_back(block);
         }
         Ok(())
@@ -175,6 +188,9 @@ impl Reassembly {
         object.heard = now;
         if !object.open.contains_key(&symbol.sbn) {
             if object.have.contains(symbol.sbn) {
+                if symbol.kind == ObjectKind::Data {
+                    self.margins.surplus(symbol);
+                }
                 return Err(DropReason::Surplus);
             }
             let symbols = symbol.oti.block_symbols(symbol.sbn).ok_or(DropReason::Place)?;
@@ -275,14 +291,48 @@ impl Reassembly {
         }
     }
 
+    /// Which blocks of a bundle's data have some of their symbols, those that the caller keeps among them, and how many they
+    /// lack. Blocks that are not named are stored, or lack all. Empty when nothing came of late.
+    #[must_use]
+    pub fn lacking(&self, bundle: BundleId) -> Vec<(u32, u32)> {
+        let is_data = |o: &&Object| o.bundle == bundle && o.kind == ObjectKind::Data;
+        let Some(object) = self.objects.iter().find(|o| is_data(o) && matches!(o.state, ObjectState::Wanted)) else {
+            return Vec::new();
+        };
+        let source = |sbn: u32| u32::from(object.oti.block_symbols(sbn).unwrap_or(0));
+        let kept = |sbn: &u32| object.parked.get(sbn).copied().unwrap_or(0);
+        // One that is being stored at this moment lacks nothing, or one when it cannot be decoded.
+        let open = object.open.iter().map(|(sbn, open)| (*sbn, open.lacking().saturating_sub(kept(sbn)).max(1)));
+        let parked = object.parked.iter().filter(|(sbn, _)| !object.open.contains_key(sbn));
+        let parked = parked.map(|(&sbn, &symbols)| (sbn, source(sbn).saturating_sub(symbols).max(1)));
+        let mut all: Vec<(u32, u32)> = open.chain(parked).filter(|(sbn, _)| !object.have.contains(*sbn)).collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// What is known of the link; begins longest burst and margin anew.
+    pub fn tally(&mut self) -> Tally {
+        let (sent, received, longest_burst) = self.sessions.tally();
+        Tally { sent, received, longest_burst, margin: self.margins.least() }
+    }
+
     /// Parks blocks that have waited too long. Call about once a second.
     pub fn handle_timeout(&mut self, now: Time) {
+        self.margins.settle(now);
         let idle = self.limits.idle;
         for object in &mut self.objects {
             let stale = object.open.iter().filter(|(_, open)| open.block.is_some() && now.since(open.heard) >= idle);
             let stale: Vec<u32> = stale.map(|(&sbn, _)| sbn).collect();
             for sbn in stale {
-                self.parked.extend(object.open.remove(&sbn).and_then(|open| open.block));
+                let open = object.open.remove(&sbn);
+                if let Some((source, received, highest)) =
+                    open.as_ref().and_then(|open| open.block.as_ref()).map(ReceivedBlock::counted)
+                    && object.kind == ObjectKind::Data
+                    && !object.parked.contains_key(&sbn)
+                {
+                    self.margins.lacks(source, source.saturating_sub(received), highest);
+                }
+                self.parked.extend(open.and_then(|open| open.block));
             }
         }
     }

@@ -3,6 +3,7 @@
 mod check_config;
 mod reject;
 mod status;
+mod ticket;
 mod trust;
 mod verify;
 
@@ -59,6 +60,9 @@ enum Command {
     /// quarantined; complete (in the inbox); then of the hook installing, installed or failed; withdrawn (by the sender);
     /// rejected (by an operator); superseded (came after a later one had gone to the hook).
     Status(status::Args),
+    /// Print what is lacking as a ticket: a few lines of text that a person carries to the sender, which sends exactly that
+    /// (`checkvalve-sender resend --ticket`). Or show it as a QR code.
+    Ticket(ticket::Args),
     /// Prove that a published bundle is still what was signed: every name, mode, time, link and byte.
     Verify(verify::Args),
     /// Give up a bundle that is missing, incomplete or waiting, so that later ones go to the hook.
@@ -136,6 +140,7 @@ fn execute(cli: &Cli) -> Result<(), CommandError> {
             Ok(crate::run::run(&cli.config)?)
         }
         Command::Status(args) => status::status(args, &cli.config, cli.json),
+        Command::Ticket(args) => ticket::ticket(args, &cli.config, cli.json),
         Command::Verify(args) => verify::verify(args, &cli.config, cli.json),
         Command::Reject(args) => reject::reject(args, &cli.config, cli.json),
         Command::Trust { command } => trust::trust(command, &cli.config, cli.json),

@@ -1,16 +1,21 @@
 //! What commands ask the daemon through its control socket, and what it answers: JSON, one value each.
 
+mod alarms;
+
 use std::collections::BTreeMap;
 
 use checkvalve_host::control::Refusal;
 use checkvalve_host::exit::Exit;
+use checkvalve_protocol::ticket::Loss;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::config::load_trusted;
 use crate::delivery::status::Status as Deliveries;
+use crate::delivery::ticket::{LackingOf, TicketError, TicketView};
 use crate::delivery::{Delivery, RejectError, Which};
 use crate::pipeline::LinkStats;
+use crate::windows::LinkWindow;
 
 /// What commands ask.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,8 +28,26 @@ pub enum Request {
         /// `CHANNEL/SEQUENCE`, or the first digits of an id.
         bundle: String,
     },
+    /// For [`Tickets`].
+    Ticket {
+        /// `CHANNEL/SEQUENCE`, or the first digits of an id; none for all that lack something.
+        bundles: Vec<String>,
+        /// Most lines of a ticket.
+        max_lines: usize,
+    },
     /// To read the trusted keys again; answered with how many there are.
     Trust,
+}
+
+/// What is lacking.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tickets {
+    /// The rate that the sender is set to, in bits a second; 0 while unknown.
+    pub rate_bits: u64,
+    /// The loss that they state.
+    pub loss: String,
+    /// The tickets.
+    pub tickets: Vec<TicketView>,
 }
 
 /// What `status --json` prints. Fields are added, never changed.
@@ -38,6 +61,9 @@ pub struct Status {
     pub pid: u32,
     /// When it was started, in Unix milliseconds.
     pub started_ms: u64,
+    /// What a person should look at, a line each.
+    #[serde(default)]
+    pub alarms: Vec<String>,
     /// The link.
     pub link: LinkView,
     /// Bundles, channels, sender, staging and keys.
@@ -76,6 +102,15 @@ pub struct LinkView {
     pub memory: u64,
     /// Unix time in milliseconds of the last authentic datagram; null before the first.
     pub last_heard_ms: Option<u64>,
+    /// The last minute.
+    #[serde(default)]
+    pub minute: LinkWindow,
+    /// The last hour.
+    #[serde(default)]
+    pub hour: LinkWindow,
+    /// The last day.
+    #[serde(default)]
+    pub day: LinkWindow,
 }
 
 /// What the daemon itself adds to a [`Status`].
@@ -99,20 +134,26 @@ pub fn answer(
     delivery: &Delivery,
     about: &About,
     stats: impl FnOnce() -> LinkStats,
+    lacking: LackingOf<'_>,
     now_ms: u64,
 ) -> Result<Value, Refusal> {
     let request = serde_json::from_value(body).map_err(|error| {
         Refusal::new(Exit::Protocol, format!("the daemon does not understand the command: {error}"))
     })?;
     match request {
-        Request::Status => json(&Status {
-            daemon: "receiver".to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            pid: std::process::id(),
-            started_ms: about.started_ms,
-            link: link_view(about, &stats()),
-            deliveries: delivery.status(now_ms),
-        }),
+        Request::Status => json(&status(delivery, about, &stats(), lacking, now_ms)),
+        Request::Ticket { bundles, max_lines } => {
+            let loss = loss(&stats().windows);
+            let tickets = delivery.tickets(&bundles, loss, max_lines, lacking).map_err(|error| {
+                let exit = match &error {
+                    TicketError::Which(_, RejectError::Unknown) => Exit::NoInput,
+                    TicketError::Which(..) => Exit::Usage,
+                    TicketError::Complete(..) => Exit::DataErr,
+                };
+                Refusal::new(exit, error.to_string())
+            })?;
+            json(&Tickets { rate_bits: delivery.rate_bits(), loss: loss.to_string(), tickets })
+        }
         Request::Reject { bundle } => {
             let which: Which = bundle.parse().map_err(|error| refusal(&bundle, &error))?;
             delivery.reject(&which).map_err(|error| refusal(&bundle, &error))?;
@@ -125,6 +166,30 @@ pub fn answer(
             json(&count)
         }
     }
+}
+
+/// What status says.
+fn status(delivery: &Delivery, about: &About, stats: &LinkStats, lacking: LackingOf<'_>, now_ms: u64) -> Status {
+    let mut deliveries = delivery.status(now_ms);
+    delivery.count_lacking(&mut deliveries, lacking);
+    let link = link_view(about, stats);
+    Status {
+        daemon: "receiver".to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        started_ms: about.started_ms,
+        alarms: alarms::of(&deliveries, &link),
+        link,
+        deliveries,
+    }
+}
+
+/// What the link lost lately: the worse of the last minute and the last hour, each if enough was sent to tell.
+fn loss(windows: &[LinkWindow; 3]) -> Loss {
+    let enough = |window: &&LinkWindow| window.sent >= 1_000;
+    let [minute, hour, day] = windows;
+    let lately = [minute, hour].into_iter().filter(enough).map(|w| Loss::of(w.lost, w.sent)).max();
+    lately.or_else(|| Some(day).filter(enough).map(|w| Loss::of(w.lost, w.sent))).unwrap_or(Loss::UNKNOWN)
 }
 
 fn link_view(about: &About, stats: &LinkStats) -> LinkView {
@@ -142,6 +207,9 @@ fn link_view(about: &About, stats: &LinkStats) -> LinkView {
         blocks_parked: stats.blocks_parked,
         blocks_lost: stats.blocks_lost,
         memory: stats.memory,
+        minute: stats.windows[0],
+        hour: stats.windows[1],
+        day: stats.windows[2],
         last_heard_ms: (stats.last_heard_ms > 0).then_some(stats.last_heard_ms),
     }
 }

@@ -14,6 +14,7 @@ mod manifests;
 mod operator;
 mod receive;
 pub mod status;
+pub mod ticket;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};

@@ -17,3 +17,4 @@ pub mod sink;
 pub mod store;
 #[cfg(test)]
 mod testing;
+pub mod windows;

@@ -24,6 +24,7 @@ use checkvalve_protocol::wire::{Content, Header, Symbol};
 
 use crate::link::{Link, ReceiveBuffer, Received};
 use crate::sink::{ObjectProgress, RefuseReason, Sink, Want};
+use crate::windows::{LinkWindow, Sample, Windows};
 
 /// How the pipeline is set up.
 #[derive(Clone)]
@@ -65,6 +66,8 @@ pub struct LinkStats {
     pub memory: u64,
     /// Unix time in milliseconds of the last authentic datagram; 0 before the first.
     pub last_heard_ms: u64,
+    /// The last minute, hour and day.
+    pub windows: [LinkWindow; 3],
 }
 
 /// The running data plane.
@@ -82,6 +85,7 @@ struct Shared {
     stop: AtomicBool,
     origin: Instant,
     counts: Counts,
+    windows: Mutex<Windows>,
 }
 
 struct State {
@@ -137,6 +141,7 @@ impl Pipeline {
             stop: AtomicBool::new(false),
             origin: Instant::now(),
             counts: Counts { kernel, ..Counts::default() },
+            windows: Mutex::default(),
         });
         let (mut links, mut buffers) = (Vec::new(), Vec::new());
         for &address in &config.listen {
@@ -180,7 +185,14 @@ impl Pipeline {
             blocks_lost: get(&counts.lost),
             memory: state.reassembly.memory(),
             last_heard_ms: get(&counts.last_heard_ms),
+            windows: self.shared.lock_windows().get(self.shared.uptime_ms()),
         }
+    }
+
+    /// Which blocks of a bundle's data have some of their symbols, by SBN, and how many they lack.
+    #[must_use]
+    pub fn lacking(&self, bundle: checkvalve_protocol::id::BundleId) -> Vec<(u32, u32)> {
+        self.shared.lock().reassembly.lacking(bundle)
     }
 
     /// The sink's answers about this bundle have changed: it is asked again at its next datagram.
@@ -215,6 +227,14 @@ impl Pipeline {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_windows(&self) -> MutexGuard<'_, Windows> {
+        self.windows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn uptime_ms(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     fn now(&self) -> Time {
@@ -386,13 +406,17 @@ fn store(shared: &Shared, mut block: ReceivedBlock) {
 fn tend(shared: &Shared) {
     while !shared.stopping() {
         std::thread::sleep(Duration::from_millis(100));
-        let (beacons, progress): (Vec<_>, Vec<_>) = {
+        let (beacons, progress, sample): (Vec<_>, Vec<_>, Sample) = {
             let mut state = shared.lock();
             let now = shared.now();
             state.reassembly.handle_timeout(now);
             state.collect_parked(shared);
-            (state.beacons.drain(..).collect(), state.reassembly.progress().collect())
+            let kernel = shared.counts.kernel.iter().map(|count| count.load(Ordering::Relaxed)).sum();
+            let memory = state.drops.get(DropReason::Memory);
+            let sample = Sample { tally: state.reassembly.tally(), kernel, memory };
+            (state.beacons.drain(..).collect(), state.reassembly.progress().collect(), sample)
         };
+        shared.lock_windows().add(shared.uptime_ms(), sample);
         let now_ms = unix_ms();
         for (session, beacon) in beacons {
             shared.sink.beacon(now_ms, session, beacon);

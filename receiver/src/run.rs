@@ -21,6 +21,7 @@ use checkvalve_host::exit::Exit;
 use checkvalve_host::lock::{Lock, LockError};
 use checkvalve_host::notify::Notifier;
 use checkvalve_host::progress::human_bytes;
+use checkvalve_protocol::id::BundleId;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
@@ -138,7 +139,9 @@ async fn serve(
     let serving = server.serve(move |request| {
         let (delivery, about, pipeline) = (Arc::clone(&for_requests), Arc::clone(&about), Arc::clone(&stats_of));
         async move {
-            let work = move || answer(request.body, &delivery, &about, || stats(&pipeline), now_ms());
+            let work = move || {
+                answer(request.body, &delivery, &about, || stats(&pipeline), &|id| lacking(&pipeline, id), now_ms())
+            };
             let answered = tokio::task::spawn_blocking(work).await;
             answered.map_err(|_| Refusal::new(Exit::Software, "the daemon failed; see its log"))?.map(Reply::Value)
         }
@@ -279,6 +282,11 @@ fn about(checked: &Checked) -> About {
 
 fn stats(pipeline: &SharedPipeline) -> LinkStats {
     pipeline.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Pipeline::stats).unwrap_or_default()
+}
+
+fn lacking(pipeline: &SharedPipeline, bundle: BundleId) -> Vec<(u32, u32)> {
+    let pipeline = pipeline.lock().unwrap_or_else(PoisonError::into_inner);
+    pipeline.as_ref().map(|pipeline| pipeline.lacking(bundle)).unwrap_or_default()
 }
 
 /// Which run of the kernel this is.

@@ -80,6 +80,7 @@ impl Store {
                 space.take(stored.all.len());
                 let staged = Staged::new(id, dir, Place::Asleep(None), stored);
                 space.take(staged.parked.find(disk.as_ref(), &staged.parked_dir())?);
+                staged.find_oti(disk.as_ref());
                 bundles.insert(id, Arc::new(staged));
             } else if !name.as_encoded_bytes().starts_with(b"journal")
                 && !name.as_encoded_bytes().starts_with(b".journal")
@@ -155,9 +156,20 @@ impl Store {
             return Err(StoreError::Unwanted);
         }
         staged.create_dir(self.disk.as_ref())?;
+        staged.keep_oti(self.disk.as_ref(), block.kind(), &block.oti())?;
         let (symbols, bytes) = staged.parked.keep(self.disk.as_ref(), &staged.parked_dir(), block)?;
         self.space.take(bytes);
         Ok(symbols)
+    }
+
+    /// Keeps the OTI of a bundle's data object, so that its blocks have numbers after a restart too.
+    pub fn keep_oti(&self, staged: &Staged, oti: &Oti) -> io::Result<()> {
+        // Removing waits for this, so that no directory comes back.
+        let place = staged.read_place();
+        if matches!(*place, Place::Gone) {
+            return Ok(());
+        }
+        staged.keep_oti(self.disk.as_ref(), ObjectKind::Data, oti)
     }
 
     /// Adds to a block what is kept of it.

@@ -228,6 +228,30 @@ impl Pair {
         self.command("checkvalve-receiver", words, &self.high.config)
     }
 
+    /// As [`Pair::sender_command`], with a text on standard input.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn sender_command_with(&self, words: &[&str], input: &str) -> Output {
+        self.command_with("checkvalve-sender", words, &self.low.config, input)
+    }
+
+    /// As [`Pair::receiver_command`], with a text on standard input.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn receiver_command_with(&self, words: &[&str], input: &str) -> Output {
+        self.command_with("checkvalve-receiver", words, &self.high.config, input)
+    }
+
+    fn command_with(&self, program: &str, words: &[&str], config: &Path, input: &str) -> Output {
+        let file = tempfile::NamedTempFile::new_in(self.dir.path()).expect("a file for the input");
+        std::fs::write(file.path(), input).expect("the input is written");
+        let stdin = std::fs::File::open(file.path()).expect("the input is read");
+        let mut command = Command::new(self.bin.join(program));
+        command.args(words).arg("--config").arg(config).stdin(stdin).output().expect("the program runs")
+    }
+
     /// The sender's `status --json`, or `None` when it does not answer.
     pub fn sender_status(&self) -> Option<Status> {
         Status::from_output(&self.sender_command(&["status", "--json"]))

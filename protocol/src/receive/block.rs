@@ -121,6 +121,13 @@ impl ReceivedBlock {
         u32::from(self.symbols).saturating_sub(self.received())
     }
 
+    /// K, symbols received, and the highest ESI of them.
+    pub(super) fn counted(&self) -> (u32, u32, u32) {
+        let repair = self.repair.iter().map(|(esi, _)| *esi).max();
+        let highest = repair.unwrap_or_else(|| u32::from(self.symbols).saturating_sub(1));
+        (self.symbols.into(), self.received(), highest)
+    }
+
     pub(super) fn clear_parked(&mut self) {
         self.parked = 0;
     }

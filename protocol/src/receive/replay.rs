@@ -12,7 +12,15 @@ const MAX_SESSIONS: usize = 8;
 
 /// The windows, most recently used first.
 #[derive(Default)]
-pub(super) struct Sessions(Vec<Window>);
+pub(super) struct Sessions(Vec<Window>, Counted);
+
+/// Datagrams of all sessions.
+#[derive(Default)]
+struct Counted {
+    sent: u64,
+    received: u64,
+    longest: u64,
+}
 
 struct Window {
     session: SessionId,
@@ -28,10 +36,30 @@ impl Sessions {
             Some(at) => self.0[..=at].rotate_right(1),
             None => {
                 self.0.truncate(MAX_SESSIONS - 1);
+                self.1.sent += 1;
                 self.0.insert(0, Window { session, newest: counter, seen: Box::new([0; WORDS]) });
             }
         }
-        if self.0[0].admit(counter) { Ok(()) } else { Err(DropReason::Replay) }
+        let window = &mut self.0[0];
+        let before = window.newest;
+        if !window.admit(counter) {
+            return Err(DropReason::Replay);
+        }
+        self.1.received += 1;
+        if counter > before {
+            self.1.sent += counter - before;
+            self.1.longest = self.1.longest.max(counter - before - 1);
+        } else if self.1.received > self.1.sent {
+            // From before the first that came.
+            self.1.sent = self.1.received;
+        }
+        Ok(())
+    }
+
+    /// Datagrams sent since the first that came, those received, and the most in a row that did not come since this was asked
+    /// last.
+    pub(super) fn tally(&mut self) -> (u64, u64, u64) {
+        (self.1.sent, self.1.received, std::mem::take(&mut self.1.longest))
     }
 }
 

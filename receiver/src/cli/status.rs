@@ -10,7 +10,7 @@ use clap::Args as ClapArgs;
 
 use super::{CommandError, ask, say, say_json};
 use crate::config::Config;
-use crate::control::{Request, Status};
+use crate::control::{LinkView, Request, Status};
 use crate::delivery::status::BundleStatus;
 use crate::ledger::State;
 
@@ -56,8 +56,12 @@ pub(super) fn text(status: &Status) -> String {
 fn write_text(out: &mut String, status: &Status) -> fmt::Result {
     let insecure = if status.link.sealed { "" } else { ", INSECURE: not sealed" };
     writeln!(out, "checkvalve-receiver {} on {}{insecure}", status.version, status.link.listen)?;
+    for alarm in &status.alarms {
+        writeln!(out, "! {alarm}")?;
+    }
     write_sender(out, status)?;
     write_link(out, status)?;
+    write_loss(out, &status.link)?;
     let staging = &status.deliveries.staging;
     writeln!(
         out,
@@ -99,16 +103,10 @@ fn write_text(out: &mut String, status: &Status) -> fmt::Result {
 fn write_sender(out: &mut String, status: &Status) -> fmt::Result {
     let sender = &status.deliveries.sender;
     let Some(last) = sender.last_beacon_ms else {
-        return writeln!(out, "! sender  nothing heard yet");
+        return writeln!(out, "sender   nothing heard yet");
     };
     let ago = human_duration(Duration::from_millis(status.deliveries.now_ms.saturating_sub(last)));
-    let mark = if sender.silent { "! " } else { "" };
-    write!(
-        out,
-        "{mark}sender   beacon {ago} ago, session {}, {}",
-        sender.session_number,
-        human_rate(sender.rate_bits)
-    )?;
+    write!(out, "sender   beacon {ago} ago, session {}, {}", sender.session_number, human_rate(sender.rate_bits))?;
     match &sender.on_wire {
         Some(wire) if !sender.silent => {
             let percent = (u64::from(wire.blocks_sent) * 100).checked_div(u64::from(wire.blocks)).unwrap_or(0).min(100);
@@ -142,18 +140,42 @@ fn write_link(out: &mut String, status: &Status) -> fmt::Result {
     if !drops.is_empty() {
         writeln!(out, "dropped  {}", drops.join(", "))?;
     }
-    if link.kernel_drops > 0 {
-        writeln!(
-            out,
-            "! the kernel dropped {} datagrams: its buffer was full (`link.receive_buffer`)",
-            link.kernel_drops
-        )?;
-    }
     if link.blocks_failed + link.blocks_lost > 0 {
         writeln!(
             out,
             "! {} blocks could not be stored, {} were lost unfinished",
             link.blocks_failed, link.blocks_lost
+        )?;
+    }
+    Ok(())
+}
+
+/// Loss by span and by place.
+fn write_loss(out: &mut String, link: &LinkView) -> fmt::Result {
+    writeln!(
+        out,
+        "\n{:<9}{:>13} {:>9} {:>13}   lost: {:>9} {:>9} {:>9}   worst block",
+        "loss", "sent", "lost", "longest burst", "link", "kernel", "memory"
+    )?;
+    for (span, window) in [("1 min", &link.minute), ("1 h", &link.hour), ("1 day", &link.day)] {
+        let share = if window.sent == 0 {
+            "-".to_owned()
+        } else {
+            format!("{:.3} %", window.lost as f64 * 100.0 / window.sent as f64)
+        };
+        let margin = match window.least_margin {
+            None => "-".to_owned(),
+            Some(margin) if margin < 0 => "lacked symbols".to_owned(),
+            Some(margin) => format!("{} % of its repair to spare", margin / 10),
+        };
+        writeln!(
+            out,
+            "{span:<9}{:>13} {share:>9} {:>13}         {:>9} {:>9} {:>9}   {margin}",
+            window.sent,
+            window.longest_burst,
+            window.lost.saturating_sub(window.lost_kernel),
+            window.lost_kernel,
+            window.dropped_memory,
         )?;
     }
     Ok(())
@@ -167,18 +189,34 @@ fn write_bundles(out: &mut String, bundles: &[BundleStatus], state: State, now_m
     ours.sort_by_key(|bundle| std::cmp::Reverse((bundle.changed_ms, bundle.sequence)));
     writeln!(out, "\n{}", state.as_str())?;
     for bundle in ours.iter().take(SHOWN) {
-        let number = match (bundle.channel.as_str(), bundle.through) {
-            ("", _) => "?".to_owned(),
-            (channel, None) => format!("{channel}/{}", bundle.sequence),
-            (channel, Some(through)) => format!("{channel}/{}-{through}", bundle.sequence),
+        let number = match bundle.through {
+            Some(through) => format!("{}/{}-{through}", bundle.channel, bundle.sequence),
+            None if bundle.channel.is_empty() => "?".to_owned(),
+            None => number_of(bundle),
         };
         let (id, bytes) = (&bundle.id, human_bytes(bundle.bytes));
         writeln!(out, "  {number:<22} {id:<16}  {bytes:>9}  {}{}", bundle.name, detail(bundle, now_ms))?;
+    }
+    if state.is_lacking() {
+        writeln!(
+            out,
+            "  -> checkvalve-receiver ticket {}",
+            if ours.len() == 1 { number_of(ours[0]) } else { "--all".to_owned() }
+        )?;
     }
     if ours.len() > SHOWN {
         writeln!(out, "  and {} more (--json has them)", ours.len() - SHOWN)?;
     }
     Ok(())
+}
+
+/// What commands take.
+fn number_of(bundle: &BundleStatus) -> String {
+    match bundle.channel.as_str() {
+        "" => bundle.id.clone(),
+        channel if bundle.through.is_none() => format!("{channel}/{}", bundle.sequence),
+        _ => "--all".to_owned(),
+    }
 }
 
 fn detail(bundle: &BundleStatus, now_ms: u64) -> String {
@@ -191,7 +229,8 @@ fn detail(bundle: &BundleStatus, now_ms: u64) -> String {
         out += &format!(": {reason}");
     }
     if let Some(lacking) = bundle.lacking.filter(|lacking| lacking.symbols > 0 && bundle.state == State::Incomplete) {
-        out += &format!(" (at least {} symbols)", lacking.symbols);
+        let s = if lacking.symbols == 1 { "" } else { "s" };
+        out += &format!("; {} symbol{s} of {} blocks", lacking.symbols, lacking.blocks);
     }
     if let Some(sequence) = bundle.waiting_for {
         out += &format!("  waits for {sequence}");

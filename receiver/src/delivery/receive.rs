@@ -160,6 +160,7 @@ impl Delivery {
             return Err(StoreError::Unwanted);
         }
         if kind == ObjectKind::Data {
+            self.store.keep_oti(&staged, oti)?;
             self.store.write(&staged, oti.transfer_length(), offset, buf)?;
             self.store.drop_parked(&staged, kind, oti, sbn);
             if staged.is_whole() {

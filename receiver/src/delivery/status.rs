@@ -61,6 +61,9 @@ pub struct BundleStatus {
     pub received: u64,
     /// How much is lacking, while it is being received.
     pub lacking: Option<Lacking>,
+    /// The command that prints its ticket, where it has one.
+    #[serde(default)]
+    pub ticket: Option<String>,
     /// It is published and waits for this sequence to come first.
     pub waiting_for: Option<u64>,
     /// How often its hook was started.
@@ -221,6 +224,10 @@ impl Delivery {
             blocks_total: p.blocks_total,
             symbols: p.symbols_lacking,
         });
+        let number = match &entry.channel {
+            Some(channel) => format!("{channel}/{}", entry.sequence),
+            None => entry.id.to_string(),
+        };
         BundleStatus {
             path: entry
                 .channel
@@ -238,6 +245,7 @@ impl Delivery {
             signer: entry.signer,
             received: stored.unwrap_or(if whole { entry.bytes } else { 0 }),
             lacking,
+            ticket: entry.state.is_lacking().then(|| ticket_command(&number)),
             waiting_for: blocked.filter(|&by| entry.state == State::Complete && by < entry.sequence),
             attempt: entry.attempt,
             retry_ms: (entry.not_before_ms > 0).then_some(entry.not_before_ms),
@@ -274,6 +282,10 @@ fn on_wire(o: &OnWire) -> OnWireStatus {
     }
 }
 
+fn ticket_command(bundle: &str) -> String {
+    format!("checkvalve-receiver ticket {bundle}")
+}
+
 /// Sequences that were sent and of which nothing is known.
 fn gaps(channel: &ChannelName, gaps: &[(u64, u64)]) -> Vec<BundleStatus> {
     let row = |first: u64, last: u64| BundleStatus {
@@ -289,6 +301,7 @@ fn gaps(channel: &ChannelName, gaps: &[(u64, u64)]) -> Vec<BundleStatus> {
         path: None,
         received: 0,
         lacking: None,
+        ticket: Some(ticket_command(&format!("{channel}/{first}"))),
         waiting_for: None,
         attempt: 0,
         retry_ms: None,

@@ -48,6 +48,12 @@ impl State {
         matches!(self, Self::Receiving | Self::Incomplete | Self::Missing)
     }
 
+    /// Whether it lacks something that will not come by itself.
+    #[must_use]
+    pub fn is_lacking(self) -> bool {
+        matches!(self, Self::Incomplete | Self::Missing)
+    }
+
     /// The word in `status`.
     #[must_use]
     pub fn as_str(self) -> &'static str {

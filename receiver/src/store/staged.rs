@@ -9,6 +9,7 @@ use checkvalve_host::disk::{Disk, DiskFile, read_all};
 use checkvalve_protocol::id::BundleId;
 use checkvalve_protocol::limits::MAX_MANIFEST_LEN;
 use checkvalve_protocol::manifest::Announce;
+use checkvalve_protocol::partition::Oti;
 use checkvalve_protocol::wire::ObjectKind;
 
 use super::assembly::Assembly;
@@ -17,6 +18,9 @@ use super::log::Stored;
 use super::parked::Parked;
 use super::tree::Tree;
 use crate::ranges::Ranges;
+
+/// File with the OTI of the data object.
+const OTI: &str = "oti";
 
 /// A bundle's bytes in staging, and what is known of them. Shared between threads.
 ///
@@ -33,6 +37,8 @@ pub struct Staged {
     pub(super) hashing: Mutex<Hashing>,
     pub(super) parked: Parked,
     pub(super) blocks: Mutex<Blocks>,
+    /// Of its data object.
+    oti: Mutex<Option<Oti>>,
 }
 
 /// Where a bundle's bytes go.
@@ -69,6 +75,7 @@ impl Staged {
             hashing: Mutex::default(),
             parked: Parked::default(),
             blocks,
+            oti: Mutex::default(),
         }
     }
 
@@ -98,6 +105,47 @@ impl Staged {
             ObjectKind::Hashes => "hashes",
             ObjectKind::Data => "data",
         })
+    }
+
+    /// OTI of its data object, if something came of it and it has several blocks.
+    #[must_use]
+    pub fn oti(&self) -> Option<Oti> {
+        let oti = (*self.lock_oti())?;
+        let length = self.blocks().stored.length;
+        length.is_none_or(|length| length == oti.transfer_length()).then_some(oti)
+    }
+
+    /// Keeps the OTI of a data object of several blocks in a file, not durably: F (u64), T and B (u16), big endian.
+    pub(super) fn keep_oti(&self, disk: &dyn Disk, kind: ObjectKind, oti: &Oti) -> io::Result<()> {
+        let mut kept = self.lock_oti();
+        if kind != ObjectKind::Data || oti.blocks() < 2 || *kept == Some(*oti) {
+            return Ok(());
+        }
+        self.create_dir(disk)?;
+        let path = self.dir.join(OTI);
+        match disk.remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut bytes = oti.transfer_length().to_be_bytes().to_vec();
+        bytes.extend(oti.symbol_size().to_be_bytes());
+        bytes.extend(oti.max_block_symbols().to_be_bytes());
+        disk.create_new(&path, 0o600)?.write_all_at(&bytes, 0)?;
+        *kept = Some(*oti);
+        Ok(())
+    }
+
+    /// After a restart. Without it, or if a power cut tore it, tickets ask for all of the data.
+    pub(super) fn find_oti(&self, disk: &dyn Disk) {
+        let Ok(bytes) = read_all(disk, &self.dir.join(OTI), 12) else { return };
+        let Ok([a, b, c, d, e, f, g, h, t0, t1, b0, b1]) = <[u8; 12]>::try_from(bytes) else { return };
+        let length = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+        let oti = Oti::new(length, u16::from_be_bytes([t0, t1]), u16::from_be_bytes([b0, b1]));
+        *self.lock_oti() = oti.ok();
+    }
+
+    fn lock_oti(&self) -> MutexGuard<'_, Option<Oti>> {
+        self.oti.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is stored.

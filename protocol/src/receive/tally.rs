@@ -1,0 +1,92 @@
+//! What the counters and blocks of a session tell about the link: loss, bursts, and how near the repair came to its end.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use super::block::ReceivedBlock;
+use crate::id::BundleId;
+use crate::time::Time;
+use crate::wire::Symbol;
+
+/// Blocks whose surplus is still counted at most.
+const MOST: usize = 1 << 16;
+/// How long after it was complete a block's surplus is counted.
+const SETTLED: Duration = Duration::from_secs(2);
+
+/// What is known of the link so far. Counts only grow.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Datagrams that were sent, as far as counters tell.
+    pub sent: u64,
+    /// How many of them came, replays not counted.
+    pub received: u64,
+    /// The most datagrams in a row that did not come since [`Reassembly::tally`](super::Reassembly::tally) was asked last.
+    /// Reordering can make it larger.
+    pub longest_burst: u64,
+    /// Of the blocks that settled since then the least margin, in parts in a thousand: symbols that came beyond those needed, as
+    /// a share of the repair symbols that were sent. Negative where a block lacks symbols. None: no block settled.
+    pub margin: Option<i32>,
+}
+
+/// Blocks whose symbols are being counted.
+#[derive(Default)]
+pub(super) struct Margins {
+    blocks: HashMap<(BundleId, u32), Block>,
+    order: VecDeque<(Time, BundleId, u32)>,
+    least: Option<i32>,
+}
+
+struct Block {
+    source: u32,
+    received: u32,
+    highest_esi: u32,
+}
+
+impl Margins {
+    /// A block has its K symbols. Only a first pass is counted: of others it is not known what was sent.
+    pub(super) fn complete(&mut self, now: Time, block: &ReceivedBlock) {
+        let (source, received, highest_esi) = block.counted();
+        let place = (block.bundle(), block.sbn());
+        if self.blocks.len() < MOST && highest_esi < 2 * source + 64 {
+            self.blocks.insert(place, Block { source, received, highest_esi });
+            self.order.push_back((now, place.0, place.1));
+        }
+    }
+
+    /// A symbol came that a complete block did not need.
+    pub(super) fn surplus(&mut self, symbol: &Symbol) {
+        if let Some(block) = self.blocks.get_mut(&(symbol.bundle, symbol.sbn))
+            && symbol.esi < 2 * block.source + 64
+        {
+            block.received += 1;
+            block.highest_esi = block.highest_esi.max(symbol.esi);
+        }
+    }
+
+    /// A block waited in vain for symbols.
+    pub(super) fn lacks(&mut self, source: u32, lacking: u32, highest_esi: u32) {
+        if lacking > 0 && highest_esi < 2 * source + 64 {
+            self.take(-i64::from(lacking), highest_esi, source);
+        }
+    }
+
+    pub(super) fn settle(&mut self, now: Time) {
+        while let Some(&(_, bundle, sbn)) = self.order.front().filter(|(since, ..)| now.since(*since) >= SETTLED) {
+            self.order.pop_front();
+            if let Some(block) = self.blocks.remove(&(bundle, sbn)) {
+                let spare = i64::from(block.received) - i64::from(block.source);
+                self.take(spare, block.highest_esi, block.source);
+            }
+        }
+    }
+
+    pub(super) fn least(&mut self) -> Option<i32> {
+        self.least.take()
+    }
+
+    fn take(&mut self, spare: i64, highest_esi: u32, source: u32) {
+        let repair = i64::from((highest_esi + 1).saturating_sub(source).max(1));
+        let margin = i32::try_from((spare * 1_000 / repair).clamp(-1_000_000, 1_000)).unwrap_or(0);
+        self.least = Some(self.least.map_or(margin, |least| least.min(margin)));
+    }
+}

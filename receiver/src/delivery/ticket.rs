@@ -1,0 +1,270 @@
+//! Tickets: what is lacking, as the text that a person carries to the sender.
+
+use std::sync::PoisonError;
+
+use checkvalve_host::log::escape_bytes;
+use checkvalve_protocol::id::{BundleId, ChannelName};
+use checkvalve_protocol::partition::{BlockSet, Oti};
+use checkvalve_protocol::ticket::{Data, Lack, Loss, Need, Subject, Ticket};
+use checkvalve_protocol::wire::ObjectKind;
+use serde::{Deserialize, Serialize};
+
+use super::status::{Lacking, Status};
+use super::{Delivery, RejectError, Which};
+use crate::ledger::{Entry, State};
+
+/// Most gaps of a channel that become a ticket each.
+const MOST_GAPS: usize = 100;
+
+/// A ticket, and what it costs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TicketView {
+    /// The bundle or bundles, as people name them.
+    pub bundle: String,
+    /// Its name, escaped where it is no printable text; empty where it is not known.
+    pub name: String,
+    /// The ticket: lines of groups.
+    pub text: String,
+    /// How many lines.
+    pub lines: usize,
+    /// What is lacking, in words.
+    pub lacking: String,
+    /// Symbols of the data that are lacking; null where it is not known how long it is.
+    pub symbols_lacking: Option<u64>,
+    /// Symbols of the data that the ticket asks for: more than are lacking where that makes it shorter.
+    pub symbols_asked: Option<u64>,
+    /// Symbols of all of the data.
+    pub symbols_total: Option<u64>,
+    /// Bytes of a symbol.
+    pub symbol_size: Option<u16>,
+}
+
+/// Why there is no ticket.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TicketError {
+    /// No such bundle.
+    #[error("{0}: {1}")]
+    Which(String, RejectError),
+    /// Nothing of it is lacking.
+    #[error("{0} is {state}: nothing is lacking", state = .1.as_str())]
+    Complete(String, State),
+}
+
+/// Which blocks of a bundle have some of their symbols in memory, and how many they lack.
+pub type LackingOf<'a> = &'a dyn Fn(BundleId) -> Vec<(u32, u32)>;
+
+impl Delivery {
+    /// The ticket of each bundle that `which` names, or with none named of all that lack something and whose transmission
+    /// is over. Each has at most `max_lines` lines. Errors: [`TicketError`].
+    pub fn tickets(
+        &self,
+        which: &[String],
+        loss: Loss,
+        max_lines: usize,
+        lacking: LackingOf<'_>,
+    ) -> Result<Vec<TicketView>, TicketError> {
+        let mut views = Vec::new();
+        if which.is_empty() {
+            let open = self.ledger.lock().open();
+            let mut entries: Vec<Entry> =
+                open.into_iter().filter_map(|id| self.ledger.lock().entry(id).cloned()).collect();
+            entries.retain(|entry| entry.state != State::Receiving);
+            entries.sort_by(|a, b| (&a.channel, a.sequence, a.id).cmp(&(&b.channel, b.sequence, b.id)));
+            views.extend(entries.iter().filter_map(|entry| self.ticket_of(entry, loss, max_lines, lacking)));
+            let gaps: Vec<(ChannelName, Vec<(u64, u64)>)> =
+                self.ledger.lock().channels().map(|(name, c)| (name.clone(), c.gaps(0, MOST_GAPS))).collect();
+            for (name, gaps) in gaps {
+                views.extend(gaps.into_iter().filter_map(|(first, last)| sequences(&name, first, last, loss)));
+            }
+        }
+        for text in which {
+            let wrong = |error| TicketError::Which(text.clone(), error);
+            let named: Which = text.parse().map_err(wrong)?;
+            let id = match (self.find(&named), named) {
+                (Ok(id), _) => id,
+                (Err(RejectError::Unknown), Which::Sequence(channel, sequence)) => {
+                    let gaps = self.ledger.lock().channel(&channel).map(|c| c.gaps(sequence, 1)).unwrap_or_default();
+                    let is_gap = gaps.first().is_some_and(|(first, last)| (*first..=*last).contains(&sequence));
+                    let view = is_gap.then(|| sequences(&channel, sequence, sequence, loss)).flatten();
+                    views.push(view.ok_or_else(|| wrong(RejectError::Unknown))?);
+                    continue;
+                }
+                (Err(error), _) => return Err(wrong(error)),
+            };
+            let entry = self.ledger.lock().entry(id).cloned().ok_or_else(|| wrong(RejectError::Unknown))?;
+            let over = || TicketError::Complete(text.clone(), entry.state);
+            if !entry.state.is_open() {
+                return Err(over());
+            }
+            views.push(self.ticket_of(&entry, loss, max_lines, lacking).ok_or_else(over)?);
+        }
+        Ok(views)
+    }
+
+    /// The rate that the sender is set to, in bits a second; 0 while unknown.
+    #[must_use]
+    pub fn rate_bits(&self) -> u64 {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).rate_bits
+    }
+
+    /// Puts into a status what each incomplete bundle lacks, exactly.
+    pub fn count_lacking(&self, status: &mut Status, lacking: LackingOf<'_>) {
+        for bundle in status.bundles.iter_mut().filter(|bundle| bundle.state == State::Incomplete) {
+            let Ok(id) = bundle.id.parse() else { continue };
+            if let Some((blocks, blocks_total, symbols)) = self.lacking_of(id, lacking) {
+                bundle.lacking = Some(Lacking { blocks, blocks_total, symbols });
+            }
+        }
+    }
+
+    /// How many blocks of how many a bundle lacks, and how many symbols, if its blocks are known.
+    fn lacking_of(&self, id: BundleId, lacking: LackingOf<'_>) -> Option<(u32, u32, u64)> {
+        let staged = self.store.get(id)?;
+        let oti = staged.oti()?;
+        let lacks = self.lacks(id, &oti, lacking(id));
+        let blocks = lacks.iter().map(|lack| lack.blocks).sum();
+        let symbols = |lack: &Lack| match lack.need {
+            Need::Symbols(n) => u64::from(n) * u64::from(lack.blocks),
+            Need::Whole => {
+                let range = lack.first..lack.end();
+                // All but the last blocks have nearly the same.
+                u64::from(oti.block_symbols(range.start).unwrap_or(0)) * u64::from(lack.blocks)
+            }
+        };
+        Some((blocks, oti.blocks(), lacks.iter().map(symbols).sum()))
+    }
+
+    fn ticket_of(&self, entry: &Entry, loss: Loss, max_lines: usize, lacking: LackingOf<'_>) -> Option<TicketView> {
+        let id = entry.id;
+        let (announced, hashes, data_len) = {
+            let lives = self.lives();
+            lives.get(&id).map_or((false, false, 0), |live| (live.announced, live.hashes, live.data_len))
+        };
+        let staged = self.store.get(id);
+        let (length, stored) = staged.as_ref().map_or((None, 0), |staged| staged.fill());
+        let length = length.or(Some(data_len).filter(|_| announced));
+        let oti = staged.and_then(|staged| staged.oti());
+        let data = match (length, oti) {
+            (Some(length), _) if stored >= length => Data::Nothing,
+            (_, Some(oti)) => {
+                let lacks = self.lacks(id, &oti, lacking(id));
+                if lacks.is_empty() { Data::Nothing } else { Data::Ranges(lacks) }
+            }
+            _ => Data::All,
+        };
+        let subject = Subject::Bundle { bundle: id, announce: !announced, hashes: !hashes, data };
+        let exact = Ticket::new(subject, loss).ok()?;
+        let number = entry.channel.as_ref().map(|channel| format!("{channel}/{}", entry.sequence));
+        let mut view = TicketView {
+            bundle: number.unwrap_or_else(|| id.to_string()),
+            name: escape_bytes(&entry.name),
+            text: String::new(),
+            lines: 0,
+            lacking: String::new(),
+            symbols_lacking: None,
+            symbols_asked: None,
+            symbols_total: None,
+            symbol_size: None,
+        };
+        let mut ticket = exact.clone();
+        let mut missing = Vec::new();
+        if !announced {
+            missing.push("its announce".to_owned());
+        }
+        if let Subject::Bundle { data, .. } = exact.subject() {
+            match (data, &oti) {
+                (Data::Nothing, _) => {}
+                (Data::Ranges(lacks), Some(oti)) => {
+                    let (fitted, cost) = exact.fit(oti, max_lines);
+                    ticket = fitted;
+                    view.symbols_lacking = Some(cost.lacking);
+                    view.symbols_asked = Some(cost.asked);
+                    view.symbols_total = Some(oti.symbols());
+                    view.symbol_size = Some(oti.symbol_size());
+                    let blocks: u64 = lacks.iter().map(|lack| u64::from(lack.blocks)).sum();
+                    let s = if cost.lacking == 1 { "" } else { "s" };
+                    missing.push(format!(
+                        "{} symbol{s} of {blocks} of its {} source blocks",
+                        cost.lacking,
+                        oti.blocks()
+                    ));
+                }
+                _ => missing.push("all of its data".to_owned()),
+            }
+        }
+        if !hashes {
+            missing.push("its hashes".to_owned());
+        }
+        view.text = ticket.to_text()?;
+        view.lines = ticket.lines();
+        view.lacking = missing.join(", ");
+        Some(view)
+    }
+
+    /// What the blocks lack that are not stored: `partial` are those of which the data plane has something.
+    fn lacks(&self, id: BundleId, oti: &Oti, partial: Vec<(u32, u32)>) -> Vec<Lack> {
+        let have = self.store.have(id, ObjectKind::Data, oti);
+        let mut lacking: std::collections::BTreeMap<u32, u32> = partial.into_iter().collect();
+        for (sbn, kept) in self.store.parked(id, ObjectKind::Data, oti) {
+            let source = u32::from(oti.block_symbols(sbn).unwrap_or(0));
+            let less = source.saturating_sub(kept).max(1);
+            lacking.entry(sbn).and_modify(|n| *n = (*n).min(less)).or_insert(less);
+        }
+        let mut lacks = Vec::new();
+        let whole = |lacks: &mut Vec<Lack>, first: u32, end: u32| {
+            if first < end {
+                lacks.push(Lack { first, blocks: end - first, need: Need::Whole });
+            }
+        };
+        for gap in gaps(&have, oti.blocks()) {
+            let mut at = gap.start;
+            for (&sbn, &symbols) in lacking.range(gap.clone()) {
+                whole(&mut lacks, at, sbn);
+                let source = oti.block_symbols(sbn).unwrap_or(0);
+                let need = match u16::try_from(symbols) {
+                    Ok(symbols) if symbols < source => Need::Symbols(symbols.max(1)),
+                    _ => Need::Whole,
+                };
+                lacks.push(Lack { first: sbn, blocks: 1, need });
+                at = sbn + 1;
+            }
+            whole(&mut lacks, at, gap.end);
+        }
+        lacks
+    }
+}
+
+fn sequences(channel: &ChannelName, first: u64, last: u64, loss: Loss) -> Option<TicketView> {
+    let count = last.checked_sub(first)?.checked_add(1)?;
+    let ticket = Ticket::new(Subject::Sequences { channel: channel.clone(), first, count }, loss).ok()?;
+    let bundle =
+        if count == 1 { format!("{channel}/{first}") } else { format!("{channel}/{first} to {channel}/{last}") };
+    let lacking = if count == 1 { "all of it" } else { "all of them" };
+    Some(TicketView {
+        bundle,
+        name: String::new(),
+        text: ticket.to_text()?,
+        lines: ticket.lines(),
+        lacking: format!("{lacking}, even the announce"),
+        symbols_lacking: None,
+        symbols_asked: None,
+        symbols_total: None,
+        symbol_size: None,
+    })
+}
+
+/// What of `0..end` is not in a set.
+fn gaps(have: &BlockSet, end: u32) -> Vec<std::ops::Range<u32>> {
+    let mut gaps = Vec::new();
+    let mut at = 0;
+    for range in have.ranges() {
+        if at < range.start {
+            gaps.push(at..range.start.min(end));
+        }
+        at = at.max(range.end);
+    }
+    if at < end {
+        gaps.push(at..end);
+    }
+    gaps
+}
