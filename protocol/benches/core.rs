@@ -56,7 +56,7 @@ fn decode(c: &mut Criterion) {
         group.bench_function(BenchmarkId::from_parameter(format!("T={size} K={symbols}")), |b| {
             b.iter(|| {
                 let received = (u32::from(symbols)..).zip(repair.chunks(usize::from(size)));
-                fec::decode(black_box(&mut block), size, |esi| !lost(esi), received).unwrap();
+                fec::decode(&plans, black_box(&mut block), size, |esi| !lost(esi), received).unwrap();
             });
         });
     }

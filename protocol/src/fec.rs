@@ -2,27 +2,23 @@
 //!
 //! Each source block is one RaptorQ object of K symbols. The crate panics on symbols of a wrong size or a foreign OTI,
 //! so sizes are checked here before it is called, and a panic that comes all the same is caught and becomes an error.
+//!
+//! The code is linear: a repair symbol is a sum of the source symbols, each times a coefficient that only K and the ESI
+//! decide. What the crate makes of the K unit vectors are these coefficients ([`Plans`]). So a few repair symbols are one
+//! product of a small matrix with the block, and a few missing symbols the solution of as many equations ([`solve`]); both
+//! give the crate's bytes, and take a fraction of its time. Where there are many, the crate does it.
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::arithmetic_side_effects)]
 
-use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+mod plans;
+mod solve;
 
-use raptorq::{
-    EncodingPacket, ObjectTransmissionInformation, PayloadId, SourceBlockDecoder, SourceBlockEncoder,
-    SourceBlockEncodingPlan,
-};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use checkvalve_octets::Way;
+use raptorq::{EncodingPacket, ObjectTransmissionInformation, PayloadId, SourceBlockDecoder, SourceBlockEncoder};
 
 use crate::limits::{MAX_BLOCK_SYMBOLS, MAX_ESI, MAX_SYMBOL_SIZE, SYMBOL_ALIGNMENT};
-
-/// Encoding plans that are kept: two sizes of block per object in flight, and some room.
-const MAX_PLANS: usize = 64;
-
-/// Encoding plans by K, shared by all encoders of a process. Making one costs about as much as encoding ten blocks.
-#[derive(Default)]
-pub struct Plans {
-    plans: Mutex<HashMap<u16, Arc<SourceBlockEncodingPlan>>>,
-}
+pub use plans::Plans;
 
 /// A request that RaptorQ cannot serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -49,30 +45,12 @@ pub enum FecError {
     Coder,
 }
 
-impl Plans {
-    /// None yet; they are made as they are asked for.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    fn get(&self, symbols: u16) -> Result<Arc<SourceBlockEncodingPlan>, FecError> {
-        if let Some(plan) = self.lock().get(&symbols) {
-            return Ok(Arc::clone(plan));
-        }
-        // Made outside of the lock: two threads may make the same plan once, nobody waits for another K.
-        let plan = catch_unwind(|| SourceBlockEncodingPlan::generate(symbols)).map_err(|_| FecError::Coder)?;
-        let plan = Arc::new(plan);
-        let mut plans = self.lock();
-        if plans.len() >= MAX_PLANS {
-            plans.clear();
-        }
-        plans.insert(symbols, Arc::clone(&plan));
-        Ok(plan)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u16, Arc<SourceBlockEncodingPlan>>> {
-        self.plans.lock().unwrap_or_else(PoisonError::into_inner)
+/// Most rows of a matrix, so many symbols made or missing; beyond, the crate is faster.
+fn most_rows() -> usize {
+    match Way::best() {
+        Way::Gfni512 => 64,
+        Way::Avx2 => 24,
+        Way::Portable => 2,
     }
 }
 
@@ -87,8 +65,8 @@ pub fn encode(
     count: u32,
     out: &mut Vec<u8>,
 ) -> Result<(), FecError> {
-    let symbols = source.len().checked_div(usize::from(symbol_size)).unwrap_or(0);
-    let symbols = u16::try_from(symbols).unwrap_or(u16::MAX);
+    let size = usize::from(symbol_size);
+    let symbols = u16::try_from(source.len().checked_div(size).unwrap_or(0)).unwrap_or(u16::MAX);
     let config = config(symbols, symbol_size)?;
     if source.len() != block_bytes(symbols, symbol_size) {
         return Err(FecError::Length);
@@ -100,12 +78,20 @@ pub fn encode(
     if count == 0 {
         return Ok(());
     }
-    let plan = plans.get(symbols)?;
+    let code = plans.get(symbols)?;
+    if count as usize <= most_rows() {
+        let matrix = code.matrix(first_esi, count)?;
+        let end = out.len();
+        out.resize(end.saturating_add(size.saturating_mul(matrix.rows())), 0);
+        let (_, made) = out.split_at_mut(end);
+        matrix.multiply_add(source, size, made);
+        return Ok(());
+    }
     let repair = catch_unwind(AssertUnwindSafe(|| {
-        SourceBlockEncoder::with_encoding_plan(0, &config, source, &plan).repair_packets(start, count)
+        SourceBlockEncoder::with_encoding_plan(0, &config, source, code.plan()).repair_packets(start, count)
     }))
     .map_err(|_| FecError::Coder)?;
-    out.reserve(repair.len().saturating_mul(usize::from(symbol_size)));
+    out.reserve(repair.len().saturating_mul(size));
     for symbol in &repair {
         out.extend_from_slice(symbol.data());
     }
@@ -117,6 +103,7 @@ pub fn encode(
 /// `block` is K × T bytes with the received source symbols in their places; `repair` the received repair symbols.
 /// [`FecError::NotEnough`] leaves the block as it was: call again with one symbol more.
 pub fn decode<'a>(
+    plans: &Plans,
     block: &mut [u8],
     symbol_size: u16,
     have: impl Fn(u16) -> bool,
@@ -128,12 +115,8 @@ pub fn decode<'a>(
     if block.len() != block_bytes(symbols, symbol_size) {
         return Err(FecError::Length);
     }
-    let mut received = Vec::with_capacity(usize::from(symbols).saturating_add(16));
-    for (esi, symbol) in (0..symbols).zip(block.chunks_exact(size)) {
-        if have(esi) {
-            received.push(EncodingPacket::new(PayloadId::new(0, u32::from(esi)), symbol.to_vec()));
-        }
-    }
+    let missing: Vec<u16> = (0..symbols).filter(|&esi| !have(esi)).collect();
+    let mut received = Vec::new();
     for (esi, symbol) in repair {
         if symbol.len() != size {
             return Err(FecError::Length);
@@ -141,10 +124,23 @@ pub fn decode<'a>(
         if esi < u32::from(symbols) || esi > MAX_ESI {
             return Err(FecError::Esi);
         }
-        received.push(EncodingPacket::new(PayloadId::new(0, esi), symbol.to_vec()));
+        received.push((esi, symbol));
     }
+    if missing.len() <= most_rows() {
+        let code = plans.get(symbols)?;
+        return solve::solve(&code, block, size, &missing, &received);
+    }
+    let mut packets = Vec::with_capacity(usize::from(symbols).saturating_add(received.len()));
+    for (esi, symbol) in (0..symbols).zip(block.chunks_exact(size)) {
+        if have(esi) {
+            packets.push(EncodingPacket::new(PayloadId::new(0, u32::from(esi)), symbol.to_vec()));
+        }
+    }
+    let received =
+        received.into_iter().map(|(esi, symbol)| EncodingPacket::new(PayloadId::new(0, esi), symbol.to_vec()));
+    packets.extend(received);
     let decoded = catch_unwind(AssertUnwindSafe(|| {
-        SourceBlockDecoder::new(0, &config, block_bytes(symbols, symbol_size) as u64).decode(received)
+        SourceBlockDecoder::new(0, &config, block_bytes(symbols, symbol_size) as u64).decode(packets)
     }))
     .map_err(|_| FecError::Coder)?
     .ok_or(FecError::NotEnough)?;
@@ -203,7 +199,7 @@ mod tests {
                     }
                 }
                 let received = (first..).zip(repair.chunks(usize::from(size))).take(lost);
-                assert_eq!(decode(&mut holed, size, have, received), Ok(()), "K={symbols}");
+                assert_eq!(decode(&plans, &mut holed, size, have, received), Ok(()), "K={symbols}");
                 assert_eq!(holed, whole, "K={symbols}");
             }
         }
@@ -213,7 +209,7 @@ mod tests {
     fn too_few_symbols_change_nothing() {
         let whole = block(16, 64);
         let mut holed = whole.clone();
-        assert_eq!(decode(&mut holed, 64, |esi| esi != 3, std::iter::empty()), Err(FecError::NotEnough));
+        assert_eq!(decode(&Plans::new(), &mut holed, 64, |esi| esi != 3, std::iter::empty()), Err(FecError::NotEnough));
         assert_eq!(holed, whole);
     }
 
@@ -232,8 +228,98 @@ mod tests {
         let short = [0_u8; 63];
         let whole = [0_u8; 64];
         let repair = |esi: u32, symbol: &'static [u8]| std::iter::once((esi, symbol));
-        assert_eq!(decode(&mut two, 64, |_| false, repair(2, Box::leak(Box::new(short)))), Err(FecError::Length));
-        assert_eq!(decode(&mut two, 64, |_| false, repair(1, Box::leak(Box::new(whole)))), Err(FecError::Esi));
-        assert_eq!(decode(&mut two, 64, |_| false, repair(u32::MAX, Box::leak(Box::new(whole)))), Err(FecError::Esi));
+        assert_eq!(
+            decode(&plans, &mut two, 64, |_| false, repair(2, Box::leak(Box::new(short)))),
+            Err(FecError::Length)
+        );
+        assert_eq!(decode(&plans, &mut two, 64, |_| false, repair(1, Box::leak(Box::new(whole)))), Err(FecError::Esi));
+        assert_eq!(
+            decode(&plans, &mut two, 64, |_| false, repair(u32::MAX, Box::leak(Box::new(whole)))),
+            Err(FecError::Esi)
+        );
+    }
+
+    /// What the crate alone makes of a block.
+    fn by_the_crate(source: &[u8], size: u16, first_esi: u32, count: u32) -> Vec<u8> {
+        let symbols = u16::try_from(source.len() / usize::from(size)).unwrap();
+        let encoder = SourceBlockEncoder::new(0, &config(symbols, size).unwrap(), source);
+        let packets = encoder.repair_packets(first_esi - u32::from(symbols), count);
+        packets.iter().flat_map(|packet| packet.data().to_vec()).collect()
+    }
+
+    #[test]
+    fn repair_symbols_are_those_of_the_crate() {
+        let plans = Plans::new();
+        for symbols in [1, 2, 3, 4, 10, 11, 64, 101, 128, 255, 256, 257, 512, 1_024] {
+            let whole = block(symbols, 64);
+            for (skip, count) in [(0, 1), (0, 13), (7, 14), (1_000, 27), (60_000, 64), (5, 65), (3, 200)] {
+                let first = u32::from(symbols) + skip;
+                let mut made = vec![9; 3];
+                encode(&plans, &whole, 64, first, count, &mut made).unwrap();
+                assert_eq!(made[..3], [9; 3], "what was there stays");
+                assert!(made[3..] == by_the_crate(&whole, 64, first, count), "K={symbols} ESI {first} and {count} on");
+            }
+        }
+    }
+
+    #[test]
+    fn whatever_is_lost_the_crate_and_the_equations_agree() {
+        let plans = Plans::new();
+        let mut state = 1_u64;
+        let mut next = |bound: u32| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            u32::try_from((state >> 33) % u64::from(bound)).unwrap()
+        };
+        let (mut solved, mut short) = (0, 0);
+        for round in 0..400 {
+            let symbols = u16::try_from(1 + next(300)).unwrap();
+            let whole = block(symbols, 64);
+            let lost = (1 + next(40)).min(u32::from(symbols));
+            let mut missing = vec![false; usize::from(symbols)];
+            for _ in 0..lost {
+                missing[next(symbols.into()) as usize] = true;
+            }
+            let lost = missing.iter().filter(|m| **m).count();
+            // As many as are needed and up to two more, from anywhere, some twice.
+            let esis: Vec<u32> = (0..lost + round % 3)
+                .map(|_| u32::from(symbols) + next(if round % 2 == 0 { 60 } else { 100_000 }))
+                .collect();
+            let symbol = |esi: u32| by_the_crate(&whole, 64, esi, 1);
+            let received: Vec<(u32, Vec<u8>)> = esis.iter().map(|&esi| (esi, symbol(esi))).collect();
+            let mut holed = whole.clone();
+            for (symbol, _) in holed.chunks_mut(64).zip(&missing).filter(|(_, missing)| **missing) {
+                symbol.fill(0xee);
+            }
+            let before = holed.clone();
+            let have = |esi: u16| !missing[usize::from(esi)];
+            let repair = received.iter().map(|(esi, symbol)| (*esi, symbol.as_slice()));
+            let mut packets: Vec<EncodingPacket> = repair
+                .clone()
+                .map(|(esi, symbol)| EncodingPacket::new(PayloadId::new(0, esi), symbol.to_vec()))
+                .collect();
+            for esi in (0..symbols).filter(|&esi| have(esi)) {
+                let symbol = &whole[usize::from(esi) * 64..][..64];
+                packets.push(EncodingPacket::new(PayloadId::new(0, esi.into()), symbol.to_vec()));
+            }
+            let by_the_crate =
+                SourceBlockDecoder::new(0, &config(symbols, 64).unwrap(), whole.len() as u64).decode(packets);
+            let solution = solve::solve(
+                &plans.get(symbols).unwrap(),
+                &mut holed,
+                64,
+                &(0..symbols).filter(|&esi| !have(esi)).collect::<Vec<_>>(),
+                &repair.collect::<Vec<_>>(),
+            );
+            assert_eq!(solution.is_ok(), by_the_crate.is_some(), "round {round}: K={symbols}, {lost} lost, {esis:?}");
+            if solution.is_ok() {
+                solved += 1;
+                assert!(holed == whole, "round {round}: K={symbols}, {lost} lost, {esis:?}");
+            } else {
+                short += 1;
+                assert_eq!(solution, Err(FecError::NotEnough));
+                assert!(holed == before, "the block is as it was");
+            }
+        }
+        assert!(solved > 250 && short > 5, "{solved} solved, {short} short");
     }
 }

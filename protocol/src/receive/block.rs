@@ -1,7 +1,7 @@
 //! A source block while its symbols come in, and the buffers that blocks are made of.
 
 use super::DropReason;
-use crate::fec::{self, FecError};
+use crate::fec::{self, FecError, Plans};
 use crate::id::BundleId;
 use crate::limits::MAX_BLOCK_SYMBOLS;
 use crate::partition::Oti;
@@ -85,14 +85,14 @@ impl ReceivedBlock {
 
     /// Rebuilds the missing source symbols. [`FecError::NotEnough`]: give it back with
     /// [`Reassembly::undecodable`](super::Reassembly::undecodable).
-    pub fn decode(&mut self) -> Result<(), FecError> {
+    pub fn decode(&mut self, plans: &Plans) -> Result<(), FecError> {
         if self.is_whole() {
             return Ok(());
         }
         let have = self.have;
         let has = |esi: u16| have[usize::from(esi) / 64] >> (esi % 64) & 1 == 1;
         let repair = self.repair.iter().map(|(esi, bytes)| (*esi, bytes.as_slice()));
-        fec::decode(&mut self.bytes, self.place.oti.symbol_size(), has, repair)?;
+        fec::decode(plans, &mut self.bytes, self.place.oti.symbol_size(), has, repair)?;
         self.source = self.symbols;
         self.have = [u64::MAX; MAX_BLOCK_SYMBOLS as usize / 64];
         Ok(())

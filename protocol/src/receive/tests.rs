@@ -75,6 +75,7 @@ fn transmit(parameters: &Parameters, session: u64, bytes: &[u8], first_esi: u32)
 type Kept = HashMap<(ObjectKind, u32), Vec<(u32, Vec<u8>)>>;
 
 struct High {
+    plans: Plans,
     opener: Opener,
     reassembly: Reassembly,
     data: Vec<u8>,
@@ -88,6 +89,7 @@ struct High {
 impl High {
     fn new(len: usize, memory: u64) -> Self {
         Self {
+            plans: Plans::new(),
             opener: Opener::new(Some(KEY)),
             reassembly: Reassembly::new(limits(memory)),
             data: vec![0; len],
@@ -120,7 +122,7 @@ impl High {
                 }
             }
             self.decoded += usize::from(!block.is_whole());
-            if block.decode().is_err() {
+            if block.decode(&self.plans).is_err() {
                 self.reassembly.undecodable(block);
                 continue;
             }
@@ -322,7 +324,7 @@ fn symbols_needed_beyond_k_are_few() {
         for count in usize::from(k).. {
             let mut out = vec![0; source.len()];
             let symbols = (64 + block * 100..).zip(repair.chunks(64)).take(count);
-            if crate::fec::decode(&mut out, size, |_| false, symbols).is_ok() {
+            if crate::fec::decode(&plans, &mut out, size, |_| false, symbols).is_ok() {
                 assert!(out == source);
                 break;
             }

@@ -40,7 +40,7 @@ fn receive(socket: &UdpSocket) -> Arrived {
         let mut want = |_: &Symbol| Wanted::Yes { have: BlockSet::new(), parked: Vec::new() };
         let _ = reassembly.handle(Time(1), &header, payload, &mut want);
         while let Some(mut block) = reassembly.poll_block() {
-            block.decode().unwrap();
+            block.decode(&Plans::new()).unwrap();
             let oti = block.oti();
             let object = arrived.objects.entry((block.bundle(), block.kind())).or_default();
             object.resize(oti.transfer_length() as usize, 0);

@@ -130,7 +130,7 @@ fn decode(size: u16, symbols: u16) -> Work {
     let mut block = source;
     Box::new(move || {
         let received = (u32::from(symbols)..).zip(repair.chunks(usize::from(size)));
-        fec::decode(black_box(&mut block), size, |esi| !lost(esi), received).expect("two symbols to spare");
+        fec::decode(&plans, black_box(&mut block), size, |esi| !lost(esi), received).expect("two symbols to spare");
         block.len()
     })
 }

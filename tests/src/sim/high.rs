@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use checkvalve_protocol::fec::Plans;
 use checkvalve_protocol::id::BundleId;
 use checkvalve_protocol::partition::{BlockSet, Oti};
 use checkvalve_protocol::receive::{DropReason, Drops, Limits, Reassembly, Wanted};
@@ -14,6 +15,7 @@ use super::Bundle;
 
 /// A receiver that wants everything.
 pub struct High {
+    plans: Plans,
     opener: Opener,
     reassembly: Reassembly,
     objects: BTreeMap<(BundleId, ObjectKind), Object>,
@@ -35,6 +37,7 @@ impl High {
         let second = Duration::from_secs(1);
         let limits = Limits { memory, objects: 64, idle: 60 * second, ask_again: 2 * second };
         Self {
+            plans: Plans::new(),
             opener: Opener::new(Some(link_key)),
             reassembly: Reassembly::new(limits),
             objects: BTreeMap::new(),
@@ -86,7 +89,7 @@ impl High {
     fn store(&mut self) {
         while let Some(mut block) = self.reassembly.poll_block() {
             self.decoded += u64::from(!block.is_whole());
-            if block.decode().is_err() {
+            if block.decode(&self.plans).is_err() {
                 self.reassembly.undecodable(block);
                 continue;
             }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use checkvalve_protocol::beacon::Beacon;
 use checkvalve_protocol::crypto::TrustStore;
+use checkvalve_protocol::fec::Plans;
 use checkvalve_protocol::id::SessionId;
 use checkvalve_protocol::receive::{DropReason, Limits, Reassembly, ReceivedBlock, Wanted};
 use checkvalve_protocol::seal::Opener;
@@ -32,6 +33,7 @@ const MAX_PARKED: usize = 64;
 /// A run of the receiver's process.
 pub(super) struct High {
     pub(super) delivery: Delivery,
+    plans: Arc<Plans>,
     opener: Opener,
     reassembly: Reassembly,
     ready: VecDeque<ReceivedBlock>,
@@ -45,6 +47,7 @@ impl High {
     pub(super) fn open(
         disk: &SimDisk,
         options: &Options,
+        plans: &Arc<Plans>,
         boot: u64,
         now_ms: u64,
         seed: u64,
@@ -78,10 +81,10 @@ impl High {
         id[..8].copy_from_slice(&boot.to_le_bytes());
         let delivery = Delivery::open(Arc::new(disk.clone()), settings, trust, id, now_ms)?;
         let memory = if options.little_memory { 24 << 10 } else { 4 << 20 };
-        let limits =
-            Limits { memory, objects: 256, idle: Duration::from_secs(20), ask_again: Duration::from_secs(2) };
+        let limits = Limits { memory, objects: 256, idle: Duration::from_secs(20), ask_again: Duration::from_secs(2) };
         Ok(Self {
             delivery,
+            plans: Arc::clone(plans),
             opener: Opener::new(Some(LINK_KEY)),
             reassembly: Reassembly::new(limits),
             ready: VecDeque::new(),
@@ -177,7 +180,7 @@ impl High {
         if block.has_parked() {
             self.delivery.unpark(&mut block);
         }
-        if block.decode().is_err() {
+        if block.decode(&self.plans).is_err() {
             self.reassembly.undecodable(block);
         } else {
             let oti = block.oti();

@@ -331,8 +331,8 @@ impl<'a> World<'a> {
         high.epoch += 1;
         high.faulty = high.faulty_until.is_some();
         high.stamp(now);
-        let (boot, wall) = (high.boot, high.wall_ms(now));
-        let opened = SimDisk::until_power_cut(|| High::open(&high.disk, &self.script.options, boot, wall, seed));
+        let (boot, wall, plans) = (high.boot, high.wall_ms(now), &self.plans);
+        let opened = SimDisk::until_power_cut(|| High::open(&high.disk, &self.script.options, plans, boot, wall, seed));
         match opened {
             None => return self.die_armed(Side::High, None),
             Some(Err(error)) if high.faulty => {
@@ -368,7 +368,9 @@ impl<'a> World<'a> {
 
     fn hear_low(&mut self, told: Told) -> Held {
         for job in &told.jobs {
-            self.note(|| format!("transmits {}/{} ({}) from ESI {}", job.channel, job.sequence, job.bundle, job.esis.start));
+            self.note(|| {
+                format!("transmits {}/{} ({}) from ESI {}", job.channel, job.sequence, job.bundle, job.esis.start)
+            });
             self.book.started(job)?;
         }
         for (id, whole) in told.ended {
