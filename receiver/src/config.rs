@@ -51,7 +51,7 @@ pub struct Config {
     /// `"fsync"`, one of each file, which disturbs others less where the file system is shared. Default `"syncfs"`.
     #[serde(default)]
     pub durability: Durability,
-    /// `workers`: threads that decode and store, 1 to 64. Default: a thread a core, but for those that receive; at least 2.
+    /// `workers`: threads that decode and store, 1 to 64. Default: a thread a core, but for those that receive; at least 1.
     #[serde(default)]
     pub workers: Option<usize>,
     /// `[channel.NAME]`: what is done with a channel's bundles. Others are published, and no hook is run for them.

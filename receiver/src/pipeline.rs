@@ -16,6 +16,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use checkvalve_protocol::beacon::Beacon;
+use checkvalve_protocol::fec::Plans;
 use checkvalve_protocol::id::SessionId;
 use checkvalve_protocol::receive::{DropReason, Drops, Limits, Reassembly, ReceivedBlock, Wanted};
 use checkvalve_protocol::seal::Opener;
@@ -79,6 +80,7 @@ pub struct Pipeline {
 
 struct Shared {
     sink: Arc<dyn Sink>,
+    plans: Plans,
     state: Mutex<State>,
     /// Blocks wait, or it is time to stop.
     work: Condvar,
@@ -114,6 +116,8 @@ struct Counts {
 const MAX_BEACONS: usize = 64;
 /// Unfinished blocks that wait to be kept on disk; beyond these their symbols are lost, since memory is bounded.
 const MAX_PARKED: usize = 16;
+/// Of the threads that receive, and of those that store (nice(2)).
+const NICENESS: [i32; 2] = [-15, -10];
 /// Objects known to the reassembly at once.
 const MAX_OBJECTS: usize = 256;
 
@@ -130,6 +134,7 @@ impl Pipeline {
         let kernel = config.listen.iter().map(|_| AtomicU64::new(0)).collect();
         let shared = Arc::new(Shared {
             sink,
+            plans: Plans::new(),
             state: Mutex::new(State {
                 reassembly: Reassembly::new(limits),
                 ready: VecDeque::new(),
@@ -263,6 +268,7 @@ impl State {
 
 /// 1. From the kernel into blocks.
 fn receive(shared: &Shared, lane: usize, mut link: Link, mut opener: Opener) {
+    hurry(NICENESS[0]);
     let mut opened: Vec<(Header, usize, usize)> = Vec::with_capacity(64);
     while !shared.stopping() {
         let received = link.receive(|group| take_group(shared, &mut opener, &mut opened, group));
@@ -273,6 +279,13 @@ fn receive(shared: &Shared, lane: usize, mut link: Link, mut opener: Opener) {
             tracing::error!(lane, %error, "receive");
             std::thread::sleep(Duration::from_millis(100));
         }
+    }
+}
+
+/// Lets this thread go before others where that is allowed: what it is too late for is lost, all else can wait.
+fn hurry(niceness: i32) {
+    if let Err(error) = rustix::process::setpriority_process(None, niceness) {
+        tracing::debug!(%error, "this thread has no more right to the processor than others");
     }
 }
 
@@ -345,6 +358,7 @@ enum Work {
 
 /// 2. From blocks to the disk. What was ready before a stop is still stored, and what was unfinished is kept.
 fn work(shared: &Shared) {
+    hurry(NICENESS[1]);
     while let Some(work) = next_work(shared) {
         match work {
             Work::Store(block) => store(shared, block),
@@ -382,7 +396,7 @@ fn store(shared: &Shared, mut block: ReceivedBlock) {
         shared.sink.unpark(&mut block);
     }
     let whole = block.is_whole();
-    if let Err(error) = block.decode() {
+    if let Err(error) = block.decode(&shared.plans) {
         if error != checkvalve_protocol::fec::FecError::NotEnough {
             tracing::error!(bundle = %block.bundle(), sbn = block.sbn(), %error, "decode");
         }

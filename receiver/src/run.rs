@@ -36,6 +36,8 @@ use crate::store::log::BootId;
 const WORKERS: usize = 2;
 /// How often the daemon looks after itself.
 const ROUND: Duration = Duration::from_millis(200);
+/// How often systemd hears a new line, in rounds.
+const STATUS_ROUNDS: u32 = 25;
 
 /// Why the daemon did not start, or ended by itself. Each is one line.
 #[derive(Debug, thiserror::Error)]
@@ -153,6 +155,7 @@ async fn serve(
     let hooks = hooks::run(Arc::clone(delivery), checked.config.state.clone(), due, stopped);
     tokio::pin!(hooks, serving);
     notifier.ready();
+    let mut round = 0_u32;
     let ended = loop {
         tokio::select! {
             _ = terminate.recv() => break Ok(()),
@@ -165,6 +168,10 @@ async fn serve(
                     break Err(RunError::Failed);
                 }
                 notifier.watchdog();
+                if round.is_multiple_of(STATUS_ROUNDS) {
+                    notifier.status(&delivery.summary());
+                }
+                round = round.wrapping_add(1);
             }
         }
     };

@@ -45,6 +45,8 @@ pub use view::{BundleState, BundleView, ChannelView, OnWireView, RetainedView, S
 
 /// How long to wait before something that failed is tried again.
 const RETRY_MS: u64 = 1_000;
+/// How soon after a bundle was transmitted retention is looked at.
+const KEEP_MS: u64 = 1_000;
 /// How often to look whether a job came to the wire.
 const LOOK_MS: u64 = 250;
 /// Names that are claimed in one step.

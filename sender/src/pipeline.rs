@@ -157,8 +157,9 @@ pub struct Pipeline {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// Blocks read ahead of the ring, so that it never waits for the disk without need.
-const AHEAD: usize = 4;
+/// Bytes of blocks read ahead of the ring, so that it never waits for the disk without need. `produce` rests until half of
+/// them have gone: to be woken for each block would cost more than to make it.
+const AHEAD: usize = 8 << 20;
 /// Between beacons.
 const BEACON_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -194,6 +195,8 @@ struct State {
     faults: Vec<(StreamId, FecError)>,
     /// Nothing could be sent when last tried: more blocks are needed, whatever room there is.
     starved: bool,
+    /// `produce` rests until no more blocks than these are held.
+    rest_until: usize,
     buffers: Vec<Vec<u8>>,
     channels: Vec<ChannelState>,
     next_channel: usize,
@@ -248,6 +251,7 @@ impl Pipeline {
                 read: VecDeque::new(),
                 faults: Vec::new(),
                 starved: false,
+                rest_until: usize::MAX,
                 buffers: Vec::new(),
                 channels: Vec::new(),
                 next_channel: 0,
@@ -343,12 +347,24 @@ impl Shared {
         Time(u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX).saturating_add(1))
     }
 
+    /// Blocks read ahead of the ring.
+    fn ahead(&self) -> usize {
+        let parameters = &self.config.parameters;
+        let block = usize::from(parameters.symbol_size()) * usize::from(parameters.block_symbols());
+        (AHEAD / block.max(1)).clamp(4, 32)
+    }
+
     fn stopping(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
 }
 
 impl State {
+    /// Whether there is enough for `produce` to do.
+    fn wakes_producer(&mut self) -> bool {
+        !self.finished.is_empty() || self.transmitter.schedule().held() <= self.rest_until
+    }
+
     /// Takes back the buffers of blocks that have gone; true if that makes room or finishes a job.
     fn collect_spent(&mut self) -> bool {
         let mut any = false;

@@ -138,8 +138,9 @@ impl Spool {
     pub fn scan(&mut self, disk: &dyn Disk, channel: &ChannelName, folder: &Path, now_ms: u64) -> io::Result<()> {
         let names: Vec<_> = disk.read_dir(folder)?.into_iter().filter(|name| !is_ignored(name)).collect();
         let first = (channel.clone(), OsString::new());
-        let known: Vec<_> = self.candidates.range(first..).map(|(place, _)| place.clone()).collect();
-        for place in known.into_iter().take_while(|place| place.0 == *channel) {
+        let known = self.candidates.range(first..).map(|(place, _)| place).take_while(|place| place.0 == *channel);
+        let known: Vec<_> = known.cloned().collect();
+        for place in known {
             if names.binary_search(&place.1).is_err() {
                 self.forget(&place);
             }

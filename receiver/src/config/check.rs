@@ -29,7 +29,7 @@ pub(super) fn check(config: Config) -> Result<Checked, ConfigError> {
     let link_key = link_key(&config)?;
     let trusted = load_trusted(&config.keys.trusted)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let workers = config.workers.unwrap_or_else(|| cores.saturating_sub(listen.len()).max(2));
+    let workers = config.workers.unwrap_or_else(|| cores.saturating_sub(listen.len()).max(1));
     Ok(Checked {
         staging: staging(&config),
         block_memory: config.memory.bytes() / 3 * 2,

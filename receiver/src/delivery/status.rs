@@ -215,6 +215,19 @@ impl Delivery {
         }
     }
 
+    /// One line for `systemctl status`.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let ledger = self.ledger.lock();
+        let count = |state: State| ledger.entries().filter(|entry| entry.state == state).count();
+        let (receiving, incomplete, missing) =
+            (count(State::Receiving), count(State::Incomplete), count(State::Missing));
+        let newest = ledger.entries().filter(|entry| entry.published).max_by_key(|entry| entry.changed_ms);
+        let newest = newest.and_then(|entry| Some(format!("{}/{}", entry.channel.as_ref()?, entry.sequence)));
+        let newest = newest.unwrap_or_else(|| "none".to_owned());
+        format!("{receiving} receiving, {incomplete} incomplete, {missing} missing; last in the inbox: {newest}")
+    }
+
     fn bundle_status(&self, entry: Entry, blocked: Option<u64>) -> BundleStatus {
         let stored = self.store.get(entry.id).map(|staged| staged.fill().1);
         let whole = entry.published || matches!(entry.state, State::Installed | State::Complete);

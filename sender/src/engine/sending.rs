@@ -11,7 +11,7 @@ use checkvalve_protocol::limits::MAX_ESI;
 use checkvalve_protocol::manifest::Announce;
 use checkvalve_protocol::transmit::Selection;
 
-use super::{Actions, Due, Engine, HeldUp};
+use super::{Actions, Due, Engine, HeldUp, KEEP_MS};
 use crate::bundle::{Plan, Shown};
 use crate::holding::Home;
 use crate::ledger::{BundleRecord, LedgerError, Resend, State};
@@ -290,8 +290,11 @@ impl Engine {
         let (channel, is_over) = (record.channel.clone(), record.state == State::Transmitted);
         self.put_later(record, Sync::Yes);
         if is_over && kind == Kind::Pass {
-            self.turn_carousel(&channel);
-            self.next_keeping_ms = self.now.mono_ms;
+            if rules.carousel_ms.is_some() {
+                self.turn_carousel(&channel);
+            }
+            // All bundles are looked at for that, so not for each of a thousand small ones.
+            self.next_keeping_ms = self.next_keeping_ms.min(self.now.mono_ms + KEEP_MS);
         }
     }
 

@@ -11,7 +11,7 @@ use checkvalve_protocol::transmit::{Encoder, Selection, StreamId, Task, Work, Wo
 use checkvalve_protocol::wire::ObjectKind;
 
 use super::encode::{self, Read};
-use super::{AHEAD, Finished, Job, Running, Shared, State, WhenDone};
+use super::{Finished, Job, Running, Shared, State, WhenDone};
 use crate::bundle::{ReadError, Reader, SpotReader};
 
 /// A job that is being read.
@@ -98,7 +98,8 @@ fn choose(shared: &Shared, active: &mut Vec<Active>) -> Option<usize> {
         return None;
     }
     let top = active.iter().map(|a| a.job.priority).max();
-    let limit = shared.config.parameters.depth() as usize + AHEAD;
+    let ahead = shared.ahead();
+    let limit = shared.config.parameters.depth() as usize + ahead;
     let with_room = |state: &State, a: &Active| {
         let held = state.running.get(&a.id).map_or(0, |r| r.held);
         (Some(a.job.priority) == top && held < limit).then_some(held)
@@ -111,8 +112,11 @@ fn choose(shared: &Shared, active: &mut Vec<Active>) -> Option<usize> {
         return Some(at);
     }
     if state.finished.is_empty() {
+        let held = state.transmitter.schedule().held();
+        state.rest_until = held.saturating_sub(ahead / 2);
         let wait = Duration::from_millis(100);
-        drop(shared.room.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner));
+        state = shared.room.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+        state.rest_until = usize::MAX;
     }
     None
 }

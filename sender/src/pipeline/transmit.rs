@@ -22,7 +22,7 @@ pub(super) fn run(shared: &Shared, lane: usize) {
             push_beacon(shared, &mut state);
         }
         let next = state.transmitter.poll_transmit(now, &mut batch);
-        if state.collect_spent() {
+        if state.collect_spent() && state.wakes_producer() {
             shared.room.notify_one();
         }
         let until = match next {
