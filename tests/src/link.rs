@@ -87,6 +87,7 @@ impl Link {
     pub fn set_loss(&self, loss: Loss) {
         let rule = match loss {
             Loss::None => String::new(),
+            Loss::Random(1_000..) => "counter name lost drop".to_owned(),
             Loss::Random(per_mille) => format!("numgen random mod 1000 < {per_mille} counter name lost drop"),
             Loss::Burst { every, length } => format!("numgen inc mod {every} < {length} counter name lost drop"),
             Loss::All => "counter name lost drop".to_owned(),

@@ -78,7 +78,11 @@ impl Snapshot {
 }
 
 fn visit(path: &Path, relative: PathBuf, nodes: &mut BTreeMap<PathBuf, Node>) {
-    let meta = path.symlink_metadata().unwrap_or_else(|error| panic!("{path:?}: {error}"));
+    let meta = match path.symlink_metadata() {
+        // Gone since its directory was read: a daemon's temporary file.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !relative.as_os_str().is_empty() => return,
+        meta => meta.unwrap_or_else(|error| panic!("{path:?}: {error}")),
+    };
     let kind = meta.file_type();
     let content = if kind.is_dir() {
         let entries = path.read_dir().unwrap_or_else(|error| panic!("{path:?}: {error}"));

@@ -55,7 +55,11 @@ fn main() -> ExitCode {
         if args.steps {
             println!("{:#?}", script.options);
         }
-        match run(&script, &mut |text| if args.steps { println!("{text}") }) {
+        match run(&script, &mut |text| {
+            if args.steps {
+                println!("{text}")
+            }
+        }) {
             Ok(stats) => {
                 sum.dropped += stats.dropped;
                 sum.published += stats.published;

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use checkvalve_host::disk::{FileTime, Kind};
 use checkvalve_protocol::id::BundleId;
-use checkvalve_receiver::delivery::status::Status;
 use checkvalve_receiver::delivery::HookRun;
+use checkvalve_receiver::delivery::status::Status;
 use checkvalve_receiver::hook::Outcome;
 use checkvalve_receiver::ledger::State;
 
@@ -135,7 +135,8 @@ impl Book {
     pub(super) fn is_failed(&self, disk: &SimDisk, number: usize) -> bool {
         let all = disk.tree(Path::new(super::low::SPOOL));
         let drop = &self.drops[number];
-        let failed = copies(&all, &drop.name).filter(|p| p.parent().and_then(Path::file_name) == Some(OsStr::new(".failed")));
+        let failed =
+            copies(&all, &drop.name).filter(|p| p.parent().and_then(Path::file_name) == Some(OsStr::new(".failed")));
         failed.into_iter().any(|place| nodes(&all, place) == drop.tree)
     }
 

@@ -18,7 +18,8 @@ pub(super) struct Running {
 impl Running {
     /// How this attempt goes: from the seed, the bundle and the attempt alone.
     pub(super) fn start(run: HookRun, now_ns: u64, seed: u64, options: &Options) -> Self {
-        let mut rng = Rng::new(seed ^ (run.sequence << 8) ^ u64::from(run.attempt) ^ (run.channel.as_str().len() as u64) << 40);
+        let mut rng =
+            Rng::new(seed ^ (run.sequence << 8) ^ u64::from(run.attempt) ^ (run.channel.as_str().len() as u64) << 40);
         let lasts_ms = [1, 50, 400, 3_000][usize::try_from(rng.below(4)).expect("small")];
         let outcome = if !rng.chance(options.bad_hooks) {
             Outcome::Done

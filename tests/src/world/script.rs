@@ -307,7 +307,12 @@ fn crash_of(rng: &mut Rng) -> What {
     let cut = [Cut::Stop, Cut::Kill, Cut::Kill, Cut::Power, Cut::Power][usize::try_from(rng.below(5)).expect("small")];
     let most = [5, 40, 300][usize::try_from(rng.below(3)).expect("small")];
     let after_ops = (cut != Cut::Stop && rng.chance(850)).then(|| rng.below(most));
-    What::Crash { side: side(rng), cut, after_ops, down_ms: [0, 300, 5_000][usize::try_from(rng.below(3)).expect("small")] }
+    What::Crash {
+        side: side(rng),
+        cut,
+        after_ops,
+        down_ms: [0, 300, 5_000][usize::try_from(rng.below(3)).expect("small")],
+    }
 }
 
 fn fault_of(rng: &mut Rng) -> What {

@@ -86,7 +86,8 @@ pub fn read_seeds(directory: &Path) -> Vec<Line> {
     for path in paths.iter().filter(|path| path.extension().is_some_and(|e| e == "txt")) {
         let text = std::fs::read_to_string(path).expect("a readable file");
         let texts = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
-        let parsed = texts.filter(|line| !line.is_empty()).map(|l| l.parse().unwrap_or_else(|e| panic!("{path:?}: {e}")));
+        let parsed =
+            texts.filter(|line| !line.is_empty()).map(|l| l.parse().unwrap_or_else(|e| panic!("{path:?}: {e}")));
         lines.extend(parsed);
     }
     lines
@@ -107,6 +108,8 @@ mod tests {
             let again = text.parse::<Line>().unwrap().script();
             assert_eq!((again.events.len(), &again.options), (script.events.len(), &script.options), "{text}");
         }
-        assert!("x".parse::<Line>().is_err() && "1 keep=a".parse::<Line>().is_err() && "1 y=2".parse::<Line>().is_err());
+        assert!(
+            "x".parse::<Line>().is_err() && "1 keep=a".parse::<Line>().is_err() && "1 y=2".parse::<Line>().is_err()
+        );
     }
 }
