@@ -217,9 +217,8 @@ impl Inbox {
         let to = self.path(channel, sequence);
         let parent = self.inbox.join(channel.as_str());
         match self.disk.create_dir(&parent, 0o755) {
-            Ok(()) => self.disk.sync_dir(&self.inbox)?,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
         }
         let published = match self.disk.rename_noreplace(root, &to) {
             Ok(()) => Published::Now,
@@ -227,8 +226,15 @@ impl Inbox {
             Err(error) if error.kind() == io::ErrorKind::NotFound && self.disk.lstat(&to).is_ok() => Published::Taken,
             Err(error) => return Err(error),
         };
-        self.disk.sync_dir(&parent)?;
+        self.keep_names(channel)?;
         Ok(published)
+    }
+
+    /// Makes what a channel has in the inbox survive a power cut. Whoever made a name may have died before it was synced,
+    /// so the channel's own is synced each time.
+    pub fn keep_names(&self, channel: &ChannelName) -> io::Result<()> {
+        self.disk.sync_dir(&self.inbox.join(channel.as_str()))?;
+        self.disk.sync_dir(&self.inbox)
     }
 
     /// The signed announce and hashes of a published bundle.

@@ -241,17 +241,24 @@ impl Store {
 
     /// Makes all that is stored survive a power cut. Errors: what was stored since the last time is given up.
     pub fn checkpoint(&self) -> io::Result<()> {
-        let before: Vec<(Arc<Staged>, Stored)> = self.all().into_iter().map(|s| (Arc::clone(&s), s.stored())).collect();
-        let records = {
-            // Whoever is between writing and saying so holds this; what they wrote is counted next time.
+        let (before, mut log, records) = loop {
+            let before: Vec<(Arc<Staged>, Stored)> =
+                self.all().into_iter().map(|s| (Arc::clone(&s), s.stored())).collect();
+            let (rewrites, records) = {
+                // Whoever is between writing and saying so holds this; what they wrote is counted next time.
+                let log = self.log();
+                (log.rewrites(), log.records())
+            };
+            if let Err(error) = self.disk.sync_fs(&self.root) {
+                self.give_up_unsynced();
+                return Err(error);
+            }
             let log = self.log();
-            log.records()
+            // In a journal that was rewritten meanwhile these records are others.
+            if log.rewrites() == rewrites {
+                break (before, log, records);
+            }
         };
-        if let Err(error) = self.disk.sync_fs(&self.root) {
-            self.give_up_unsynced();
-            return Err(error);
-        }
-        let mut log = self.log();
         log.checkpoint(records).map_err(io::Error::other)?;
         for (staged, stored) in before {
             staged.blocks().stored.set_synced(&stored);
@@ -304,8 +311,15 @@ impl Store {
         self.disk.create_new(path, 0o600)?.write_all_at(bytes, 0)
     }
 
+    /// The journal, in which a sync that failed is mended as soon as the disk allows it.
     fn log(&self) -> MutexGuard<'_, Log> {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        if log.is_broken()
+            && let Err(error) = self.rewrite(&mut log)
+        {
+            tracing::warn!(%error, "staging journal");
+        }
+        log
     }
 }
 

@@ -219,6 +219,12 @@ impl Journal {
         self.end
     }
 
+    /// Whether a sync failed, so that it takes no more records before it is rewritten.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        matches!(self.state, State::Broken)
+    }
+
     /// Whether it holds nothing at all.
     #[must_use]
     pub fn is_empty(&self) -> bool {

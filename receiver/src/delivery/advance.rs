@@ -68,6 +68,12 @@ impl Delivery {
             Ok(()) | Err(Stop::Wait) => {}
             Err(Stop::Refuse(verdict)) => self.quarantine(id, &verdict, None),
             Err(Stop::Disk(StoreError::Unwanted)) => {}
+            // A fault while a file got its place, and what the journal counts is not there: nothing of it is believed.
+            Err(Stop::Disk(StoreError::Disk(error))) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                self.discard(id);
+                self.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+                self.trouble(id, "staging does not hold what its journal says, to be sent again");
+            }
             Err(Stop::Disk(error)) => self.trouble(id, &error.to_string()),
             Err(Stop::Sync(error)) => {
                 self.give_up_unsynced();
@@ -138,6 +144,7 @@ impl Delivery {
             Err(Mismatch::Disk { error, .. }) => return Err(error.into()),
             Err(_) => return Ok(false),
         }
+        self.inbox.keep_names(&announce.value.channel)?;
         let now = self.now();
         if self.ledger.lock().announced(announced(&announce, announce.value.data_len()), now).is_err() {
             return Ok(false);

@@ -42,6 +42,7 @@ pub struct Log {
     journal: Journal,
     /// Records since the beginning of the file.
     records: u64,
+    rewrites: u64,
 }
 
 #[derive(Serialize, Deserialize, Debug, Clone, Copy)]
@@ -132,7 +133,7 @@ impl Log {
         // A damaged middle may have held that something was forgotten, so nothing that is not synced is believed.
         replay.apply(if recovered.corrupt.is_empty() { Record::Boot(boot) } else { Record::Unsynced });
         let stored = replay.stored;
-        let mut log = Self { journal, records: 0 };
+        let mut log = Self { journal, records: 0, rewrites: 0 };
         log.rewrite(boot, &stored)?;
         Ok((log, stored))
     }
@@ -170,6 +171,18 @@ impl Log {
         self.journal.sync()
     }
 
+    /// How often it was rewritten: records are counted anew each time.
+    #[must_use]
+    pub fn rewrites(&self) -> u64 {
+        self.rewrites
+    }
+
+    /// Whether it takes no records before it is rewritten.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.journal.is_broken()
+    }
+
     /// Whether it has grown so long that it should be rewritten.
     #[must_use]
     pub fn is_long(&self) -> bool {
@@ -192,6 +205,7 @@ impl Log {
         let records: Vec<Vec<u8>> = records.iter().map(codec::encode).collect();
         self.journal.rewrite(&records)?;
         self.records = records.len() as u64;
+        self.rewrites += 1;
         Ok(())
     }
 

@@ -91,7 +91,18 @@ impl Tree {
 
     /// Writes bytes of the data object from `offset` on to the files they belong to, which are created as needed. Any
     /// part may have been written when it fails.
-    pub fn write(&self, mut offset: u64, mut buf: &[u8]) -> io::Result<()> {
+    pub fn write(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        match self.write_files(offset, buf) {
+            // All was there once, and directories have their modes; then a sync failed.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                self.create_directories()?;
+                self.write_files(offset, buf)
+            }
+            other => other,
+        }
+    }
+
+    fn write_files(&self, mut offset: u64, mut buf: &[u8]) -> io::Result<()> {
         let mut path = PathBuf::new();
         let mut index = self.file_at(offset);
         while !buf.is_empty() {

@@ -165,9 +165,11 @@ impl Book {
         }
         for at in &there {
             let published = self.published.entry(at.clone()).or_default();
-            if published.gone {
+            // A power cut may undo a removal that failed on its way, which the next start does again.
+            if published.gone && status.is_some() {
                 return Err(format!("{at:?} was published a second time"));
             }
+            published.gone = false;
         }
         for bundle in status.into_iter().flat_map(|status| &status.bundles) {
             if bundle.path.is_none() {

@@ -12,8 +12,10 @@ use checkvalve_protocol::fec::Plans;
 use checkvalve_protocol::id::SessionId;
 use checkvalve_protocol::receive::{DropReason, Limits, Reassembly, ReceivedBlock, Wanted};
 use checkvalve_protocol::seal::Opener;
+use checkvalve_protocol::ticket::Loss;
 use checkvalve_protocol::time::Time;
 use checkvalve_protocol::wire::{Content, Symbol};
+use checkvalve_receiver::delivery::ticket::{TicketError, TicketView};
 use checkvalve_receiver::delivery::{Delivery, OpenError, Policy, Settings};
 use checkvalve_receiver::hook::HookPolicy;
 use checkvalve_receiver::inbox::Durability;
@@ -29,6 +31,8 @@ pub(super) const QUARANTINE: &str = "/quarantine";
 pub(super) const STATE: &str = "/state";
 pub(super) const SILENCE_MS: u64 = 10_000;
 const MAX_PARKED: usize = 64;
+/// Most lines of a ticket: few, so that some do not hold all that is lacking.
+const TICKET_LINES: usize = 3;
 
 /// A run of the receiver's process.
 pub(super) struct High {
@@ -147,6 +151,13 @@ impl High {
         }
         self.delivery.tick(wall_ms);
         self.delivery.lost().into_iter().for_each(|bundle| self.reassembly.forget(bundle));
+    }
+
+    /// What the command `ticket` prints; none named: `ticket --all`.
+    pub(super) fn tickets(&mut self, which: &[String]) -> Result<Vec<TicketView>, TicketError> {
+        let tally = self.reassembly.tally();
+        let loss = Loss::of(tally.sent - tally.received, tally.sent);
+        self.delivery.tickets(which, loss, TICKET_LINES, &|bundle| self.reassembly.lacking(bundle))
     }
 
     /// Told to stop: what is ready is stored, what is not is kept.

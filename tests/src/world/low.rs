@@ -101,7 +101,7 @@ pub(super) const LINK_KEY: [u8; 32] = [7; 32];
 pub(super) const SPOOL: &str = "/spool";
 pub(super) const STATE: &str = "/state";
 
-pub(super) fn parameters(options: &Options) -> Parameters {
+fn parameters(options: &Options) -> Parameters {
     let link = Link {
         mtu: 576,
         rate: RATE,

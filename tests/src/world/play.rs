@@ -550,7 +550,9 @@ impl<'a> World<'a> {
         });
         if let Err(error) = made {
             self.note(|| format!("{name:?} cannot be dropped: {error}"));
-            disk.outside(|| drop(disk.remove_tree(at)));
+            // For good: what a power cut would bring back of it is no bundle that anybody dropped.
+            let parent = at.parent().expect("a directory");
+            disk.outside(|| drop(disk.remove_tree(at).and_then(|()| disk.sync_fs(parent))));
             return;
         }
         self.book.dropped(&disk, channel.as_str(), &to);

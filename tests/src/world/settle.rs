@@ -1,19 +1,13 @@
 //! The end of a run: all is mended, tickets are carried until nothing is lacking, and the sums must come out.
 
-use std::ops::Range;
-
-use checkvalve_protocol::id::{BundleId, ChannelName};
-use checkvalve_protocol::partition::Oti;
-use checkvalve_protocol::ticket::{Data, Loss, Need, Subject, Ticket};
-use checkvalve_protocol::wire::ObjectKind;
-use checkvalve_receiver::delivery::status::{BundleStatus, Status};
+use checkvalve_protocol::ticket::Ticket;
+use checkvalve_receiver::delivery::status::Status;
+use checkvalve_receiver::delivery::ticket::TicketError;
 use checkvalve_receiver::ledger::State;
-use checkvalve_receiver::sink::{Sink, Want};
 use checkvalve_sender::engine::{BundleState, ResendError, View};
 
 use super::book::Held;
 use super::high::SILENCE_MS;
-use super::low::parameters;
 use super::play::{MS, World};
 use crate::simdisk::SimDisk;
 
@@ -52,17 +46,21 @@ impl World<'_> {
         Err(format!("after {ROUNDS} rounds of tickets: {:?}", self.lacking(&view, &status)))
     }
 
-    /// Carries a ticket for each bundle that is reported as lacking. With `give_up`, the person also gives up what the
-    /// sender cannot send any more, and drops it again.
+    /// Carries the receiver's tickets for what it reports as lacking: all at once, or each as `status` says. With
+    /// `give_up`, the person also gives up what the sender cannot send any more, and drops it again.
     pub(super) fn carry_tickets(&mut self, give_up: bool) -> Held {
         let Some(status) = self.status() else { return Ok(()) };
-        for row in status.bundles.iter().filter(|row| matches!(row.state, State::Incomplete | State::Missing)) {
-            if self.low.process.is_none() || self.high.process.is_none() {
-                return Ok(());
+        let commands = status.bundles.iter().filter_map(|row| row.ticket.clone());
+        let named: Vec<String> = commands.map(|c| c.split(' ').next_back().unwrap_or_default().to_owned()).collect();
+        let asked = match named.is_empty() {
+            false if self.tickets.is_multiple_of(2) => vec![Vec::new()],
+            _ => named.into_iter().map(|name| vec![name]).collect(),
+        };
+        for which in asked {
+            for text in self.tickets_of(&which)? {
+                self.tickets += 1;
+                self.carry(&text, give_up)?;
             }
-            let Some(ticket) = self.ticket(row)? else { continue };
-            self.tickets += 1;
-            self.carry(row, &ticket, give_up)?;
         }
         Ok(())
     }
@@ -75,7 +73,10 @@ impl World<'_> {
             return Ok(());
         }
         let bundle = sent[usize::try_from(pick % sent.len() as u64).expect("small")];
-        self.resend(&bundle.id.to_string(), &[]).map(drop)
+        let (which, clock) = (bundle.id.to_string(), self.low_clock());
+        let Some(process) = &mut self.low.process else { return Ok(()) };
+        let did = SimDisk::until_power_cut(|| process.engine.resend(&which, &[], clock).map(drop));
+        self.low_survived(did).map(drop)
     }
 
     /// Waits until the sender has sent all that it has.
@@ -111,6 +112,10 @@ impl World<'_> {
             let what = format!("{}/{} ({:?}: {:?})", row.channel, row.sequence, row.state, row.reason);
             match row.state {
                 State::Incomplete | State::Missing => lacking.push(Lacking::Reported(what)),
+                // Of one that was reported, something came again: the line repeats old datagrams.
+                State::Receiving if status.now_ms.saturating_sub(row.changed_ms) < SILENCE_MS => {
+                    lacking.push(Lacking::Waiting(what));
+                }
                 State::Receiving => lacking.push(Lacking::Unreported(what)),
                 State::Complete if self.script.options.hook.is_some() => lacking.push(Lacking::Waiting(what)),
                 State::Installing => lacking.push(Lacking::Waiting(what)),
@@ -129,87 +134,33 @@ impl World<'_> {
         lacking
     }
 
-    /// What the receiver would print, through text and back.
-    fn ticket(&mut self, row: &BundleStatus) -> Result<Option<Ticket>, String> {
-        let channel = ChannelName::new(&row.channel).ok();
-        let subject = match (row.id.parse().ok(), channel) {
-            (Some(bundle), _) => {
-                let data = self.data_lacking(bundle, row)?;
-                let Some(data) = data else { return Ok(None) };
-                Subject::Bundle { bundle, announce: true, hashes: true, data }
-            }
-            (None, Some(channel)) => {
-                let count = row.through.unwrap_or(row.sequence) - row.sequence + 1;
-                Subject::Sequences { channel, first: row.sequence, count }
-            }
-            (None, None) => return Err(format!("a row of status is about nothing: {row:?}")),
-        };
-        let ticket = Ticket::new(subject, Loss::of(1, 100)).map_err(|error| format!("no ticket: {error}"))?;
-        let (ticket, _) = match self.oti(row.bytes) {
-            Some(oti) => ticket.fit(&oti, 40),
-            None => (ticket, checkvalve_protocol::ticket::Cost { lacking: 0, asked: 0 }),
-        };
-        let text = ticket.to_text().ok_or("a ticket of more than 40 lines")?;
-        let read = Ticket::parse(&text).map_err(|error| format!("the ticket cannot be read: {error}"))?;
-        if read == ticket { Ok(Some(read)) } else { Err("the ticket is read as another one".to_owned()) }
-    }
-
-    fn data_lacking(&mut self, bundle: BundleId, row: &BundleStatus) -> Result<Option<Data>, String> {
-        let (Some(oti), true) = (self.oti(row.bytes), row.received > 0) else { return Ok(Some(Data::All)) };
-        let Some(process) = &self.high.process else { return Ok(None) };
-        let want = SimDisk::until_power_cut(|| process.delivery.want(bundle, ObjectKind::Data, &oti));
-        Ok(match self.high_survived(want)? {
-            None => None,
-            Some(Want::Yes { have }) => {
-                let lacking = (0..oti.blocks()).filter(|&sbn| !have.contains(sbn));
-                Some(Data::of_blocks(lacking.map(|sbn| (sbn, Need::Whole))))
-            }
-            Some(Want::Done) => Some(Data::Nothing),
-            Some(Want::Refuse(_)) => Some(Data::All),
-        })
-    }
-
-    fn oti(&self, bytes: u64) -> Option<Oti> {
-        let parameters = parameters(&self.script.options);
-        Oti::new(bytes, parameters.symbol_size(), parameters.block_symbols()).ok()
-    }
-
-    fn carry(&mut self, row: &BundleStatus, ticket: &Ticket, give_up: bool) -> Held {
-        let mut asked: Vec<(String, Ranges)> = Vec::new();
-        match ticket.subject() {
-            Subject::Bundle { bundle, .. } => {
-                let mut ranges = Vec::new();
-                if let Some(oti) = self.oti(row.bytes) {
-                    let blocks = ticket.blocks(&oti).map_err(|error| format!("ticket of {bundle}: {error}"))?;
-                    ranges.extend(blocks.into_iter().map(|(range, need)| match need {
-                        Need::Whole => (range, None),
-                        Need::Symbols(n) => (range, Some(u32::from(n))),
-                    }));
-                }
-                asked.push((bundle.to_string(), ranges));
-            }
-            Subject::Sequences { channel, first, count } => {
-                asked.extend((*first..first + count).map(|n| (format!("{channel}/{n}"), Vec::new())));
-            }
+    /// What the receiver prints.
+    fn tickets_of(&mut self, which: &[String]) -> Result<Vec<String>, String> {
+        let Some(process) = &mut self.high.process else { return Ok(Vec::new()) };
+        let printed = SimDisk::until_power_cut(|| process.tickets(which));
+        match self.high_survived(printed)? {
+            None | Some(Err(TicketError::Complete(..))) => Ok(Vec::new()),
+            Some(Err(error)) => Err(format!("no ticket: {error}")),
+            Some(Ok(views)) => Ok(views.into_iter().map(|view| view.text).collect()),
         }
-        for (which, ranges) in asked {
-            self.note(|| format!("ticket for {which}: {ranges:?}"));
-            match self.resend(&which, &ranges)? {
-                Some(Err(ResendError::Failed(..) | ResendError::NotRetained(_))) if give_up => self.give_up(&which)?,
-                Some(Err(error @ (ResendError::Unknown(_) | ResendError::Ambiguous(..) | ResendError::Blocks(..)))) => {
+    }
+
+    fn carry(&mut self, text: &str, give_up: bool) -> Held {
+        let ticket = Ticket::parse(text).map_err(|error| format!("a ticket cannot be read: {error}"))?;
+        self.note(|| format!("carries {ticket:?}"));
+        let clock = self.low_clock();
+        let Some(process) = &mut self.low.process else { return Ok(()) };
+        let did = SimDisk::until_power_cut(|| process.engine.resend_ticket(&ticket, false, clock));
+        for (which, answer) in self.low_survived(did)?.into_iter().flatten() {
+            match answer {
+                Err(ResendError::Failed(..) | ResendError::NotRetained(_)) if give_up => self.give_up(&which)?,
+                Err(error @ (ResendError::Unknown(_) | ResendError::Ambiguous(..) | ResendError::Blocks(..))) => {
                     return Err(format!("the sender refuses a ticket: {error}"));
                 }
                 _ => {}
             }
         }
         Ok(())
-    }
-
-    fn resend(&mut self, which: &str, ranges: &[Asked]) -> Result<Option<Result<(), ResendError>>, String> {
-        let clock = self.low_clock();
-        let Some(process) = &mut self.low.process else { return Ok(None) };
-        let did = SimDisk::until_power_cut(|| process.engine.resend(which, ranges, clock).map(drop));
-        self.low_survived(did)
     }
 
     /// The sender cannot send it any more: the receiver need not wait for it, and it is dropped again.
@@ -273,9 +224,6 @@ impl World<'_> {
     }
 }
 
-type Asked = (Range<u32>, Option<u32>);
-type Ranges = Vec<Asked>;
-
 /// What is not over yet.
 #[derive(Debug)]
 enum Lacking {
@@ -283,6 +231,6 @@ enum Lacking {
     Reported(#[allow(dead_code, reason = "for Debug")] String),
     /// It was sent, and the receiver says nothing.
     Unreported(String),
-    /// For its hook.
+    /// For its hook, or for more of it to come.
     Waiting(#[allow(dead_code, reason = "for Debug")] String),
 }
