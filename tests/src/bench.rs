@@ -5,6 +5,7 @@
 
 pub mod burst;
 pub mod ceiling;
+pub mod curve;
 pub mod disk;
 pub mod endure;
 pub mod files;
@@ -37,6 +38,8 @@ pub struct Plan {
     pub file: u64,
     /// The rate that `link` begins with, in Mbit/s.
     pub rate: u64,
+    /// Where `curve` draws its pictures.
+    pub pictures: Option<std::path::PathBuf>,
 }
 
 /// Gbit/s of so many bytes in so many seconds.

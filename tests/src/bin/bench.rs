@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use checkvalve_tests::bench::report::Section;
 use checkvalve_tests::bench::{
-    Plan, burst, ceiling, disk, endure, files, idle, inner, latency, link, pacing, stopwatch,
+    Plan, burst, ceiling, curve, disk, endure, files, idle, inner, latency, link, pacing, stopwatch,
 };
 use checkvalve_tests::skip;
 use clap::{Parser, ValueEnum};
@@ -37,6 +37,9 @@ struct Args {
     /// The rate that `link` begins with, in Mbit/s; by default one that limits nothing.
     #[arg(long, default_value_t = 20_000)]
     rate: u64,
+    /// Where `curve` draws its pictures (loss.svg, burst.svg) and writes their tables (loss.md).
+    #[arg(long, value_name = "DIRECTORY")]
+    pictures: Option<PathBuf>,
     /// Where to write all figures as JSON; rewritten after each part.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -62,6 +65,8 @@ enum Part {
     Files,
     /// The longest outage that a bundle survives.
     Burst,
+    /// How often a bundle completes in one pass, by loss and by repair; simulated.
+    Curve,
     /// What an idle pair costs.
     Idle,
     /// How exactly the rate is kept.
@@ -125,6 +130,7 @@ impl Args {
             spell: Duration::from_millis(if self.quick { 100 } else { 400 }),
             file: self.mebibytes.unwrap_or(mebibytes).max(1) << 20,
             rate: self.rate,
+            pictures: self.pictures.clone(),
         }
     }
 
@@ -146,6 +152,7 @@ impl Part {
             Self::Latency => "latency",
             Self::Files => "files",
             Self::Burst => "burst",
+            Self::Curve => "curve",
             Self::Idle => "idle",
             Self::Pacing => "pacing",
             Self::Size => "size",
@@ -154,7 +161,7 @@ impl Part {
     }
 
     fn needs_link(self) -> bool {
-        !matches!(self, Self::Codec | Self::Seal | Self::Hash)
+        !matches!(self, Self::Codec | Self::Seal | Self::Hash | Self::Curve)
     }
 
     /// Measures. A part that fails is a problem of that part, not of the others.
@@ -169,6 +176,7 @@ impl Part {
             Self::Latency => latency::run,
             Self::Files => files::run,
             Self::Burst => burst::run,
+            Self::Curve => curve::run,
             Self::Idle => idle::run,
             Self::Pacing => pacing::run,
             Self::Size => endure::run_size,
