@@ -109,6 +109,8 @@ impl Tree {
             let Some(span) = self.files.get(index).copied() else { return Err(io::ErrorKind::InvalidInput.into()) };
             let len = usize::try_from(span.end() - offset).unwrap_or(usize::MAX).min(buf.len());
             let (part, rest) = buf.split_at(len);
+            // Written again, after a fault or in other pieces, it has neither mode nor time.
+            self.finished[index / 64].fetch_and(!(1 << (index % 64)), Ordering::Relaxed);
             if span.offset == offset && span.size == len as u64 {
                 if len > 0 {
                     self.write_whole(index, span, part, &mut path)?;
