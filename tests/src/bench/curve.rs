@@ -69,7 +69,7 @@ struct Point {
 pub fn run(plan: &Plan) -> Section {
     let about = "bundles of 1 GiB that complete in one pass; mtu 1500, 900 Mbit/s, burst = \"10 ms\"; simulated losses";
     let mut section = Section { name: "curve", about: about.to_owned(), ..Section::default() };
-    let trials = if plan.quick { 10 } else { 200 };
+    let trials = if plan.quick { 10 } else { 40 * u32::try_from(plan.repetitions).unwrap_or(1) };
     let plans = Plans::new();
     let (mut by_loss, mut by_burst) = (Vec::new(), Vec::new());
     for repair in REPAIR {
@@ -275,22 +275,15 @@ fn beyond_k(blocks: u32, plans: &Plans) -> f64 {
     let mut extra = 0;
     for _ in 0..blocks {
         let mut esis: Vec<u32> = (0..u32::from(K)).filter(|_| !rng.chance(50)).collect();
-        let mut next = u32::from(K);
-        loop {
-            let lacking = usize::from(K).saturating_sub(esis.len());
-            let more = (next..).filter(|_| !rng.chance(50)).take(lacking.max(1)).collect::<Vec<_>>();
-            let whole = esis.len() == usize::from(K);
-            if !whole {
-                next = more.last().copied().unwrap_or(next) + 1;
-                esis.extend(more);
-            }
-            if decodes(K, &esis, plans) {
-                extra += esis.len() - usize::from(K);
-                break;
-            }
+        let lacking = usize::from(K) - esis.len();
+        let mut repair = (u32::from(K)..).filter(|_| !rng.chance(50));
+        esis.extend(repair.by_ref().take(lacking));
+        while !decodes(K, &esis, plans) {
+            esis.extend(repair.next());
+            extra += 1;
         }
     }
-    extra as f64 / f64::from(blocks)
+    f64::from(extra) / f64::from(blocks)
 }
 
 /// How likely `n` trials of probability `p` succeed `k` times or more.
