@@ -46,6 +46,8 @@ pub(super) struct Low {
     active: Vec<Active>,
     running: BTreeMap<u64, Running>,
     finished: Vec<(BundleId, Finished)>,
+    /// Bundles that the wire is told to withdraw.
+    pub(super) withdrew: Vec<BundleId>,
     starved: bool,
     channels: Vec<ChannelState>,
     next_channel: usize,
@@ -161,6 +163,7 @@ impl Low {
             active: Vec::new(),
             running: BTreeMap::new(),
             finished: Vec::new(),
+            withdrew: Vec::new(),
             starved: false,
             channels: Vec::new(),
             next_channel: 0,
@@ -389,6 +392,7 @@ impl Low {
             while let Some(task) = active.tasks.next_task() {
                 self.make(&mut active, &task).expect("an announce is no data");
             }
+            self.withdrew.push(active.job.bundle);
             self.sign(&mut active, Outcome::Withdrawn { reason: reason.to_string() });
             while let Some(task) = active.tasks.next_closing() {
                 self.make(&mut active, &task).expect("hashes are no data");
