@@ -12,7 +12,9 @@
 //! when more arrive: the block that comes out then says so ([`ReceivedBlock::has_parked`]).
 
 mod block;
+mod buffers;
 mod drops;
+mod record;
 mod replay;
 mod tally;
 
@@ -21,8 +23,10 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Duration;
 
 pub use self::block::ReceivedBlock;
-use self::block::{Buffers, Open, State};
+use self::block::{Open, State};
+use self::buffers::Buffers;
 pub use self::drops::{DropReason, Drops};
+pub use self::record::{BlockMemory, Extent, recover};
 use self::replay::Sessions;
 use self::tally::Margins;
 pub use self::tally::Tally;
@@ -127,15 +131,26 @@ impl Hasher for SbnHasher {
 }
 
 impl Reassembly {
-    /// Nothing received yet.
+    /// Nothing received yet; blocks are on the heap.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
+        Self::with(limits, None)
+    }
+
+    /// Nothing received yet; blocks are in `memory` as long as it has room, then on the heap. Where that memory outlives the
+    /// process, [`recover`] finds them in it.
+    #[must_use]
+    pub fn with_memory(limits: Limits, memory: Box<dyn BlockMemory>) -> Self {
+        Self::with(limits, Some(memory))
+    }
+
+    fn with(limits: Limits, memory: Option<Box<dyn BlockMemory>>) -> Self {
         Self {
             limits,
             sessions: Sessions::default(),
             objects: Vec::new(),
             recent: 0,
-            buffers: Buffers::new(limits.memory),
+            buffers: Buffers::new(limits.memory, memory),
             ready: VecDeque::new(),
             parked: VecDeque::new(),
             margins: Margins::default(),
@@ -157,7 +172,7 @@ impl Reassembly {
         let Content::Symbol(symbol) = header.content else { return Ok(()) };
         let at = self.object(now, &symbol, want)?;
         // A repair symbol takes room of its own; a source symbol has its place in the block.
-        let full = self.buffers.is_full(u64::from(symbol.oti.symbol_size()));
+        let full = self.buffers.is_full(Buffers::repair_bytes(&symbol.oti));
         if full || !self.objects[at].open.contains_key(&symbol.sbn) {
             self.make_place(now, at, &symbol)?;
         }
@@ -200,7 +215,7 @@ impl Reassembly {
             let block = self.buffers.block(symbol, symbols);
             self.objects[at].open.insert(symbol.sbn, Open { block: Some(block), state: State::Collecting, heard: now });
         }
-        let repair = u64::from(symbol.oti.symbol_size());
+        let repair = Buffers::repair_bytes(&symbol.oti);
         let has_place = symbol.oti.block_symbols(symbol.sbn).is_some_and(|k| symbol.esi < u32::from(k));
         if self.buffers.is_full(repair) && !self.make_room(repair) && !has_place {
             return Err(DropReason::Memory);
@@ -337,7 +352,7 @@ impl Reassembly {
         }
     }
 
-    /// Gives back the buffers of a parked block whose symbols nobody keeps.
+    /// Gives back the memory of a parked block whose symbols nobody keeps.
     pub fn recycle(&mut self, block: ReceivedBlock) {
         self.buffers.recycle(block);
     }

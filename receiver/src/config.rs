@@ -30,8 +30,9 @@ pub struct Config {
     /// `state`: the directory for ledger, audit trail, manifests and logs of hooks. Best on the file system of the inbox, since
     /// publishing is renaming; otherwise bundles under way are held in `INBOX/.staging`. Required.
     pub state: PathBuf,
-    /// `control`: the socket through which commands talk to the daemon. Its directory must exist.
-    /// Default `"/run/checkvalve-receiver/control.sock"`.
+    /// `control`: the socket through which commands talk to the daemon. Its directory must exist. Beside it, where that is a
+    /// tmpfs as `/run` is, a file with the ending `.blocks` holds the blocks under way, so that they outlive a kill of the
+    /// daemon. Default `"/run/checkvalve-receiver/control.sock"`.
     #[serde(default = "defaults::control")]
     pub control: PathBuf,
     /// `memory`: what the daemon may take; two thirds of it hold blocks that are not stored yet, which must be at least

@@ -8,6 +8,7 @@ pub mod control;
 pub mod delivery;
 pub mod hook;
 pub mod inbox;
+pub mod lasting;
 pub mod ledger;
 pub mod link;
 pub mod pipeline;

@@ -10,6 +10,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -23,6 +24,7 @@ use checkvalve_protocol::seal::Opener;
 use checkvalve_protocol::time::Time;
 use checkvalve_protocol::wire::{Content, Header, Symbol};
 
+use crate::lasting::{self, Lasting};
 use crate::link::{Link, ReceiveBuffer, Received};
 use crate::sink::{ObjectProgress, RefuseReason, Sink, Want};
 use crate::windows::{LinkWindow, Sample, Windows};
@@ -40,6 +42,10 @@ pub struct PipelineConfig {
     pub kernel_buffer: usize,
     /// Threads that decode and store.
     pub workers: usize,
+    /// Where blocks under way outlive the process, on a tmpfs; None: on the heap.
+    pub lasting: Option<PathBuf>,
+    /// Which run of the kernel this is: memory of another one is gone.
+    pub boot: [u8; 16],
 }
 
 /// What happened on the link since the start.
@@ -131,12 +137,28 @@ impl Pipeline {
             // Sooner than a bundle is called incomplete, so that a resend is not met with an old answer.
             ask_again: Duration::from_millis(500),
         };
+        // The sockets first: the kernel holds what comes while the blocks of the run before are looked after.
+        let (mut links, mut buffers) = (Vec::new(), Vec::new());
+        for &address in &config.listen {
+            let (link, buffer) = Link::open(address, config.kernel_buffer)?;
+            links.push(link);
+            buffers.push(buffer);
+        }
+        let plans = Plans::new();
+        let lasting = config.lasting.as_deref().and_then(|path| {
+            go_on(path, config.boot, &plans, &*sink);
+            lasting_memory(path, config.boot, config.memory)
+        });
+        let reassembly = match lasting {
+            Some(memory) => Reassembly::with_memory(limits, Box::new(memory)),
+            None => Reassembly::new(limits),
+        };
         let kernel = config.listen.iter().map(|_| AtomicU64::new(0)).collect();
         let shared = Arc::new(Shared {
             sink,
-            plans: Plans::new(),
+            plans,
             state: Mutex::new(State {
-                reassembly: Reassembly::new(limits),
+                reassembly,
                 ready: VecDeque::new(),
                 parked: VecDeque::new(),
                 drops: Drops::default(),
@@ -148,12 +170,6 @@ impl Pipeline {
             counts: Counts { kernel, ..Counts::default() },
             windows: Mutex::default(),
         });
-        let (mut links, mut buffers) = (Vec::new(), Vec::new());
-        for &address in &config.listen {
-            let (link, buffer) = Link::open(address, config.kernel_buffer)?;
-            links.push(link);
-            buffers.push(buffer);
-        }
         let mut this = Self { shared, threads: Vec::new(), buffers };
         for (lane, link) in links.into_iter().enumerate() {
             let opener = Opener::new(config.link_key);
@@ -227,6 +243,39 @@ impl Pipeline {
         self.threads.push(std::thread::Builder::new().name(name).spawn(move || run(&shared))?);
         Ok(())
     }
+}
+
+/// Takes up the blocks that a run before this one had in memory when it was killed: those that are complete are stored, the
+/// symbols of the others kept as if they had been parked.
+fn go_on(path: &Path, boot: [u8; 16], plans: &Plans, sink: &dyn Sink) {
+    let (mut blocks, mut symbols) = (0_u32, 0);
+    let left = lasting::left_behind(path, boot, &mut |mut block| {
+        let (bundle, kind, oti, sbn) = (block.bundle(), block.kind(), block.oti(), block.sbn());
+        match sink.want(bundle, kind, &oti) {
+            Want::Yes { have } if !have.contains(sbn) => {}
+            _ => return,
+        }
+        blocks += 1;
+        symbols += block.received();
+        sink.unpark(&mut block);
+        let complete = block.received() >= u32::from(block.symbols()) && block.decode(plans).is_ok();
+        if !complete || sink.block(bundle, kind, &oti, sbn, block.data()).is_err() {
+            sink.park(&block);
+        }
+    });
+    match left {
+        Ok(()) if blocks > 0 => tracing::info!(blocks, symbols, "going on with blocks that were under way"),
+        Ok(()) => {}
+        Err(error) => tracing::warn!(path = %path.display(), %error, "blocks that were under way are lost"),
+    }
+}
+
+fn lasting_memory(path: &Path, boot: [u8; 16], bytes: u64) -> Option<Lasting> {
+    let memory = Lasting::create(path, boot, bytes);
+    if let Err(error) = &memory {
+        tracing::info!(path = %path.display(), %error, "if the daemon is killed, blocks under way are lost");
+    }
+    memory.ok()
 }
 
 impl Shared {

@@ -91,10 +91,11 @@ pub fn run(config: &Path) -> Result<(), RunError> {
     let checked = Config::load(config)?;
     let lock = Lock::acquire(&checked.config.state.join("lock"))?;
     let disk: Arc<dyn Disk> = Arc::new(OsDisk);
-    let delivery = Delivery::open(disk, settings(&checked), checked.trusted.clone(), boot_id()?, now_ms())?;
+    let boot = boot_id()?;
+    let delivery = Delivery::open(disk, settings(&checked), checked.trusted.clone(), boot, now_ms())?;
     let delivery = Arc::new(delivery);
     let server = Server::bind(&checked.config.control)?;
-    let pipeline = start_pipeline(&checked, &delivery)?;
+    let pipeline = start_pipeline(&checked, boot, &delivery)?;
     let workers = Workers::start(&delivery)?;
     if checked.trusted.is_empty() {
         tracing::warn!(directory = %checked.config.keys.trusted.display(), "no key is trusted: every bundle will be quarantined");
@@ -225,7 +226,7 @@ impl Workers {
     }
 }
 
-fn start_pipeline(checked: &Checked, delivery: &Arc<Delivery>) -> Result<Pipeline, RunError> {
+fn start_pipeline(checked: &Checked, boot: BootId, delivery: &Arc<Delivery>) -> Result<Pipeline, RunError> {
     let link = &checked.config.link;
     let wanted = usize::try_from(link.receive_buffer.bytes()).unwrap_or(usize::MAX);
     let config = PipelineConfig {
@@ -234,6 +235,8 @@ fn start_pipeline(checked: &Checked, delivery: &Arc<Delivery>) -> Result<Pipelin
         memory: checked.block_memory,
         kernel_buffer: wanted,
         workers: checked.workers,
+        lasting: Some(checked.config.control.with_extension("blocks")),
+        boot,
     };
     let pipeline = Pipeline::start(&config, Arc::clone(delivery) as _)
         .map_err(|error| RunError::Listen { address: checked.listen[0], error })?;

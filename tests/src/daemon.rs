@@ -96,6 +96,16 @@ impl Daemon {
         self.child.wait().expect("a child can be waited for");
     }
 
+    /// Stops it where it is (SIGSTOP), until [`Daemon::resume`].
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
     /// Waits for it to end by itself.
     pub fn wait(&mut self, limit: Duration) -> Option<ExitStatus> {
         wait_until(limit, || self.child.try_wait().expect("a child can be waited for"))

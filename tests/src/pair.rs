@@ -109,6 +109,18 @@ impl Pair {
         Setup::default()
     }
 
+    /// Keeps the sender from sending while `meanwhile` happens.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn with_sender_paused(&mut self, meanwhile: impl FnOnce(&mut Self)) {
+        let sender = self.sender.take().expect("the sender runs");
+        sender.pause();
+        meanwhile(self);
+        sender.resume();
+        self.sender = Some(sender);
+    }
+
     /// Where to make what is to be dropped under that name.
     pub fn place(&self, name: &str) -> PathBuf {
         self.low.place.join(name)

@@ -51,6 +51,29 @@ fn outages_from_a_tenth_of_a_second_to_twenty() {
     all_arrive(&pair, &bundles);
 }
 
+#[test]
+fn a_killed_receiver_goes_on_with_what_it_had() {
+    require_link!();
+    // Some two hundred blocks are under way at any moment, of which hardly one could be completed by what follows.
+    let mut pair = Pair::setup().rate("100 Mbit/s").sender("fec.burst", "200 ms").on_tmpfs().start();
+    tree::large(&pair.place("image"), 40 * MIB, 1);
+    let image = pair.drop("image");
+    for _ in 0..3 {
+        pair.wait_state(&image, &["receiving"]);
+        std::thread::sleep(Duration::from_millis(700));
+        pair.with_sender_paused(|pair| {
+            // What is in the kernel's buffers ends with the socket.
+            std::thread::sleep(Duration::from_millis(300));
+            pair.kill_receiver();
+            pair.start_receiver();
+        });
+    }
+    pair.wait_installed(&image);
+    pair.assert_identical(&image);
+    let log = std::fs::read_to_string(&pair.high.log).expect("the receiver's log");
+    assert_eq!(log.matches("going on with blocks").count(), 3, "{log}");
+}
+
 /// Kills one side at random moments while ten bundles are sent, and takes the link away now and then.
 fn killed(side: Side) {
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").subsec_nanos();

@@ -1,6 +1,8 @@
-//! A source block while its symbols come in, and the buffers that blocks are made of.
+//! A source block while its symbols come in.
 
 use super::DropReason;
+use super::buffers::Buffers;
+use super::record::{HEAD, REPAIR_SYMBOLS, Record};
 use crate::fec::{self, FecError, Plans};
 use crate::id::BundleId;
 use crate::limits::MAX_BLOCK_SYMBOLS;
@@ -18,13 +20,15 @@ const EXTRA: u32 = 8;
 pub struct ReceivedBlock {
     place: Symbol,
     symbols: u16,
-    /// K × T bytes, source symbols in their places.
-    bytes: Vec<u8>,
+    /// The source symbols in their places.
+    pub(super) record: Record,
     have: [u64; MAX_BLOCK_SYMBOLS as usize / 64],
     source: u16,
-    repair: Vec<(u32, Vec<u8>)>,
+    /// ESIs of the repair symbols, in the order in which they lie in `repair_records`.
+    repair: Vec<u32>,
+    pub(super) repair_records: Vec<Record>,
     /// Whether its buffers count as held.
-    counted: bool,
+    pub(super) counted: bool,
     /// Symbols of it that the caller keeps.
     parked: u32,
 }
@@ -80,7 +84,7 @@ impl ReceivedBlock {
 
     /// Adds a symbol that was parked; false if it is here already, or is none of this block.
     pub fn add(&mut self, esi: u32, symbol: &[u8]) -> bool {
-        self.place_symbol(esi, symbol, &mut |symbol| symbol.to_vec()).is_ok()
+        self.place_symbol(esi, symbol, &mut Record::heap).is_ok()
     }
 
     /// Rebuilds the missing source symbols. [`FecError::NotEnough`]: give it back with
@@ -91,8 +95,9 @@ impl ReceivedBlock {
         }
         let have = self.have;
         let has = |esi: u16| have[usize::from(esi) / 64] >> (esi % 64) & 1 == 1;
-        let repair = self.repair.iter().map(|(esi, bytes)| (*esi, bytes.as_slice()));
-        fec::decode(plans, &mut self.bytes, self.place.oti.symbol_size(), has, repair)?;
+        let (size, len) = (self.place.oti.symbol_size(), self.len());
+        let repair = repair_symbols(&self.repair, &self.repair_records, usize::from(size));
+        fec::decode(plans, self.record.source_mut(len), size, has, repair)?;
         self.source = self.symbols;
         self.have = [u64::MAX; MAX_BLOCK_SYMBOLS as usize / 64];
         Ok(())
@@ -102,15 +107,42 @@ impl ReceivedBlock {
     #[must_use]
     pub fn data(&self) -> &[u8] {
         let len = self.place.oti.block_len(self.place.sbn).unwrap_or(0);
-        &self.bytes[..len.min(self.bytes.len())]
+        self.record.source(len.min(self.len()))
     }
 
     /// The symbols that are here: ESI and T bytes.
     pub fn received_symbols(&self) -> impl Iterator<Item = (u32, &[u8])> {
         let size = usize::from(self.place.oti.symbol_size());
         let source = (0..self.symbols).filter(|&esi| self.has(esi));
-        let source = source.map(move |esi| (u32::from(esi), &self.bytes[usize::from(esi) * size..][..size]));
-        source.chain(self.repair.iter().map(|(esi, bytes)| (*esi, bytes.as_slice())))
+        let bytes = self.record.source(self.len());
+        let source = source.map(move |esi| (u32::from(esi), &bytes[usize::from(esi) * size..][..size]));
+        source.chain(repair_symbols(&self.repair, &self.repair_records, size))
+    }
+
+    /// A block of which nothing is here yet, in these bytes.
+    pub(super) fn new(place: &Symbol, symbols: u16, mut record: Record) -> Self {
+        record.begin(place, true);
+        Self {
+            place: Symbol { esi: 0, ..*place },
+            symbols,
+            record,
+            have: [0; MAX_BLOCK_SYMBOLS as usize / 64],
+            source: 0,
+            repair: Vec::new(),
+            repair_records: Vec::new(),
+            counted: true,
+            parked: 0,
+        }
+    }
+
+    pub(super) fn on_heap(place: &Symbol, symbols: u16) -> Self {
+        let len = HEAD + usize::from(symbols) * usize::from(place.oti.symbol_size());
+        Self { counted: false, ..Self::new(place, symbols, Record::heap(len)) }
+    }
+
+    /// K × T.
+    fn len(&self) -> usize {
+        usize::from(self.symbols) * usize::from(self.place.oti.symbol_size())
     }
 
     fn has(&self, esi: u16) -> bool {
@@ -123,7 +155,7 @@ impl ReceivedBlock {
 
     /// K, symbols received, and the highest ESI of them.
     pub(super) fn counted(&self) -> (u32, u32, u32) {
-        let repair = self.repair.iter().map(|(esi, _)| *esi).max();
+        let repair = self.repair.iter().copied().max();
         let highest = repair.unwrap_or_else(|| u32::from(self.symbols).saturating_sub(1));
         (self.symbols.into(), self.received(), highest)
     }
@@ -133,14 +165,14 @@ impl ReceivedBlock {
     }
 
     pub(super) fn put(&mut self, esi: u32, payload: &[u8], buffers: &mut Buffers) -> Result<(), DropReason> {
-        self.place_symbol(esi, payload, &mut |symbol| buffers.symbol(symbol))
+        self.place_symbol(esi, payload, &mut |len| buffers.record(len, len))
     }
 
     fn place_symbol(
         &mut self,
         esi: u32,
         payload: &[u8],
-        own: &mut dyn FnMut(&[u8]) -> Vec<u8>,
+        room: &mut dyn FnMut(usize) -> Record,
     ) -> Result<(), DropReason> {
         let size = usize::from(self.place.oti.symbol_size());
         if payload.len() != size {
@@ -154,20 +186,39 @@ impl ReceivedBlock {
                 }
                 self.have[word] |= bit;
                 self.source += 1;
-                self.bytes[usize::from(esi) * size..][..size].copy_from_slice(payload);
+                self.record.put_source(esi, payload, self.have[word]);
             }
             None => {
-                if self.repair.iter().any(|(have, _)| *have == esi) {
+                if self.repair.contains(&esi) {
                     return Err(DropReason::Duplicate);
                 }
                 if self.received() >= u32::from(self.symbols) + EXTRA {
                     return Err(DropReason::Surplus);
                 }
-                self.repair.push((esi, own(payload)));
+                let at = self.repair.len() % REPAIR_SYMBOLS;
+                if at == 0 {
+                    let mut record = room(HEAD + REPAIR_SYMBOLS * size);
+                    record.begin(&self.place, false);
+                    self.repair_records.push(record);
+                }
+                if let Some(record) = self.repair_records.last_mut() {
+                    record.put_repair(at, esi, payload);
+                    self.repair.push(esi);
+                }
             }
         }
         Ok(())
     }
+}
+
+/// ESI and bytes of each repair symbol.
+fn repair_symbols<'a>(
+    esis: &'a [u32],
+    records: &'a [Record],
+    size: usize,
+) -> impl Iterator<Item = (u32, &'a [u8])> + 'a {
+    let at = move |n: usize| Some(records.get(n / REPAIR_SYMBOLS)?.repair(n % REPAIR_SYMBOLS, size));
+    esis.iter().enumerate().filter_map(move |(n, &esi)| Some((esi, at(n)?)))
 }
 
 /// A block in the reassembly.
@@ -230,117 +281,5 @@ impl Open {
 
     pub(super) fn lacking(&self) -> u32 {
         self.block.as_ref().map_or(0, ReceivedBlock::lacking)
-    }
-}
-
-/// Buffers for blocks and repair symbols, used again and again, and counted.
-pub(super) struct Buffers {
-    limit: u64,
-    /// Bytes in blocks that are out.
-    held: u64,
-    /// Bytes in the two lists below.
-    spare: u64,
-    blocks: Vec<Vec<u8>>,
-    symbols: Vec<Vec<u8>>,
-}
-
-impl Buffers {
-    pub(super) fn new(limit: u64) -> Self {
-        Self { limit, held: 0, spare: 0, blocks: Vec::new(), symbols: Vec::new() }
-    }
-
-    pub(super) fn held(&self) -> u64 {
-        self.held
-    }
-
-    pub(super) fn block_bytes(symbols: u16, oti: &Oti) -> u64 {
-        u64::from(symbols) * u64::from(oti.symbol_size())
-    }
-
-    /// Whether `bytes` more would pass the limit, even if nothing new had to be allocated.
-    pub(super) fn is_full(&self, bytes: u64) -> bool {
-        self.held + bytes > self.limit
-    }
-
-    pub(super) fn block(&mut self, place: &Symbol, symbols: u16) -> ReceivedBlock {
-        let len = usize::from(symbols) * usize::from(place.oti.symbol_size());
-        let mut bytes = match self.blocks.iter().rposition(|b| b.capacity() >= len && b.capacity() / 2 <= len) {
-            Some(at) => {
-                let bytes = self.blocks.swap_remove(at);
-                self.spare = self.spare.saturating_sub(bytes.capacity() as u64);
-                bytes
-            }
-            None => {
-                self.trim(len as u64);
-                // One size for all blocks of an object, the last and shorter ones too.
-                let full = usize::from(place.oti.max_block_symbols()) * usize::from(place.oti.symbol_size());
-                Vec::with_capacity(if full / 2 <= len { full } else { len })
-            }
-        };
-        bytes.resize(len, 0);
-        self.held += bytes.capacity() as u64;
-        ReceivedBlock {
-            place: Symbol { esi: 0, ..*place },
-            symbols,
-            bytes,
-            have: [0; MAX_BLOCK_SYMBOLS as usize / 64],
-            source: 0,
-            repair: Vec::new(),
-            counted: true,
-            parked: 0,
-        }
-    }
-
-    pub(super) fn symbol(&mut self, payload: &[u8]) -> Vec<u8> {
-        let mut symbol = self.symbols.pop().unwrap_or_default();
-        self.spare = self.spare.saturating_sub(symbol.capacity() as u64);
-        symbol.clear();
-        symbol.extend_from_slice(payload);
-        self.held += symbol.capacity() as u64;
-        symbol
-    }
-
-    /// The block leaves the reassembly: it does not count any more.
-    pub(super) fn release(&mut self, block: &mut ReceivedBlock) {
-        if std::mem::take(&mut block.counted) {
-            let repair: u64 = block.repair.iter().map(|(_, s)| s.capacity() as u64).sum();
-            self.held = self.held.saturating_sub(block.bytes.capacity() as u64 + repair);
-        }
-    }
-
-    pub(super) fn recycle(&mut self, mut block: ReceivedBlock) {
-        self.release(&mut block);
-        for (_, symbol) in block.repair.drain(..) {
-            self.keep(symbol, false);
-        }
-        self.keep(block.bytes, true);
-    }
-
-    pub(super) fn recycle_symbol(&mut self, symbol: Vec<u8>) {
-        self.held = self.held.saturating_sub(symbol.capacity() as u64);
-        self.keep(symbol, false);
-    }
-
-    pub(super) fn recycle_open(&mut self, mut open: Open) {
-        for (_, symbol) in open.resume() {
-            self.recycle_symbol(symbol);
-        }
-    }
-
-    fn keep(&mut self, buffer: Vec<u8>, block: bool) {
-        let bytes = buffer.capacity() as u64;
-        if self.held + self.spare + bytes > self.limit {
-            return;
-        }
-        self.spare += bytes;
-        if block { self.blocks.push(buffer) } else { self.symbols.push(buffer) }
-    }
-
-    /// Frees spare buffers so that `bytes` can be allocated within the limit.
-    fn trim(&mut self, bytes: u64) {
-        while self.held + self.spare + bytes > self.limit {
-            let Some(buffer) = self.blocks.pop().or_else(|| self.symbols.pop()) else { return };
-            self.spare = self.spare.saturating_sub(buffer.capacity() as u64);
-        }
     }
 }
