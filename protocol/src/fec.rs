@@ -239,10 +239,13 @@ mod tests {
         );
     }
 
-    /// What the crate alone makes of a block.
-    fn by_the_crate(source: &[u8], size: u16, first_esi: u32, count: u32) -> Vec<u8> {
+    /// The crate alone, which plans anew for each block.
+    fn crate_encoder(source: &[u8], size: u16) -> SourceBlockEncoder {
         let symbols = u16::try_from(source.len() / usize::from(size)).unwrap();
-        let encoder = SourceBlockEncoder::new(0, &config(symbols, size).unwrap(), source);
+        SourceBlockEncoder::new(0, &config(symbols, size).unwrap(), source)
+    }
+
+    fn by_the_crate(encoder: &SourceBlockEncoder, symbols: u16, first_esi: u32, count: u32) -> Vec<u8> {
         let packets = encoder.repair_packets(first_esi - u32::from(symbols), count);
         packets.iter().flat_map(|packet| packet.data().to_vec()).collect()
     }
@@ -252,12 +255,14 @@ mod tests {
         let plans = Plans::new();
         for symbols in [1, 2, 3, 4, 10, 11, 64, 101, 128, 255, 256, 257, 512, 1_024] {
             let whole = block(symbols, 64);
+            let encoder = crate_encoder(&whole, 64);
             for (skip, count) in [(0, 1), (0, 13), (7, 14), (1_000, 27), (60_000, 64), (5, 65), (3, 200)] {
                 let first = u32::from(symbols) + skip;
                 let mut made = vec![9; 3];
                 encode(&plans, &whole, 64, first, count, &mut made).unwrap();
                 assert_eq!(made[..3], [9; 3], "what was there stays");
-                assert!(made[3..] == by_the_crate(&whole, 64, first, count), "K={symbols} ESI {first} and {count} on");
+                let expected = by_the_crate(&encoder, symbols, first, count);
+                assert!(made[3..] == expected, "K={symbols} ESI {first} and {count} on");
             }
         }
     }
@@ -271,7 +276,7 @@ mod tests {
             u32::try_from((state >> 33) % u64::from(bound)).unwrap()
         };
         let (mut solved, mut short) = (0, 0);
-        for round in 0..400 {
+        for round in 0..150 {
             let symbols = u16::try_from(1 + next(300)).unwrap();
             let whole = block(symbols, 64);
             let lost = (1 + next(40)).min(u32::from(symbols));
@@ -284,7 +289,8 @@ mod tests {
             let esis: Vec<u32> = (0..lost + round % 3)
                 .map(|_| u32::from(symbols) + next(if round % 2 == 0 { 60 } else { 100_000 }))
                 .collect();
-            let symbol = |esi: u32| by_the_crate(&whole, 64, esi, 1);
+            let encoder = crate_encoder(&whole, 64);
+            let symbol = |esi: u32| by_the_crate(&encoder, symbols, esi, 1);
             let received: Vec<(u32, Vec<u8>)> = esis.iter().map(|&esi| (esi, symbol(esi))).collect();
             let mut holed = whole.clone();
             for (symbol, _) in holed.chunks_mut(64).zip(&missing).filter(|(_, missing)| **missing) {
@@ -320,6 +326,6 @@ mod tests {
                 assert!(holed == before, "the block is as it was");
             }
         }
-        assert!(solved > 250 && short > 5, "{solved} solved, {short} short");
+        assert!(solved > 90 && short > 1, "{solved} solved, {short} short");
     }
 }

@@ -4,8 +4,8 @@
 //! thread owns: it never allocates for a session that has not proven the link key.
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::arithmetic_side_effects)]
 
-use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use ring::hkdf;
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::hkdf;
 
 use crate::id::SessionId;
 use crate::limits::{CRC_LEN, HEADER_LEN, TAG_LEN};
@@ -72,10 +72,20 @@ impl Sealer {
     /// Panics if it is not, or as [`Sealer::seal_in_place`] does.
     pub fn seal(&self, header: &Header, payload: &[u8], out: &mut [u8]) {
         assert_eq!(out.len(), self.datagram_len(payload.len()), "the datagram fits its buffer");
+        self.check(header);
         let (head, body) = out.split_at_mut(HEADER_LEN);
         head.copy_from_slice(&header.to_bytes());
-        body.split_at_mut(payload.len()).0.copy_from_slice(payload);
-        self.seal_in_place(header, out);
+        match &self.key {
+            // Encrypting from one buffer into the other is the copy.
+            Some(key) => key
+                .seal_in_place_scatter(nonce(header.counter), Aad::from(&*head), &mut [], payload, body)
+                .expect("a datagram is shorter than 64 GiB"),
+            None => {
+                let (body, trailer) = body.split_at_mut(payload.len());
+                body.copy_from_slice(payload);
+                trailer.copy_from_slice(&crc(head, body));
+            }
+        }
     }
 
     /// Seals `datagram`: the header's bytes, the payload, and room for the trailer.
@@ -83,14 +93,12 @@ impl Sealer {
     /// Panics if there is no room for both, or if the header names another session or mode. `header.counter` must
     /// never be used twice in a session.
     pub fn seal_in_place(&self, header: &Header, datagram: &mut [u8]) {
-        assert_eq!(header.session, self.session, "a sealer seals its own session");
-        assert_eq!(header.sealed, self.key.is_some(), "header and sealer agree on the mode");
+        self.check(header);
         let (head, body) = datagram.split_at_mut(HEADER_LEN);
         match &self.key {
             Some(key) => {
                 let (body, trailer) = body.split_at_mut(body.len().saturating_sub(TAG_LEN));
                 let tag = key.seal_in_place_separate_tag(nonce(header.counter), Aad::from(&*head), body);
-                // ring refuses only inputs of more than 64 GiB.
                 trailer.copy_from_slice(tag.expect("a datagram is shorter than 64 GiB").as_ref());
             }
             None => {
@@ -98,6 +106,11 @@ impl Sealer {
                 trailer.copy_from_slice(&crc(head, body));
             }
         }
+    }
+
+    fn check(&self, header: &Header) {
+        assert_eq!(header.session, self.session, "a sealer seals its own session");
+        assert_eq!(header.sealed, self.key.is_some(), "header and sealer agree on the mode");
     }
 }
 

@@ -3,7 +3,8 @@
 //! 1. [`Work`] says which blocks of a bundle go out, with which ESIs and how much repair ([`work`]).
 //! 2. The caller reads and encodes each block ([`Encoder`]) and pushes it to the [`Transmitter`].
 //! 3. [`Transmitter::poll_transmit`] picks symbols ([`schedule`]), keeps the rate ([`pacer`]) and fills a [`Batch`].
-//! 4. [`Batch::seal`] seals it, outside of any lock; the caller hands it to the kernel as one super-datagram.
+//! 4. [`Batch::seal`] seals it, outside of any lock; the caller hands it to the kernel as one super-datagram. Where nobody
+//!    waits for the lock, [`Transmitter::poll_sealed`] does both, and saves a copy.
 
 pub mod margin;
 pub mod pacer;
@@ -42,7 +43,10 @@ pub enum Transmit {
 /// Datagrams of one size (the last may be shorter), back to back: what goes to the kernel in one call.
 #[derive(Debug, Default)]
 pub struct Batch {
-    bytes: Vec<u8>,
+    /// Grows to what the largest batch took, and stays.
+    buffer: Vec<u8>,
+    /// Bytes of `buffer` that are datagrams.
+    filled: usize,
     /// Length of each datagram but the last.
     size: usize,
     /// The header of each.
@@ -105,12 +109,21 @@ impl Transmitter {
 
     /// Fills `batch` with what should leave at `now`.
     pub fn poll_transmit(&mut self, now: Time, batch: &mut Batch) -> Transmit {
+        self.fill(now, batch, None)
+    }
+
+    /// As [`Transmitter::poll_transmit`], and seals it on the way.
+    pub fn poll_sealed(&mut self, now: Time, sealer: &Sealer, batch: &mut Batch) -> Transmit {
+        self.fill(now, batch, Some(sealer))
+    }
+
+    fn fill(&mut self, now: Time, batch: &mut Batch, sealer: Option<&Sealer>) -> Transmit {
         if let Some(at) = self.pacer.wait(now) {
             return Transmit::Wait(at);
         }
         batch.clear();
         if let Some(payload) = self.control.pop_front() {
-            batch.put(self.header(Content::Beacon), &payload);
+            batch.put(self.header(Content::Beacon), &payload, sealer);
         }
         while batch.is_empty() || (batch.len() < self.max_datagrams && batch.has_room()) {
             if batch.headers.first().is_some_and(|h| h.content == Content::Beacon) {
@@ -119,7 +132,7 @@ impl Transmitter {
             let header = self.header(Content::Beacon);
             let turn = batch.symbol_size();
             let sent = self.schedule.next(now, turn, |symbol, bytes| {
-                batch.put(Header { content: Content::Symbol(symbol), ..header }, bytes);
+                batch.put(Header { content: Content::Symbol(symbol), ..header }, bytes, sealer);
             });
             if !sent {
                 // The counter taken for this symbol is the next one's.
@@ -148,10 +161,10 @@ impl Batch {
         Self::default()
     }
 
-    /// The datagrams, back to back; sealed only after [`Batch::seal`].
+    /// The datagrams, back to back; sealed only after [`Batch::seal`] or by [`Transmitter::poll_sealed`].
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        &self.buffer[..self.filled]
     }
 
     /// Length of each datagram but the last, which may be shorter: the kernel's segment size.
@@ -174,18 +187,19 @@ impl Batch {
 
     /// Each datagram.
     pub fn datagrams(&self) -> impl Iterator<Item = &[u8]> {
-        self.bytes.chunks(self.size.max(1))
+        self.bytes().chunks(self.size.max(1))
     }
 
     /// Bytes on the wire, Ethernet included.
     #[must_use]
     pub fn wire_bytes(&self) -> usize {
-        self.bytes.len() + self.headers.len() * (IP_UDP_LEN + ETHERNET_LEN)
+        self.filled + self.headers.len() * (IP_UDP_LEN + ETHERNET_LEN)
     }
 
-    /// Seals every datagram in place.
+    /// Seals every datagram in place. Not after [`Transmitter::poll_sealed`].
     pub fn seal(&mut self, sealer: &Sealer) {
-        for (header, datagram) in self.headers.iter().zip(self.bytes.chunks_mut(self.size.max(1))) {
+        let bytes = &mut self.buffer[..self.filled];
+        for (header, datagram) in self.headers.iter().zip(bytes.chunks_mut(self.size.max(1))) {
             sealer.seal_in_place(header, datagram);
         }
     }
@@ -199,25 +213,35 @@ impl Batch {
     }
 
     fn has_room(&self) -> bool {
-        self.bytes.len() + self.size <= MAX_BATCH_BYTES
+        self.filled + self.size <= MAX_BATCH_BYTES
     }
 
     fn clear(&mut self) {
-        self.bytes.clear();
+        self.filled = 0;
         self.headers.clear();
         self.size = 0;
     }
 
-    fn put(&mut self, header: Header, payload: &[u8]) {
+    fn put(&mut self, header: Header, payload: &[u8], sealer: Option<&Sealer>) {
         let trailer = if header.sealed { crate::limits::TAG_LEN } else { crate::limits::CRC_LEN };
         let len = HEADER_LEN + payload.len() + trailer;
         if self.headers.is_empty() {
             self.size = len;
         }
         assert_eq!(len, self.size, "a batch has one size of datagrams");
-        self.bytes.extend_from_slice(&header.to_bytes());
-        self.bytes.extend_from_slice(payload);
-        self.bytes.extend_from_slice(&[0; crate::limits::TAG_LEN][..trailer]);
+        let end = self.filled + len;
+        if self.buffer.len() < end {
+            self.buffer.resize(end, 0);
+        }
+        let datagram = &mut self.buffer[self.filled..end];
+        match sealer {
+            Some(sealer) => sealer.seal(&header, payload, datagram),
+            None => {
+                datagram[..HEADER_LEN].copy_from_slice(&header.to_bytes());
+                datagram[HEADER_LEN..len - trailer].copy_from_slice(payload);
+            }
+        }
+        self.filled = end;
         self.headers.push(header);
     }
 }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use checkvalve_host::config::ConfigError;
 use checkvalve_host::control::{BindError, Refusal, Reply, Server};
 use checkvalve_host::disk::{Disk, OsDisk};
@@ -20,7 +21,6 @@ use checkvalve_host::exit::Exit;
 use checkvalve_host::lock::{Lock, LockError};
 use checkvalve_host::notify::Notifier;
 use checkvalve_protocol::id::SessionId;
-use ring::rand::{SecureRandom, SystemRandom};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 

@@ -118,7 +118,7 @@ fn ctrl_c_ends_the_demonstration_and_leaves_nothing() {
     require_link!();
     let work = tempfile::tempdir().unwrap();
     // Long enough to be interrupted in the middle.
-    let mut demo = start_demo(work.path(), "root", "900");
+    let demo = start_demo(work.path(), "root", "900");
     let started = Instant::now();
     while daemons(work.path()).len() < 2 {
         assert!(started.elapsed() < Duration::from_secs(300), "the daemons did not start");
@@ -127,8 +127,11 @@ fn ctrl_c_ends_the_demonstration_and_leaves_nothing() {
     std::thread::sleep(Duration::from_secs(1));
     // As a terminal does it: to the whole group.
     kill_process_group(Pid::from_child(&demo), Signal::INT).unwrap();
-    assert_eq!(demo.wait().unwrap().code(), Some(130));
-    nothing_is_left(work.path(), demo.id());
+    let pid = demo.id();
+    let out = demo.wait_with_output().unwrap();
+    let said = [out.stdout, out.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    assert_eq!(out.status.code(), Some(130), "{}{}", said[0], said[1]);
+    nothing_is_left(work.path(), pid);
 }
 
 fn demo(kind: &str) {

@@ -5,11 +5,11 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use checkvalve_host::exit::Exit;
 use checkvalve_host::log::escape_path;
 use checkvalve_protocol::crypto::{LinkKey, SigningKey};
 use clap::Subcommand;
-use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::json;
 
 use super::{CommandError, say, say_json};
