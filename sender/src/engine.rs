@@ -141,6 +141,8 @@ pub struct Engine {
     ready: BTreeMap<BundleId, sending::Ready>,
     /// States that the disk did not take yet.
     unsaved: BTreeMap<BundleId, BundleRecord>,
+    /// Given up, and the other side is still to be told.
+    withdrawing: BTreeMap<BundleId, sending::Withdrawal>,
     /// Given up, and still to be moved to `.failed`.
     failing: BTreeMap<BundleId, (ChannelName, String)>,
     /// Being removed, with their content.
@@ -243,6 +245,7 @@ impl Engine {
         self.held_up.retain(|_, until| *until > now.mono_ms);
         self.look_at_jobs();
         self.save_again();
+        self.withdraw_next(&mut actions);
         self.fail_again();
         self.scan_if_due();
         self.claim(&mut actions);

@@ -34,7 +34,7 @@ use serde::Serialize;
 use crate::bundle::{Plan, ReadError};
 use crate::link::Link;
 
-/// One transmission of a bundle: a pass, or a resend of parts.
+/// One transmission of a bundle: a pass, a resend of parts, or its withdrawal.
 pub struct Job {
     /// The bundle.
     pub bundle: BundleId,
@@ -45,7 +45,7 @@ pub struct Job {
     /// The highest goes first.
     pub priority: i16,
     /// The signed announce.
-    pub announce: Vec<u8>,
+    pub announce: Arc<Vec<u8>>,
     /// BLAKE3 of it.
     pub announce_digest: [u8; 32],
     /// Length of the data in bytes.
@@ -68,6 +68,8 @@ pub struct Job {
     pub passes: u32,
     /// What of the data to send.
     pub selection: Selection,
+    /// Why the bundle is withdrawn: then announce and withdrawal are all that is sent, and nothing is read.
+    pub withdrawn: Option<String>,
     /// The files' hashes, if they are known: what is read must have them. With them, parts can be read alone
     /// ([`SpotReader`](crate::bundle::SpotReader)), since the engine has proven that nothing changed.
     pub known_hashes: Option<Arc<Vec<[u8; 32]>>>,
@@ -96,11 +98,13 @@ pub enum Finished {
         /// The BLAKE3 of each regular file, in order.
         hashes: Vec<[u8; 32]>,
     },
-    /// It could not be read, and was withdrawn.
+    /// It could not be read. The other side has not been told: first it has to be written down.
     Failed {
         /// Why.
         reason: ReadError,
     },
+    /// The other side has been told that it will not come.
+    Withdrawn,
     /// The pipeline was stopped; nothing is said about the bundle.
     Aborted,
 }

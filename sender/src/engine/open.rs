@@ -60,6 +60,7 @@ impl Engine {
             active: BTreeMap::new(),
             ready: BTreeMap::new(),
             unsaved: BTreeMap::new(),
+            withdrawing: BTreeMap::new(),
             failing: BTreeMap::new(),
             removing: BTreeSet::new(),
             leftovers: Vec::new(),

@@ -2,13 +2,13 @@
 
 use std::io;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use checkvalve_host::journal::Sync;
 use checkvalve_protocol::id::{BundleId, ChannelName};
 use checkvalve_protocol::limits::MAX_ESI;
-use checkvalve_protocol::manifest::Announce;
 use checkvalve_protocol::transmit::Selection;
 
 use super::{Actions, Due, Engine, HeldUp, KEEP_MS};
@@ -31,6 +31,22 @@ pub(super) struct Active {
     progress: Option<Arc<Progress>>,
     /// Whether it was seen on the wire: the pipeline may have others to send first.
     begun: bool,
+    /// What was announced of it, once it is a job.
+    announced: Option<Announced>,
+}
+
+/// What a withdrawal takes of a bundle.
+#[derive(Clone)]
+struct Announced {
+    plan: Arc<Plan>,
+    announce: Arc<Vec<u8>>,
+}
+
+/// A bundle that the other side is to be told will not come.
+pub(super) struct Withdrawal {
+    announced: Announced,
+    esis: Range<u32>,
+    reason: String,
 }
 
 /// A bundle that waits for nothing but its turn.
@@ -45,6 +61,7 @@ enum Kind {
     Pass,
     Carousel,
     Resend,
+    Withdrawal,
 }
 
 impl Active {
@@ -67,6 +84,7 @@ impl Kind {
             Self::Pass => "pass",
             Self::Carousel => "carousel",
             Self::Resend => "resend",
+            Self::Withdrawal => "withdrawal",
         }
     }
 }
@@ -98,6 +116,25 @@ impl Engine {
         self.keep_few_ready();
     }
 
+    /// Tells the other side what will not come, once that is written down: whoever starts here next must not send it.
+    pub(super) fn withdraw_next(&mut self, actions: &mut Actions) {
+        let ids: Vec<_> = self.withdrawing.keys().filter(|id| !self.unsaved.contains_key(id)).copied().collect();
+        for id in ids {
+            let Some(withdrawal) = self.withdrawing.remove(&id) else { continue };
+            let Some(record) = self.ledger.get(id).cloned() else { continue };
+            let Withdrawal { announced, esis, reason } = withdrawal;
+            let mut job = self.job_of(record, Kind::Withdrawal, announced, esis, PathBuf::new());
+            job.withdrawn = Some(reason);
+            actions.jobs.push(job);
+        }
+    }
+
+    /// Whether a bundle that failed is still to be withdrawn on the wire, with the reason that beacons do not have.
+    pub(super) fn is_withdrawing(&self, id: BundleId) -> bool {
+        let on_its_way = self.active.get(&id).is_some_and(|active| active.kind == Kind::Withdrawal);
+        on_its_way || self.withdrawing.contains_key(&id)
+    }
+
     /// Looks which jobs came to the wire since the last time; beacons should say so.
     pub(super) fn look_at_jobs(&mut self) {
         for active in self.active.values_mut().filter(|active| active.is_waiting()) {
@@ -119,26 +156,31 @@ impl Engine {
             }
             Err(LoadError::Disk(error)) => self.load_later(&record, &error),
             Err(LoadError::Withdraw { reason, .. }) if record.passes_done > 0 => self.stop_sending(record, &reason),
-            Err(LoadError::Withdraw { reason, announce: Some(announce) }) => {
-                // The other side should hear it: reading this fails at once, and the pipeline withdraws it.
-                let (announce, content) = *announce;
-                let loaded = withdrawn(announce, content, reason, record.fingerprint);
-                self.ready.insert(id, Ready { loaded, reserved: None });
+            Err(LoadError::Withdraw { reason, announce }) => {
+                let announced = announce.map(|announce| {
+                    let (announce, content) = *announce;
+                    Announced { plan: Arc::new(Plan::broken(content, &*reason)), announce: Arc::new(announce) }
+                });
+                self.fail(record, reason, announced);
             }
-            Err(LoadError::Withdraw { reason, announce: None }) => self.fail(record, reason),
         }
     }
 
     pub(super) fn job_finished(&mut self, id: BundleId, finished: Finished) {
         let Some(active) = self.active.remove(&id) else { return };
+        if active.kind == Kind::Withdrawal {
+            // From now on beacons say it.
+            self.beacon_changed = true;
+            return;
+        }
         let Some(record) = self.ledger.get(id).cloned() else { return };
         match finished {
             Finished::Transmitted { hashes } => self.transmitted(record, active.kind, &hashes),
             // The other side was promised it, and may well have it.
             Finished::Failed { reason } if record.passes_done > 0 => self.stop_sending(record, &reason.to_string()),
-            Finished::Failed { reason } => self.fail(record, reason.to_string()),
+            Finished::Failed { reason } => self.fail(record, reason.to_string(), active.announced),
             // It goes on with the next session, or at once if the pipeline lives.
-            Finished::Aborted => {}
+            Finished::Aborted | Finished::Withdrawn => {}
         }
     }
 
@@ -153,7 +195,8 @@ impl Engine {
     }
 
     fn slots_free(&self, channel: &ChannelName) -> usize {
-        SLOTS.saturating_sub(self.active.values().filter(|active| active.channel == *channel).count())
+        let takes = |active: &&Active| active.channel == *channel && active.kind != Kind::Withdrawal;
+        SLOTS.saturating_sub(self.active.values().filter(takes).count())
     }
 
     fn next_of(&self, channel: &ChannelName) -> Option<BundleId> {
@@ -174,10 +217,11 @@ impl Engine {
             return if record.passes_done > 0 {
                 self.stop_sending(record, reason)
             } else {
-                self.fail(record, reason.to_owned())
+                self.fail(record, reason.to_owned(), None)
             };
         }
-        let active = Active { channel: record.channel.clone(), kind: kind(&record), progress: None, begun: false };
+        let (channel, kind) = (record.channel.clone(), kind(&record));
+        let active = Active { channel, kind, progress: None, begun: false, announced: None };
         self.active.insert(record.id, active);
         let key = Arc::clone(&self.setup.key);
         actions.work.push(Work::Load(Box::new(Loading { home, record, key })));
@@ -210,24 +254,44 @@ impl Engine {
                 esis
             }
         };
+        let announced = Announced { plan: loaded.plan, announce: Arc::new(loaded.announce) };
+        let mut job = self.job_of(record, kind, announced, esis, home.root());
+        job.known_hashes = loaded.hashes;
+        Some(job)
+    }
+
+    /// A job, which begins.
+    fn job_of(
+        &mut self,
+        record: BundleRecord,
+        kind: Kind,
+        announced: Announced,
+        esis: Range<u32>,
+        root: PathBuf,
+    ) -> Job {
         let progress = Arc::new(Progress::default());
-        let active =
-            Active { channel: record.channel.clone(), kind, progress: Some(Arc::clone(&progress)), begun: false };
+        let active = Active {
+            channel: record.channel.clone(),
+            kind,
+            progress: Some(Arc::clone(&progress)),
+            begun: false,
+            announced: Some(announced.clone()),
+        };
         self.active.insert(record.id, active);
         self.beacon_changed = true;
         let rules = self.rules(&record.channel);
         let pass = if kind == Kind::Pass { record.passes_done + 1 } else { rules.passes.max(record.passes_done) };
         tracing::info!(channel = %record.channel, sequence = record.sequence, bundle = %record.id,
             bytes = record.bytes, pass, passes = rules.passes, kind = kind.name(), "transmitting");
-        Some(Job {
+        Job {
             bundle: record.id,
             sequence: record.sequence.unwrap_or_default(),
             priority: rules.priority,
-            announce: loaded.announce,
+            announce: announced.announce,
             announce_digest: record.announce,
             data_len: record.bytes,
-            plan: loaded.plan,
-            root: home.root(),
+            plan: announced.plan,
+            root,
             symbol_size: record.symbol_size,
             block_symbols: record.block_symbols,
             first_esi: esis.start,
@@ -235,10 +299,11 @@ impl Engine {
             pass,
             passes: rules.passes.max(pass),
             selection: if kind == Kind::Resend { selection(record.resends.first()) } else { Selection::All },
-            known_hashes: loaded.hashes,
+            withdrawn: None,
+            known_hashes: None,
             progress,
             channel: record.channel,
-        })
+        }
     }
 
     /// Takes the ESIs of the next transmission; it begins with them.
@@ -284,6 +349,7 @@ impl Engine {
             }
             Kind::Carousel => record.due_ms = rules.carousel_ms.map(|every| uptime + every),
             Kind::Resend => drop((!record.resends.is_empty()).then(|| record.resends.remove(0))),
+            Kind::Withdrawal => {}
         }
         tracing::info!(channel = %record.channel, sequence = record.sequence, bundle = %record.id,
             bytes = record.bytes, passes_done = record.passes_done, kind = kind.name(), "transmitted");
@@ -298,10 +364,15 @@ impl Engine {
         }
     }
 
-    /// Withdraws a bundle: it keeps its sequence, and what is held of it goes to `.failed`.
-    fn fail(&mut self, mut record: BundleRecord, reason: String) {
+    /// Withdraws a bundle: it keeps its sequence, and what is held of it goes to `.failed`. Where its announce is known, the
+    /// other side is told why.
+    fn fail(&mut self, mut record: BundleRecord, reason: String, announced: Option<Announced>) {
         tracing::error!(channel = %record.channel, sequence = record.sequence, bundle = %record.id,
             name = %Shown::new(&record.name), "failed: {reason}");
+        if let Some(announced) = announced {
+            let esis = self.reserve(&mut record);
+            self.withdrawing.insert(record.id, Withdrawal { announced, esis, reason: reason.clone() });
+        }
         record.state = State::Failed(reason.clone());
         record.due_ms = None;
         record.resends.clear();
@@ -329,7 +400,7 @@ impl Engine {
         if record.passes_done > 0 {
             self.stop_sending(record, "it is not held any more");
         } else {
-            self.fail(record, "what was held of it is gone".to_owned());
+            self.fail(record, "what was held of it is gone".to_owned(), None);
         }
     }
 
@@ -369,9 +440,4 @@ fn selection(resend: Option<&Resend>) -> Selection {
         }
         _ => Selection::All,
     }
-}
-
-fn withdrawn(announce: Vec<u8>, content: Announce, reason: String, fingerprint: [u8; 32]) -> Loaded {
-    let plan = Arc::new(Plan::broken(content, reason));
-    Loaded { plan, announce, fingerprint, hashes: None }
 }

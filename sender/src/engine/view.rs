@@ -263,6 +263,7 @@ impl Engine {
 
     fn recent(&self, record: &BundleRecord) -> Option<Recent> {
         let state = match self.state(record) {
+            _ if self.is_withdrawing(record.id) => RecentState::Transmitting,
             BundleState::Queued => RecentState::Queued,
             BundleState::Transmitting => RecentState::Transmitting,
             BundleState::Transmitted => RecentState::Transmitted,

@@ -81,12 +81,14 @@ fn report(shared: &Shared) {
 }
 
 /// The job to go on with; waits for a while if none has room. Jobs enter from the queue here: one a channel, so that
-/// a channel's bundles stay in order, and a job of higher priority before all others.
+/// a channel's bundles stay in order, and a job of higher priority before all others. A withdrawal is short and waits for
+/// no bundle of its channel.
 fn choose(shared: &Shared, active: &mut Vec<Active>) -> Option<usize> {
     let mut state = shared.lock();
     let best = active.iter().map(|a| a.job.priority).max();
     let waiting = state.queue.iter().enumerate().filter(|(_, (job, _))| {
-        best.is_none_or(|p| job.priority >= p) && active.iter().all(|a| a.job.channel != job.channel)
+        best.is_none_or(|p| job.priority >= p)
+            && (job.withdrawn.is_some() || active.iter().all(|a| a.job.channel != job.channel))
     });
     // The oldest of the highest priority.
     let next = waiting.min_by_key(|(at, (job, _))| (-i32::from(job.priority), *at)).map(|(at, _)| at);
@@ -126,7 +128,7 @@ fn begin(shared: &Shared, state: &mut State, job: Job, done: WhenDone) -> Result
     let shape = WorkShape {
         bundle: job.bundle,
         announce_len: job.announce.len() as u64,
-        data_len: job.data_len,
+        data_len: if job.withdrawn.is_some() { 0 } else { job.data_len },
         selection: job.selection.clone(),
         first_esi: job.first_esi,
     };
@@ -152,6 +154,7 @@ fn begin(shared: &Shared, state: &mut State, job: Job, done: WhenDone) -> Result
     state.running.insert(id, running);
     let (disk, plan, root) = (Arc::clone(&shared.disk), Arc::clone(&job.plan), job.root.clone());
     let source = match (&job.selection, &job.known_hashes) {
+        _ if job.withdrawn.is_some() => Source::Ended,
         (Selection::Ranges(_), Some(_)) => Source::Parts(SpotReader::new(disk, plan, root)),
         (_, Some(hashes)) => Source::Whole(Box::new(Reader::new(disk, plan, root).expecting(Arc::clone(hashes)))),
         (_, None) => Source::Whole(Box::new(Reader::new(disk, plan, root))),
@@ -165,9 +168,9 @@ fn step(shared: &Shared, active: &mut Active) -> Result<bool, ProduceError> {
         Some(task) => task,
         None => {
             if active.hashes.is_none() {
-                let files = finish_reading(active)?;
-                seal_hashes(shared, active, Outcome::Complete { files: files.clone() })?;
-                active.outcome = Some(Finished::Transmitted { hashes: files });
+                let (said, outcome) = conclude(active)?;
+                seal_hashes(shared, active, said)?;
+                active.outcome = Some(outcome);
             }
             match active.work.next_closing() {
                 Some(task) => task,
@@ -177,6 +180,15 @@ fn step(shared: &Shared, active: &mut Active) -> Result<bool, ProduceError> {
     };
     make(shared, active, &task)?;
     Ok(true)
+}
+
+/// What the hashes are to say, and how the job ends with that.
+fn conclude(active: &mut Active) -> Result<(Outcome, Finished), ProduceError> {
+    if let Some(reason) = active.job.withdrawn.take() {
+        return Ok((Outcome::withdrawn(&reason), Finished::Withdrawn));
+    }
+    let files = finish_reading(active)?;
+    Ok((Outcome::Complete { files: files.clone() }, Finished::Transmitted { hashes: files }))
 }
 
 /// The hashes of all files, read to the end whatever was selected of them.
@@ -250,51 +262,16 @@ fn end(shared: &Shared, active: Active) {
     shared.work.notify_one();
 }
 
-/// The rest of the job is not sent. If the receiver has not been promised the bundle yet, it is withdrawn.
+/// The rest of the job is not sent. Whether the bundle is withdrawn is decided by who keeps the ledger.
 fn fail(shared: &Shared, mut active: Active, error: ProduceError) {
     let reason = match error {
         ProduceError::Read(reason) => reason,
         other => ReadError::Broken(other.to_string()),
     };
-    let announce_only = WorkShape {
-        bundle: active.job.bundle,
-        announce_len: active.job.announce.len() as u64,
-        data_len: 0,
-        selection: Selection::All,
-        first_esi: active.job.first_esi,
-    };
-    let parameters = shared.config.parameters.with_block(active.job.symbol_size, active.job.block_symbols);
-    let withdraw = active.job.known_hashes.is_none();
     let mut state = shared.lock();
     state.transmitter.schedule().abort(active.id);
     state.collect_spent();
-    let fresh = Work::new(&parameters, &announce_only).ok().filter(|_| withdraw);
-    if let Some(work) = fresh
-        && let Some(running) = state.running.remove(&active.id)
-    {
-        let id = state.transmitter.schedule().open(work.stream(active.job.priority));
-        state.running.insert(id, running);
-        drop(state);
-        active.id = id;
-        active.work = work;
-        active.source = Source::Ended;
-        if let Err(error) = withdraw_bundle(shared, &mut active, &reason) {
-            tracing::error!(bundle = %active.job.bundle, %error, "the bundle could not be withdrawn on the wire");
-        }
-    } else {
-        drop(state);
-    }
+    drop(state);
     active.outcome = Some(Finished::Failed { reason });
     end(shared, active);
-}
-
-fn withdraw_bundle(shared: &Shared, active: &mut Active, reason: &ReadError) -> Result<(), ProduceError> {
-    while let Some(task) = active.work.next_task() {
-        make(shared, active, &task)?;
-    }
-    seal_hashes(shared, active, Outcome::Withdrawn { reason: reason.to_string() })?;
-    while let Some(task) = active.work.next_closing() {
-        make(shared, active, &task)?;
-    }
-    Ok(())
 }

@@ -81,7 +81,7 @@ fn job(root: &Path, name: &str, sequence: u64, parameters: &Parameters) -> Job {
         sequence,
         priority: 0,
         announce_digest: blake3::hash(&announce).into(),
-        announce,
+        announce: Arc::new(announce),
         data_len: plan.data_len(),
         plan: Arc::new(plan),
         root: root.to_path_buf(),
@@ -92,6 +92,7 @@ fn job(root: &Path, name: &str, sequence: u64, parameters: &Parameters) -> Job {
         pass: 1,
         passes: 1,
         selection: Selection::All,
+        withdrawn: None,
         known_hashes: None,
         progress: Arc::default(),
     }
@@ -156,24 +157,32 @@ fn a_file_that_changed_withdraws_its_bundle_and_the_next_one_goes() {
     let to = socket();
     let (pipeline, parameters) = pipeline(&to, 0);
     let (first, second) = (job(dir.path(), "changed", 1, &parameters), job(dir.path(), "next", 2, &parameters));
+    let mut withdrawal = job(dir.path(), "changed", 1, &parameters);
+    (withdrawal.first_esi, withdrawal.withdrawn) = (first.esi_limit, Some("it shrank".to_owned()));
     std::fs::write(dir.path().join("changed"), vec![2; 1_500_000]).unwrap();
     let (tell, told) = mpsc::channel();
     let receiver = std::thread::spawn({
         let to = to.try_clone().unwrap();
         move || receive(&to)
     });
-    for job in [first, second] {
+    let submit = |job: Job| {
         let (tell, sequence) = (tell.clone(), job.sequence);
         pipeline.submit(job, Box::new(move |how| tell.send((sequence, how)).unwrap()));
-    }
+    };
+    submit(first);
+    let failed = told.recv_timeout(Duration::from_secs(30)).unwrap();
+    assert!(matches!(failed, (1, Finished::Failed { .. })), "{failed:?}");
+    // Only now that this could be written down is the other side told.
+    submit(second);
+    submit(withdrawal);
     let mut ends: Vec<_> = (0..2).map(|_| told.recv_timeout(Duration::from_secs(30)).unwrap()).collect();
     ends.sort_by_key(|(sequence, _)| *sequence);
-    assert!(matches!(ends[0].1, Finished::Failed { .. }), "{:?}", ends[0]);
+    assert_eq!(ends[0], (1, Finished::Withdrawn));
     assert!(matches!(ends[1].1, Finished::Transmitted { .. }), "{:?}", ends[1]);
     pipeline.stop();
     let arrived = receiver.join().unwrap();
     let hashes = Hashes::open(&arrived.objects[&(BundleId(1_000), ObjectKind::Hashes)], &trust()).unwrap();
-    assert!(matches!(hashes.value.outcome, Outcome::Withdrawn { .. }));
+    assert_eq!(hashes.value.outcome, Outcome::withdrawn("it shrank"));
     assert_eq!(arrived.objects[&(BundleId(2_000), ObjectKind::Data)], b"next");
 }
 

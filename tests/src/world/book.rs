@@ -30,8 +30,6 @@ pub(super) struct Book {
     esis: BTreeMap<BundleId, Vec<Range<u32>>>,
     /// Bundles of which a transmission ended whole.
     sent: BTreeSet<BundleId>,
-    /// Bundles of which a transmission was given up.
-    pub(super) withdrawn: BTreeSet<BundleId>,
     published: BTreeMap<(String, u64), Published>,
     tales: BTreeMap<BundleId, Tale>,
     begun: BTreeMap<String, u64>,
@@ -111,8 +109,6 @@ impl Book {
     pub(super) fn ended(&mut self, bundle: BundleId, whole: bool) {
         if whole {
             self.sent.insert(bundle);
-        } else {
-            self.withdrawn.insert(bundle);
         }
     }
 

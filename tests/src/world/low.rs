@@ -46,8 +46,6 @@ pub(super) struct Low {
     active: Vec<Active>,
     running: BTreeMap<u64, Running>,
     finished: Vec<(BundleId, Finished)>,
-    /// Bundles that the wire is told to withdraw.
-    pub(super) withdrew: Vec<BundleId>,
     starved: bool,
     channels: Vec<ChannelState>,
     next_channel: usize,
@@ -163,7 +161,6 @@ impl Low {
             active: Vec::new(),
             running: BTreeMap::new(),
             finished: Vec::new(),
-            withdrew: Vec::new(),
             starved: false,
             channels: Vec::new(),
             next_channel: 0,
@@ -253,7 +250,8 @@ impl Low {
     fn produce(&mut self) -> bool {
         let best = self.active.iter().map(|a| a.job.priority).max();
         let waiting = self.queue.iter().enumerate().filter(|(_, job)| {
-            best.is_none_or(|p| job.priority >= p) && self.active.iter().all(|a| a.job.channel != job.channel)
+            best.is_none_or(|p| job.priority >= p)
+                && (job.withdrawn.is_some() || self.active.iter().all(|a| a.job.channel != job.channel))
         });
         let next = waiting.min_by_key(|(at, job)| (-i32::from(job.priority), *at)).map(|(at, _)| at);
         if let Some(job) = next.and_then(|at| self.queue.remove(at)) {
@@ -276,7 +274,8 @@ impl Low {
     }
 
     fn begin(&mut self, job: Job) {
-        let tasks = match self.tasks(&job, job.data_len, job.selection.clone()) {
+        let data_len = if job.withdrawn.is_some() { 0 } else { job.data_len };
+        let tasks = match self.tasks(&job, data_len, job.selection.clone()) {
             Ok(tasks) => tasks,
             Err(reason) => return self.finished.push((job.bundle, Finished::Failed { reason })),
         };
@@ -296,6 +295,7 @@ impl Low {
         self.running.insert(stream.0, running);
         let (disk, plan, root) = (Arc::clone(&self.disk), Arc::clone(&job.plan), job.root.clone());
         let source = match (&job.selection, &job.known_hashes) {
+            _ if job.withdrawn.is_some() => Source::Ended,
             (Selection::Ranges(_), Some(_)) => Source::Parts(SpotReader::new(disk, plan, root)),
             (_, Some(hashes)) => Source::Whole(Box::new(Reader::new(disk, plan, root).expecting(Arc::clone(hashes)))),
             (_, None) => Source::Whole(Box::new(Reader::new(disk, plan, root))),
@@ -314,7 +314,10 @@ impl Low {
         let task = match active.tasks.next_task() {
             Some(task) => task,
             None => {
-                if active.hashes.is_none() {
+                if let Some(reason) = active.job.withdrawn.take() {
+                    self.sign(active, Outcome::withdrawn(&reason));
+                    active.outcome = Some(Finished::Withdrawn);
+                } else if active.hashes.is_none() {
                     let files = match std::mem::replace(&mut active.source, Source::Ended) {
                         Source::Whole(reader) => reader.finish()?,
                         _ => active.job.known_hashes.as_ref().map(|h| h.as_ref().clone()).unwrap_or_default(),
@@ -381,23 +384,6 @@ impl Low {
     fn fail(&mut self, mut active: Active, reason: ReadError) {
         self.transmitter.schedule().abort(active.stream);
         self.collect_spent();
-        let withdraw = active.job.known_hashes.is_none();
-        let fresh = self.tasks(&active.job, 0, Selection::All).ok().filter(|_| withdraw);
-        if let Some(tasks) = fresh
-            && let Some(running) = self.running.remove(&active.stream.0)
-        {
-            active.stream = self.transmitter.schedule().open(tasks.stream(active.job.priority));
-            self.running.insert(active.stream.0, running);
-            (active.tasks, active.source) = (tasks, Source::Ended);
-            while let Some(task) = active.tasks.next_task() {
-                self.make(&mut active, &task).expect("an announce is no data");
-            }
-            self.withdrew.push(active.job.bundle);
-            self.sign(&mut active, Outcome::Withdrawn { reason: reason.to_string() });
-            while let Some(task) = active.tasks.next_closing() {
-                self.make(&mut active, &task).expect("hashes are no data");
-            }
-        }
         active.outcome = Some(Finished::Failed { reason });
         self.end(active);
     }

@@ -206,8 +206,6 @@ impl World<'_> {
                 }
                 (BundleState::Failed, _) => {}
                 (_, Some(State::Quarantined)) if self.book.is_refused(bundle.id) => {}
-                // The sender gave it up on the wire, died before it could write that down, and sent it after all.
-                (_, Some(State::Withdrawn)) if self.book.withdrawn.contains(&bundle.id) => {}
                 (_, Some(State::Rejected)) if self.book.rejected.contains(&bundle.id) => {}
                 (_, Some(State::Complete | State::Installed | State::Failed | State::Superseded)) => {
                     if !self.book.is_published(&channel, bundle.sequence.unwrap_or_default()) {

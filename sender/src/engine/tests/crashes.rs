@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
+use checkvalve_protocol::beacon::RecentState;
+
 use super::rig::{Rig, channel};
 use crate::engine::{BundleState, Rules};
 
@@ -178,6 +180,60 @@ fn a_ledger_that_is_lost_or_damaged_is_rebuilt_from_what_is_held() {
         rig.engine = None;
         let id = rig.sent.last().unwrap().bundle.to_string();
         fs::remove_dir_all(rig.path("state/bundles/a").join(id)).unwrap();
+    }
+}
+
+#[test]
+fn nobody_hears_of_a_withdrawal_that_the_ledger_does_not_take() {
+    let mut rig = Rig::new();
+    rig.running = false;
+    rig.drop_file("a", "f", b"content");
+    rig.run(100);
+    // The disk goes: the file cannot be read, and that cannot be written down.
+    rig.disk.fail_from(0, 5);
+    rig.finish_job(0);
+    rig.running = true;
+    rig.run(5_000);
+    assert_eq!(rig.states()[0].3, BundleState::Failed, "people are told at once");
+    assert!(rig.withdrew.is_empty());
+    assert_ne!(rig.engine().beacon()[0].recent[0].state, RecentState::Withdrawn);
+    // The process ends before the disk is back. Nothing is known of it any more, on either side, and it is sent.
+    rig.disk.heal();
+    rig.open();
+    rig.run(5_000);
+    assert_eq!(rig.states()[0].3, BundleState::Transmitted);
+    assert!(rig.withdrew.is_empty() && rig.sent.last().unwrap().hashes.is_some());
+}
+
+#[test]
+fn what_the_other_side_was_told_to_be_withdrawn_is_never_sent() {
+    for told in [false, true] {
+        let mut rig = Rig::new();
+        rig.running = false;
+        rig.drop_file("a", "f", b"content");
+        rig.run(100);
+        let id = rig.jobs[0].bundle;
+        rig.disk.fail_once(0, 5);
+        rig.finish_job(0);
+        rig.disk.heal();
+        rig.run(100);
+        assert_eq!(rig.jobs.len(), 1, "the withdrawal");
+        assert!(rig.jobs[0].withdrawn.is_some() && rig.jobs[0].first_esi >= rig.sent[0].esis.end);
+        // The reason goes first: after a beacon's word the other side would not take it any more.
+        assert_eq!(rig.engine().beacon()[0].recent[0].state, RecentState::Transmitting);
+        if told {
+            rig.finish_job(0);
+            assert_eq!(rig.withdrew, [id]);
+            assert_eq!(rig.engine().beacon()[0].recent[0].state, RecentState::Withdrawn);
+        }
+        // Stopped, with the withdrawal on the wire or over.
+        rig.running = true;
+        rig.open();
+        rig.run(30_000);
+        assert!(rig.sent.iter().all(|sent| sent.hashes.is_none()), "told {told}: {:?}", rig.sent);
+        assert_eq!(rig.states()[0].3, BundleState::Failed);
+        assert_eq!(rig.engine().beacon()[0].recent[0].state, RecentState::Withdrawn);
+        assert_eq!(fs::read(rig.path("spool/a/.failed/f")).unwrap(), b"content");
     }
 }
 

@@ -48,6 +48,8 @@ pub(super) struct Rig {
     pub(super) key: u8,
     /// All that was ever sent, over all runs.
     pub(super) sent: Vec<Sent>,
+    /// What the other side was told will not come, over all runs.
+    pub(super) withdrew: Vec<BundleId>,
     /// Whether jobs end by themselves.
     pub(super) running: bool,
     pub(super) jobs: Vec<Job>,
@@ -77,6 +79,7 @@ impl Rig {
             mtu: 1_500,
             key: 1,
             sent: Vec::new(),
+            withdrew: Vec::new(),
             running: true,
             jobs: Vec::new(),
             engine: None,
@@ -193,6 +196,11 @@ impl Rig {
     /// Does what the pipeline would.
     pub(super) fn finish_job(&mut self, index: usize) {
         let job = self.jobs.remove(index);
+        let now = self.now;
+        if job.withdrawn.is_some() {
+            self.withdrew.push(job.bundle);
+            return self.engine().finished(job.bundle, Finished::Withdrawn, now);
+        }
         let disk = Arc::clone(&self.disk) as Arc<dyn Disk>;
         let mut reader = Reader::new(disk, Arc::clone(&job.plan), job.root.clone());
         if let Some(hashes) = &job.known_hashes {
@@ -224,7 +232,6 @@ impl Rig {
             Ok(hashes) => Finished::Transmitted { hashes },
             Err(reason) => Finished::Failed { reason },
         };
-        let now = self.now;
         self.engine().finished(job.bundle, finished, now);
     }
 

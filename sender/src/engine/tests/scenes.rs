@@ -106,6 +106,37 @@ fn passes_keep_their_interval_and_use_fresh_esis() {
 }
 
 #[test]
+fn a_clock_that_jumps_changes_nothing() {
+    for by in [1_i64 << 40, -(1 << 40), -1_600_000_000_000] {
+        let mut rig = Rig::closed();
+        rig.retain_ms = 100_000;
+        rig.rules.insert(channel("a"), Rules { passes: 2, pass_interval_ms: 20_000, ..Rules::default() });
+        rig.open();
+        let before = rig.engine().session_number();
+        fs::write(rig.path("spool/a/written"), b"in place").unwrap();
+        let now = rig.now;
+        rig.engine().seen((channel("a"), "written".into()), Seen::Closed, now);
+        rig.run(1_000);
+        rig.now.wall_ms = rig.now.wall_ms.saturating_add_signed(by);
+        assert!(rig.sent.is_empty(), "it has to be quiet for two seconds");
+        rig.run(1_500);
+        assert_eq!(rig.sent.len(), 1);
+        rig.now.wall_ms = rig.now.wall_ms.saturating_add_signed(by);
+        rig.run(10_000);
+        assert_eq!(rig.sent.len(), 1);
+        rig.open();
+        assert!(rig.engine().session_number() > before);
+        rig.run(21_000);
+        assert_eq!(rig.sent.len(), 2, "the second pass has its interval, counted from what was written down");
+        rig.now.wall_ms = rig.now.wall_ms.saturating_add_signed(-by);
+        rig.run(50_000);
+        assert!(rig.bundles()[0].retained);
+        rig.run(130_000);
+        assert!(!rig.bundles()[0].retained, "for as long as the daemon ran");
+    }
+}
+
+#[test]
 fn a_later_pass_that_cannot_be_read_does_not_unmake_the_first() {
     let mut rig = Rig::closed();
     rig.rules.insert(channel("a"), Rules { passes: 2, pass_interval_ms: 60_000, ..Rules::default() });
