@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -223,10 +224,20 @@ fn link_key(config: &Config) -> Result<Option<LinkKey>, ConfigError> {
 
 /// In the state directory where renaming from there to the inbox is possible, else in the inbox.
 fn staging(config: &Config) -> PathBuf {
-    let device = |path: &Path| std::fs::metadata(path).map(|meta| meta.dev()).ok();
-    if device(&config.state) == device(&config.inbox) {
+    if mount_of(&config.state) == mount_of(&config.inbox) {
         config.state.join("staging")
     } else {
         config.inbox.join(".staging")
     }
+}
+
+/// The file system that a directory is on, and the mount it is reached through: nothing can be renamed from one mount to
+/// another of the same file system, and the sandboxes of service managers make a mount of each path that may be written to.
+fn mount_of(path: &Path) -> Option<(u64, Option<String>)> {
+    let opened = std::fs::File::open(path).ok()?;
+    let device = opened.metadata().ok()?.dev();
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", opened.as_raw_fd())).ok();
+    let mount =
+        info.and_then(|info| Some(info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().to_owned()));
+    Some((device, mount))
 }
