@@ -149,6 +149,7 @@ pub fn answer(
                     TicketError::Which(_, RejectError::Unknown) => Exit::NoInput,
                     TicketError::Which(..) => Exit::Usage,
                     TicketError::Complete(..) => Exit::DataErr,
+                    TicketError::Disk(..) => Exit::IoErr,
                 };
                 Refusal::new(exit, error.to_string())
             })?;

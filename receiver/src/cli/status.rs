@@ -197,12 +197,10 @@ fn write_bundles(out: &mut String, bundles: &[BundleStatus], state: State, now_m
         let (id, bytes) = (&bundle.id, human_bytes(bundle.bytes));
         writeln!(out, "  {number:<22} {id:<16}  {bytes:>9}  {}{}", bundle.name, detail(bundle, now_ms))?;
     }
-    if state.is_lacking() {
-        writeln!(
-            out,
-            "  -> checkvalve-receiver ticket {}",
-            if ours.len() == 1 { number_of(ours[0]) } else { "--all".to_owned() }
-        )?;
+    let tickets: Vec<_> = ours.iter().filter(|bundle| bundle.ticket.is_some()).collect();
+    if let [first, more @ ..] = &tickets[..] {
+        let which = if more.is_empty() { number_of(first) } else { "--all".to_owned() };
+        writeln!(out, "  -> checkvalve-receiver ticket {which}")?;
     }
     if ours.len() > SHOWN {
         writeln!(out, "  and {} more (--json has them)", ours.len() - SHOWN)?;

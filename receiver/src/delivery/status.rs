@@ -232,6 +232,7 @@ impl Delivery {
         let stored = self.store.get(entry.id).map(|staged| staged.fill().1);
         let whole = entry.published || matches!(entry.state, State::Installed | State::Complete);
         let progress = self.lives().get(&entry.id).and_then(|live| live.progress);
+        let all_here = entry.state.is_open() && self.is_all_here(entry.id);
         let lacking = progress.filter(|_| entry.state.is_open()).map(|p| Lacking {
             blocks: p.blocks_total - p.blocks_done.min(p.blocks_total),
             blocks_total: p.blocks_total,
@@ -258,7 +259,7 @@ impl Delivery {
             signer: entry.signer,
             received: stored.unwrap_or(if whole { entry.bytes } else { 0 }),
             lacking,
-            ticket: entry.state.is_lacking().then(|| ticket_command(&number)),
+            ticket: (entry.state.is_lacking() && !all_here).then(|| ticket_command(&number)),
             waiting_for: blocked.filter(|&by| entry.state == State::Complete && by < entry.sequence),
             attempt: entry.attempt,
             retry_ms: (entry.not_before_ms > 0).then_some(entry.not_before_ms),

@@ -10,7 +10,7 @@ use checkvalve_protocol::wire::ObjectKind;
 use serde::{Deserialize, Serialize};
 
 use super::status::{Lacking, Status};
-use super::{Delivery, RejectError, Which};
+use super::{Delivery, Live, RejectError, Which};
 use crate::ledger::{Entry, State};
 
 /// Most gaps of a channel that become a ticket each.
@@ -48,6 +48,9 @@ pub enum TicketError {
     /// Nothing of it is lacking.
     #[error("{0} is {state}: nothing is lacking", state = .1.as_str())]
     Complete(String, State),
+    /// All of it is here, and the disk stands in its way.
+    #[error("{0}: {1}")]
+    Disk(String, String),
 }
 
 /// Which blocks of a bundle have some of their symbols in memory, and how many they lack.
@@ -92,13 +95,27 @@ impl Delivery {
                 (Err(error), _) => return Err(wrong(error)),
             };
             let entry = self.ledger.lock().entry(id).cloned().ok_or_else(|| wrong(RejectError::Unknown))?;
-            let over = || TicketError::Complete(text.clone(), entry.state);
+            let over = || match &entry.reason {
+                Some(reason) if self.is_all_here(id) => TicketError::Disk(text.clone(), reason.clone()),
+                _ => TicketError::Complete(text.clone(), entry.state),
+            };
             if !entry.state.is_open() {
-                return Err(over());
+                return Err(TicketError::Complete(text.clone(), entry.state));
             }
             views.push(self.ticket_of(&entry, loss, max_lines, lacking).ok_or_else(over)?);
         }
         Ok(views)
+    }
+
+    /// Whether nothing more has to come of a bundle that is not published: then a ticket helps nobody.
+    pub(super) fn is_all_here(&self, id: BundleId) -> bool {
+        self.lives().get(&id).is_some_and(|live| self.is_whole(id, live))
+    }
+
+    /// The same, of what is known of it.
+    pub(super) fn is_whole(&self, id: BundleId, live: &Live) -> bool {
+        let (length, stored) = self.store.get(id).map_or((None, 0), |staged| staged.fill());
+        live.announced && live.hashes && stored >= length.unwrap_or(live.data_len)
     }
 
     /// The rate that the sender is set to, in bits a second; 0 while unknown.

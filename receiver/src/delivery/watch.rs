@@ -20,6 +20,8 @@ const SLEEP_MS: u64 = 30_000;
 /// How often staging is made to survive a power cut while it grows: after so long in milliseconds, or so many bytes.
 const CHECKPOINT_MS: u64 = 30_000;
 const CHECKPOINT_BYTES: u64 = 1 << 30;
+/// What a person can do for a bundle that lacks nothing.
+const ALL_HERE: &str = "all of it is here: mend the disk, and it goes on by itself";
 /// How often old history is forgotten, in milliseconds.
 const PRUNE_MS: u64 = 60_000;
 
@@ -196,16 +198,16 @@ impl Delivery {
             let missing = entry.sent && waited >= GRACE_MS || waited >= self.settings.silence_ms;
             return match missing || entry.state != State::Receiving {
                 true => (State::Missing, entry.reason.clone()),
-                false => (State::Receiving, None),
+                false => (State::Receiving, entry.reason.clone()),
             };
         };
         let idle = now_ms.saturating_sub(live.last_ms);
         let (length, stored) = self.store.get(entry.id).map_or((None, 0), |staged| staged.fill());
-        let whole = live.announced && live.hashes && length == Some(stored);
+        let whole = self.is_whole(entry.id, live);
         let over = entry.sent && idle >= GRACE_MS || idle >= self.settings.silence_ms;
         let lacking = || lacking(live, length.or(Some(entry.bytes).filter(|&n| n > 0)), stored);
         match &live.trouble {
-            Some(trouble) if whole => (State::Incomplete, Some(trouble.clone())),
+            Some(trouble) if whole => (State::Incomplete, Some(format!("{trouble}; {ALL_HERE}"))),
             Some(trouble) if over => (State::Incomplete, Some(format!("{trouble}; {}", lacking()))),
             _ if whole || !over => (State::Receiving, None),
             _ => (State::Incomplete, Some(lacking())),

@@ -139,7 +139,7 @@ impl World<'_> {
         let Some(process) = &mut self.high.process else { return Ok(Vec::new()) };
         let printed = SimDisk::until_power_cut(|| process.tickets(which));
         match self.high_survived(printed)? {
-            None | Some(Err(TicketError::Complete(..))) => Ok(Vec::new()),
+            None | Some(Err(TicketError::Complete(..) | TicketError::Disk(..))) => Ok(Vec::new()),
             Some(Err(error)) => Err(format!("no ticket: {error}")),
             Some(Ok(views)) => Ok(views.into_iter().map(|view| view.text).collect()),
         }
