@@ -327,6 +327,19 @@ impl Delivery {
         }
     }
 
+    /// What staging has of a bundle is nothing: all of it has to come again.
+    fn begin_again(&self, id: BundleId, why: &str) {
+        self.trouble(id, why);
+        self.discard(id);
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        let now = self.now();
+        self.ledger.lock().change(id, now, |entry| {
+            if entry.state.is_open() {
+                entry.reason = Some(why.to_owned());
+            }
+        });
+    }
+
     /// Removes what staging has of a bundle that came to an end.
     fn discard(&self, id: BundleId) {
         self.lives().remove(&id);
@@ -360,7 +373,9 @@ impl Delivery {
     }
 
     fn all_lost(&self) {
-        let ids = self.store.all().into_iter().map(|staged| staged.id);
+        let ids: Vec<BundleId> = self.store.all().into_iter().map(|staged| staged.id).collect();
+        // What the data plane counted is not so any more.
+        self.lives().values_mut().for_each(|live| live.progress = None);
         self.lost.lock().unwrap_or_else(PoisonError::into_inner).extend(ids);
     }
 

@@ -38,6 +38,8 @@ use staged::Place;
 pub use staged::Staged;
 use tree::Tree;
 
+/// The name of the journal.
+const JOURNAL: &str = "journal";
 /// Bytes that are read or moved at a time.
 const SLICE: u64 = 256 << 10;
 
@@ -69,7 +71,7 @@ impl Store {
     pub fn open(disk: Arc<dyn Disk>, root: &Path, boot: BootId, reserve: u64, quota: u64) -> Result<Self, OpenError> {
         disk.create_dir_all(root, 0o700)?;
         disk.set_mode(root, 0o700)?;
-        let (log, mut known) = Log::open(&disk, &root.join("journal"), boot)?;
+        let (log, mut known) = Log::open(&disk, &root.join(JOURNAL), boot)?;
         let space = Space::new(reserve, quota);
         let mut bundles = HashMap::new();
         for name in disk.read_dir(root)? {
@@ -127,11 +129,23 @@ impl Store {
     }
 
     /// Asks the disk how much is free.
-    pub fn refresh_space(&self) {
-        match self.disk.free_space(&self.root) {
-            Ok(free) => self.space.refresh(free),
-            Err(error) => tracing::warn!(%error, "free space of staging is unknown"),
+    pub fn refresh_space(&self) -> io::Result<()> {
+        self.space.refresh(self.disk.free_space(&self.root)?);
+        Ok(())
+    }
+
+    /// Whether staging is where it was: its journal has a name.
+    pub fn is_there(&self) -> io::Result<bool> {
+        match self.disk.lstat(&self.root.join(JOURNAL)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            other => other.map(|_| true),
         }
+    }
+
+    /// Makes staging anew after somebody removed it.
+    pub fn make_again(&self) -> io::Result<()> {
+        self.disk.create_dir_all(&self.root, 0o700)?;
+        self.rewrite(&mut self.log())
     }
 
     /// The SBNs of an object that need not come again. Touches no disk and waits for nobody who does.
@@ -317,7 +331,8 @@ impl Store {
         if log.is_broken()
             && let Err(error) = self.rewrite(&mut log)
         {
-            tracing::warn!(%error, "staging journal");
+            // Whoever needs it is told, and says so; this is tried for each block.
+            tracing::debug!(%error, "staging journal");
         }
         log
     }

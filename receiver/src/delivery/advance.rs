@@ -9,9 +9,9 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
-use checkvalve_host::log::escape_bytes;
+use checkvalve_host::log::{escape_bytes, escape_path};
 use checkvalve_protocol::id::{BundleId, ChannelName};
 use checkvalve_protocol::limits::MAX_MANIFEST_LEN;
 use checkvalve_protocol::manifest::{Announce, Hashes, ManifestError, Outcome};
@@ -30,6 +30,9 @@ use crate::store::tree::Tree;
 /// Bytes read back for hashing before others get the lock.
 const CATCH_UP: u64 = 16 << 20;
 
+/// A bundle that is as it shall be, and the hashes of its files as signed.
+type Prepared = (Arc<Tree>, Vec<[u8; 32]>);
+
 /// What stands between a bundle and the inbox.
 pub(super) enum Stop {
     /// It waits for something to arrive.
@@ -38,6 +41,8 @@ pub(super) enum Stop {
     Disk(StoreError),
     /// A sync failed: what was stored may be lost.
     Sync(io::Error),
+    /// Staging does not hold what it should.
+    Gone,
     /// It is not what was signed.
     Refuse(Verdict),
 }
@@ -68,11 +73,9 @@ impl Delivery {
             Ok(()) | Err(Stop::Wait) => {}
             Err(Stop::Refuse(verdict)) => self.quarantine(id, &verdict, None),
             Err(Stop::Disk(StoreError::Unwanted)) => {}
-            // A fault while a file got its place, and what the journal counts is not there: nothing of it is believed.
-            Err(Stop::Disk(StoreError::Disk(error))) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                self.discard(id);
-                self.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
-                self.trouble(id, "staging does not hold what its journal says, to be sent again");
+            // A fault while a file got its place, or somebody removed it: nothing of the bundle is believed.
+            Err(Stop::Gone) => {
+                self.begin_again(id, "staging does not hold what its journal says; all of it has to come again");
             }
             Err(Stop::Disk(error)) => self.trouble(id, &error.to_string()),
             Err(Stop::Sync(error)) => {
@@ -82,7 +85,18 @@ impl Delivery {
         }
     }
 
+    /// Up to the inbox, and into it.
     fn try_advance(&self, staged: &Staged, entry: &Entry) -> Result<(), Stop> {
+        match self.prepare(staged, entry) {
+            Ok(Some((tree, signed))) => self.publish(staged, entry, &tree, &signed),
+            Ok(None) => Ok(()),
+            Err(Stop::Disk(StoreError::Disk(error))) if is_gone(&error) => Err(Stop::Gone),
+            Err(stop) => Err(stop),
+        }
+    }
+
+    /// Steps 1 to 3, in staging. None: it is in the inbox already.
+    fn prepare(&self, staged: &Staged, entry: &Entry) -> Result<Option<Prepared>, Stop> {
         let (announced, hashes) =
             self.lives().get(&staged.id).map_or((false, false), |live| (live.announced, live.hashes));
         if !announced {
@@ -90,7 +104,7 @@ impl Delivery {
         }
         while self.store.move_flat(staged)? {}
         if hashes && self.adopt_published(staged)? {
-            return Ok(());
+            return Ok(None);
         }
         let mut before = None;
         while !self.store.catch_up(staged, CATCH_UP)? {
@@ -115,7 +129,7 @@ impl Delivery {
             FinishError::Disk(error) => error.into(),
             FinishError::Sync(error) => Stop::Sync(error),
         })?;
-        self.publish(staged, entry, &tree, &signed)
+        Ok(Some((tree, signed)))
     }
 
     /// Whether the bundle went to the inbox before a crash: then that is written down now.
@@ -154,7 +168,7 @@ impl Delivery {
         Ok(true)
     }
 
-    fn is_missing(&self, path: &Path) -> io::Result<bool> {
+    pub(super) fn is_missing(&self, path: &Path) -> io::Result<bool> {
         match self.disk.lstat(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
             other => other.map(|_| false),
@@ -166,12 +180,13 @@ impl Delivery {
         let Some(channel) = entry.channel.clone() else { return Err(Stop::Wait) };
         let place = Place { id: staged.id, channel: Some(channel.clone()), sequence: entry.sequence };
         let object = |kind| -> Result<Vec<u8>, Stop> {
-            self.store.object(staged, kind, MAX_MANIFEST_LEN as u64)?.ok_or(Stop::Wait)
+            self.store.object(staged, kind, MAX_MANIFEST_LEN as u64)?.ok_or(Stop::Gone)
         };
         self.inbox.record(&place, &object(ObjectKind::Announce)?, &object(ObjectKind::Hashes)?)?;
         self.inbox.settle(tree).map_err(Stop::Sync)?;
         let path = self.inbox.path(&channel, entry.sequence);
-        if self.inbox.publish(tree.root(), &channel, entry.sequence)? == Published::Taken {
+        let in_inbox = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", escape_path(&path)));
+        if self.inbox.publish(tree.root(), &channel, entry.sequence).map_err(in_inbox)? == Published::Taken {
             match check(self.disk.as_ref(), &path, tree.announce(), signed) {
                 Ok(()) => {}
                 Err(Mismatch::Disk { error, .. }) => return Err(error.into()),
@@ -226,7 +241,7 @@ impl Delivery {
     /// The hash of every file as signed. The signature was checked when they came; the trusted keys may have changed.
     fn signed_hashes(&self, staged: &Staged, entry: &Entry, tree: &Tree) -> Result<Vec<[u8; 32]>, Stop> {
         let refuse = |error: ManifestError| Stop::Refuse(Verdict::new(error.rule(), error.to_string()));
-        let bytes = self.store.object(staged, ObjectKind::Hashes, MAX_MANIFEST_LEN as u64)?.ok_or(Stop::Wait)?;
+        let bytes = self.store.object(staged, ObjectKind::Hashes, MAX_MANIFEST_LEN as u64)?.ok_or(Stop::Gone)?;
         let opened = Hashes::open(&bytes, &self.trust.read().unwrap_or_else(PoisonError::into_inner));
         let opened = opened.map_err(refuse)?;
         if Some(opened.value.announce) != entry.announce {
@@ -241,4 +256,9 @@ impl Delivery {
             _ => Ok(files),
         }
     }
+}
+
+/// Whether what was to be read or changed in staging is not there.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof)
 }

@@ -1,5 +1,6 @@
 //! What the pipeline calls: is it wanted, here it is.
 
+use std::io;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
@@ -102,6 +103,11 @@ impl Sink for Delivery {
         {
             tracing::error!(%bundle, sbn, %error, suppressed, "block not stored");
         }
+        if matches!(&stored, Err(StoreError::Disk(error)) if error.kind() == io::ErrorKind::NotFound)
+            && self.was_removed(bundle)
+        {
+            self.begin_again(bundle, "somebody removed it from staging; all of it has to come again");
+        }
         stored
     }
 
@@ -133,6 +139,15 @@ impl Delivery {
     /// Whether nothing is to be received for a bundle any more.
     fn is_over(&self, id: BundleId) -> bool {
         self.is_spurned(id) || self.ledger.lock().entry(id).is_some_and(|entry| !entry.state.is_open())
+    }
+
+    /// Whether what is stored of a bundle has no name any more; files that are open may still be written to.
+    fn was_removed(&self, id: BundleId) -> bool {
+        let announced = self.lives().get(&id).is_some_and(|live| live.announced);
+        self.store.get(id).is_some_and(|staged| {
+            let path = if announced { staged.out() } else { staged.object(ObjectKind::Data) };
+            (announced || staged.fill().1 > 0) && matches!(self.is_missing(&path), Ok(true))
+        })
     }
 
     /// A block of the data object, or of a signed one.

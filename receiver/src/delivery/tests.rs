@@ -15,6 +15,7 @@ use crate::sink::{RefuseReason, Sink, StoreError, Want};
 use crate::testing::{Sample, default_channel, key, shuffled, trust};
 
 mod crash;
+mod disk;
 mod hostile;
 
 const ENOSPC: i32 = 28;

@@ -129,7 +129,7 @@ impl Delivery {
             watched.looked_ms = now_ms;
             (self.checkpoint_due(&mut watched, now_ms), watched.prune_due(now_ms))
         };
-        self.store.refresh_space();
+        self.look_after_staging(now_ms);
         let open = self.ledger.lock().open();
         open.into_iter().for_each(|id| self.look(id, now_ms));
         self.give_back_memory(now_ms);
@@ -145,6 +145,24 @@ impl Delivery {
             tracing::error!(%error, "ledger cannot be written");
         }
         self.wake();
+    }
+
+    /// Asks for its room; makes it again where somebody removed it.
+    fn look_after_staging(&self, now_ms: u64) {
+        let there = match self.store.is_there() {
+            Ok(false) => {
+                for staged in self.store.all() {
+                    self.begin_again(staged.id, "staging was removed; what it held has to come again");
+                }
+                self.store.make_again().inspect(|()| tracing::warn!("staging was removed; it is there again"))
+            }
+            there => there.map(drop),
+        };
+        if let Err(error) = there.and_then(|()| self.store.refresh_space())
+            && let Some(suppressed) = self.throttle.allow(now_ms)
+        {
+            tracing::error!(%error, suppressed, "staging cannot be used");
+        }
     }
 
     /// Whoever set the clock back must not make anything wait until it is again what it was.

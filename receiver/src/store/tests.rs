@@ -203,6 +203,35 @@ fn a_failed_sync_gives_up_what_it_should_have_kept() {
 }
 
 #[test]
+fn a_journal_that_could_not_be_synced_takes_blocks_again() {
+    let bench = Bench::new();
+    let sample = &samples()[0];
+    let store = bench.open(1);
+    adopt(&store, sample).unwrap();
+    put(&store, sample, 0).unwrap();
+    bench.disk.heal();
+    store.checkpoint().unwrap();
+    let nth = bench.disk.operations().iter().position(|&op| op == "sync_data").unwrap();
+    put(&store, sample, 1).unwrap();
+    bench.disk.fail_once(nth, 5);
+    assert!(store.checkpoint().is_err());
+    assert_eq!(bench.disk.operations()[nth], "sync_data");
+    bench.disk.heal();
+    put(&store, sample, 2).unwrap();
+    store.checkpoint().unwrap();
+    drop(store);
+    // All that was stored is known, whatever was given up in between.
+    let store = bench.open(2);
+    adopt(&store, sample).unwrap();
+    let have = store.have(sample.id(), ObjectKind::Data, &sample.oti());
+    assert!(have.contains(0) && have.contains(2), "{have:?}");
+    for sbn in 0..sample.oti().blocks() {
+        put(&store, sample, sbn).unwrap();
+    }
+    assert_whole(&store, sample);
+}
+
+#[test]
 fn whatever_fails_the_block_may_come_again() {
     let sample = &samples()[2];
     let order = shuffled(sample.oti().blocks(), 3);

@@ -79,7 +79,7 @@ impl Store {
         bytes: u64,
     ) -> Result<Option<Arc<Tree>>, StoreError> {
         if !self.space.fits(bytes) {
-            self.refresh_space();
+            self.refresh_space()?;
             if !self.space.fits(bytes) {
                 return Err(StoreError::NoRoom);
             }
