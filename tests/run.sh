@@ -22,9 +22,9 @@ trap 'rm -rf "$work"' EXIT
 export CHECKVALVE_SKIPPED="$work/skipped"
 : >"$CHECKVALVE_SKIPPED"
 
-install_tools() { # namespaces need iproute2, loss and the one-way rule need nftables, segmentation switches ethtool
+install_tools() { # namespaces need iproute2, loss and the one-way rule need nftables, segmentation switches ethtool, bad disks e2fsprogs
   local missing=() pair
-  for pair in ip:iproute2 nft:nftables ethtool:ethtool systemd-analyze:systemd; do
+  for pair in ip:iproute2 nft:nftables ethtool:ethtool systemd-analyze:systemd mkfs.ext4:e2fsprogs; do
     command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
   done
   [ ${#missing[@]} -eq 0 ] && return

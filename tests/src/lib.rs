@@ -7,6 +7,7 @@
 pub mod bench;
 pub mod daemon;
 pub mod link;
+pub mod mount;
 pub mod netns;
 pub mod pair;
 pub mod relay;

@@ -150,6 +150,56 @@ impl Pair {
         self.drop(name)
     }
 
+    /// Makes the directories of the high side anew, on what was just mounted at its `data`.
+    ///
+    /// # Panics
+    /// When they are there.
+    pub fn make_high(&self) {
+        for directory in [&self.high.inbox, &self.high.quarantine, &self.high.state] {
+            std::fs::create_dir(directory).expect("a directory can be made");
+        }
+    }
+
+    /// Moves spool, state and the place where bundles are made to another directory, before the sender starts.
+    ///
+    /// # Panics
+    /// When the directories cannot be made or the config cannot be written.
+    pub fn move_low(&mut self, to: &Path) {
+        let text = std::fs::read_to_string(&self.low.config).expect("the config can be read");
+        let mut config: toml::Table = text.parse().expect("the config is TOML");
+        for (key, path) in [("spool", &mut self.low.spool), ("state", &mut self.low.state)] {
+            *path = to.join(key);
+            std::fs::create_dir_all(&path).expect("a directory can be made");
+            setup::set(&mut config, key, path.to_str().expect("test paths are plain text").into());
+        }
+        self.low.place = to.join("place");
+        std::fs::create_dir_all(&self.low.place).expect("a directory can be made");
+        std::fs::write(&self.low.config, config.to_string()).expect("the config can be written");
+    }
+
+    /// Starts a daemon (`sender` or `receiver`) that is not to come up: how it ends, and what it says.
+    ///
+    /// # Panics
+    /// When it comes up.
+    pub fn refuses_to_start(&self, side: &str) -> (Option<i32>, String) {
+        let (netns, config) = match side {
+            "sender" => (&self.link.low, &self.low.config),
+            _ => (&self.link.high, &self.high.config),
+        };
+        let program = self.bin.join(format!("checkvalve-{side}"));
+        let mut command = netns.command("timeout");
+        let out = command.args(["--signal=KILL", "20"]).arg(program).arg("run").arg("--config").arg(config).output();
+        let out = out.expect("the program runs");
+        assert_ne!(out.status.code(), Some(137), "the {side} runs");
+        (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
+    }
+
+    /// All that a daemon printed.
+    pub fn log_of(&self, side: &str) -> String {
+        let log = if side == "sender" { &self.low.log } else { &self.high.log };
+        String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()).into_owned()
+    }
+
     /// Starts the sender and waits until it answers `status`.
     ///
     /// # Panics

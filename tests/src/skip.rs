@@ -17,6 +17,18 @@ macro_rules! require_link {
     };
 }
 
+/// As [`require_link!`], and also skips unless this machine can mount and freeze an ext4 in an image file.
+#[macro_export]
+macro_rules! require_images {
+    () => {
+        $crate::require_link!();
+        if let Err(reason) = $crate::mount::can_mount_images() {
+            $crate::skip::note($crate::function_name!(), &reason);
+            return;
+        }
+    };
+}
+
 /// The path of the function it stands in.
 #[macro_export]
 macro_rules! function_name {

@@ -1,35 +1,15 @@
 //! A full disk on the high side: said so, survived, and mended by a resend.
 
-use std::path::PathBuf;
-
+use checkvalve_tests::mount::Mount;
 use checkvalve_tests::pair::Pair;
-use checkvalve_tests::shell::sh;
 use checkvalve_tests::{require_link, tree};
-
-/// A small tmpfs; unmounted when dropped.
-struct Small(PathBuf);
-
-impl Small {
-    fn mount(path: PathBuf, size: &str) -> Self {
-        sh(&format!("mount -t tmpfs -o size={size},mode=0755 checkvalve-test {}", path.display()));
-        Self(path)
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg("--lazy").arg(&self.0).status();
-    }
-}
 
 #[test]
 fn a_full_disk_is_said_survived_and_mended() {
     require_link!();
     let mut pair = Pair::setup().rate("200 Mbit/s").lay();
-    let disk = Small::mount(pair.high.data.clone(), "64m");
-    for directory in [&pair.high.inbox, &pair.high.quarantine, &pair.high.state] {
-        std::fs::create_dir(directory).unwrap();
-    }
+    let disk = Mount::tmpfs(&pair.high.data, "64m");
+    pair.make_high();
     tree::large(&pair.high.data.join("ballast"), 40 << 20, 1);
     pair.start_receiver();
     pair.start_sender();
