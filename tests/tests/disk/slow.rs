@@ -26,8 +26,21 @@ fn a_high_disk_that_stands_still_for_seconds_never_stalls_the_socket() {
     let datagrams = |pair: &Pair| pair.receiver_status().unwrap().0["link"]["datagrams"].as_u64().unwrap();
     let before = datagrams(&pair);
     let frozen = disk.freeze();
-    std::thread::sleep(STILL);
-    drop(frozen);
+    std::thread::scope(|scope| {
+        // In a thread of its own: it would wait for ever where it waits for the disk.
+        let asked = scope.spawn(|| {
+            std::thread::sleep(STILL / 2);
+            let begun = Instant::now();
+            pair.receiver_status().expect("it answers").0["link"]["memory"]
+                .as_u64()
+                .map(|memory| (memory, begun.elapsed()))
+        });
+        std::thread::sleep(STILL);
+        drop(frozen);
+        let (memory, took) = asked.join().expect("no panic").expect("a number");
+        assert!(took < STILL / 3, "status waited {took:?} for the disk");
+        assert!(memory > 4 << 20, "{memory} bytes wait in memory");
+    });
     let after = datagrams(&pair);
     // About 3,300 a second.
     assert!(after - before > 12_000, "{} datagrams in {STILL:?}", after - before);
