@@ -27,8 +27,9 @@ pub struct Config {
     pub inbox: PathBuf,
     /// `quarantine`: refused bundles go to `QUARANTINE/CHANNEL/SEQUENCE-ID/`, with `reason.json`. Required.
     pub quarantine: PathBuf,
-    /// `state`: the directory for ledger, audit trail, manifests and logs of hooks. Best on the file system of the inbox, since
-    /// publishing is renaming; otherwise bundles under way are held in `INBOX/.staging`. Required.
+    /// `state`: the directory for ledger, audit trail, manifests and logs of hooks. Where it is on the file system and under
+    /// the mount of the inbox, bundles under way are held in it, since publishing is renaming; otherwise in
+    /// `INBOX/.staging`. Required.
     pub state: PathBuf,
     /// `control`: the socket through which commands talk to the daemon. Its directory must exist. Beside it, where that is a
     /// tmpfs as `/run` is, a file with the ending `.blocks` holds the blocks under way, so that they outlive a kill of the
