@@ -249,18 +249,11 @@ impl Pipeline {
 /// symbols of the others kept as if they had been parked.
 fn go_on(path: &Path, boot: [u8; 16], plans: &Plans, sink: &dyn Sink) {
     let (mut blocks, mut symbols) = (0_u32, 0);
-    let left = lasting::left_behind(path, boot, &mut |mut block| {
-        let (bundle, kind, oti, sbn) = (block.bundle(), block.kind(), block.oti(), block.sbn());
-        match sink.want(bundle, kind, &oti) {
-            Want::Yes { have } if !have.contains(sbn) => {}
-            _ => return,
-        }
-        blocks += 1;
-        symbols += block.received();
-        sink.unpark(&mut block);
-        let complete = block.received() >= u32::from(block.symbols()) && block.decode(plans).is_ok();
-        if !complete || sink.block(bundle, kind, &oti, sbn, block.data()).is_err() {
-            sink.park(&block);
+    let left = lasting::left_behind(path, boot, &mut |block| {
+        let received = block.received();
+        if take_up(block, plans, sink) {
+            blocks += 1;
+            symbols += received;
         }
     });
     match left {
@@ -268,6 +261,21 @@ fn go_on(path: &Path, boot: [u8; 16], plans: &Plans, sink: &dyn Sink) {
         Ok(()) => {}
         Err(error) => tracing::warn!(path = %path.display(), %error, "blocks that were under way are lost"),
     }
+}
+
+/// Stores a block of an earlier run, or keeps its symbols. False: it is not wanted, or stored already.
+pub fn take_up(mut block: ReceivedBlock, plans: &Plans, sink: &dyn Sink) -> bool {
+    let (bundle, kind, oti, sbn) = (block.bundle(), block.kind(), block.oti(), block.sbn());
+    match sink.want(bundle, kind, &oti) {
+        Want::Yes { have } if !have.contains(sbn) => {}
+        _ => return false,
+    }
+    sink.unpark(&mut block);
+    let complete = block.received() >= u32::from(block.symbols()) && block.decode(plans).is_ok();
+    if !complete || sink.block(bundle, kind, &oti, sbn, block.data()).is_err() {
+        sink.park(&block);
+    }
+    true
 }
 
 fn lasting_memory(path: &Path, boot: [u8; 16], bytes: u64) -> Option<Lasting> {

@@ -11,6 +11,7 @@ mod book;
 mod high;
 mod hook;
 mod low;
+mod memory;
 mod play;
 mod script;
 mod settle;

@@ -22,6 +22,7 @@ use checkvalve_receiver::inbox::Durability;
 use checkvalve_receiver::sink::{ObjectProgress, RefuseReason, Sink, Want};
 
 use super::low::{LINK_KEY, signing_key};
+use super::memory::Memory;
 use super::script::Options;
 use crate::rng::Rng;
 use crate::simdisk::SimDisk;
@@ -50,6 +51,7 @@ pub(super) struct High {
 impl High {
     pub(super) fn open(
         disk: &SimDisk,
+        lasting: &Memory,
         options: &Options,
         plans: &Arc<Plans>,
         boot: u64,
@@ -86,11 +88,14 @@ impl High {
         let delivery = Delivery::open(Arc::new(disk.clone()), settings, trust, id, now_ms)?;
         let memory = if options.little_memory { 24 << 10 } else { 4 << 20 };
         let limits = Limits { memory, objects: 256, idle: Duration::from_secs(20), ask_again: Duration::from_secs(2) };
+        lasting.left_behind(&mut |block| {
+            checkvalve_receiver::pipeline::take_up(block, plans, &delivery);
+        });
         Ok(Self {
             delivery,
             plans: Arc::clone(plans),
             opener: Opener::new(Some(LINK_KEY)),
-            reassembly: Reassembly::new(limits),
+            reassembly: Reassembly::with_memory(limits, Box::new(lasting.clone())),
             ready: VecDeque::new(),
             parked: VecDeque::new(),
             beacons: Vec::new(),

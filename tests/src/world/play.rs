@@ -20,6 +20,7 @@ use super::book::{Book, Held};
 use super::high::High;
 use super::hook::Running;
 use super::low::{self, Low, Told};
+use super::memory::Memory;
 use super::script::{Cut, Fault, Script, Side, What};
 use super::wire::Wire;
 use crate::rng::Rng;
@@ -101,6 +102,8 @@ pub(super) struct World<'a> {
     pub(super) now: u64,
     pub(super) low: Machine<Low>,
     pub(super) high: Machine<High>,
+    /// Of the receiver's blocks under way.
+    memory: Memory,
     wire: Wire,
     pub(super) book: Book,
     hooks: Vec<Running>,
@@ -187,6 +190,7 @@ impl<'a> World<'a> {
             now: 0,
             low,
             high,
+            memory: Memory::default(),
             wire: Wire::new(rng.next_u64()),
             book: Book::default(),
             hooks: Vec::new(),
@@ -332,7 +336,9 @@ impl<'a> World<'a> {
         high.faulty = high.faulty_until.is_some();
         high.stamp(now);
         let (boot, wall, plans) = (high.boot, high.wall_ms(now), &self.plans);
-        let opened = SimDisk::until_power_cut(|| High::open(&high.disk, &self.script.options, plans, boot, wall, seed));
+        let opened = SimDisk::until_power_cut(|| {
+            High::open(&high.disk, &self.memory, &self.script.options, plans, boot, wall, seed)
+        });
         match opened {
             None => return self.die_armed(Side::High, None),
             Some(Err(error)) if high.faulty => {
@@ -482,7 +488,13 @@ impl<'a> World<'a> {
                 self.book.holds(&self.low.disk)
             }
             Side::High => {
+                if cut == Cut::Kill {
+                    self.memory.kill();
+                }
                 bury(&mut self.high, cut, seed, now + down_ms * MS);
+                if cut != Cut::Kill {
+                    self.memory.clear();
+                }
                 self.book.hooks_are_gone(telling, self.high.epoch);
                 self.hooks.clear();
                 self.book.inbox(&self.high.disk, None)
