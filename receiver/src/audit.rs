@@ -4,17 +4,60 @@
 //! when a crash hit between writing it and what follows; none is lost.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use checkvalve_host::disk::{Disk, DiskFile};
 use checkvalve_protocol::id::{BundleId, ChannelName, KeyId};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The open audit trail.
 pub struct Audit {
     file: Mutex<Box<dyn DiskFile>>,
+    path: PathBuf,
 }
+
+/// A line of the trail about a bundle, as it is read again.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Told {
+    /// When, in Unix milliseconds.
+    pub at_ms: u64,
+    /// What happened.
+    pub event: String,
+    /// To which bundle.
+    #[serde(default)]
+    pub bundle: Option<BundleId>,
+    /// Its channel.
+    #[serde(default)]
+    pub channel: Option<ChannelName>,
+    /// Its number there.
+    #[serde(default)]
+    pub sequence: u64,
+    /// Who signed it.
+    #[serde(default)]
+    pub signer: Option<KeyId>,
+    /// What that key was called.
+    #[serde(default)]
+    pub signer_name: Option<String>,
+    /// Published: BLAKE3 of its signed announce, in hexadecimal digits.
+    #[serde(default)]
+    pub manifest: Option<String>,
+    /// Why it was refused or withdrawn.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// A hook: how often it was started.
+    #[serde(default)]
+    pub attempt: Option<u32>,
+    /// A hook: what became of the bundle.
+    #[serde(default)]
+    pub outcome: Option<String>,
+    /// A hook: how it ended, for people.
+    #[serde(default)]
+    pub ended: Option<String>,
+}
+
+/// Longest line that is read again, in bytes.
+const MAX_LINE: usize = 64 << 10;
 
 /// What happened.
 #[derive(Debug, Serialize)]
@@ -119,7 +162,31 @@ impl Audit {
         if last != [b'\n'] {
             file.append(b"\n")?;
         }
-        Ok(Self { file: Mutex::new(file) })
+        Ok(Self { file: Mutex::new(file), path: path.to_owned() })
+    }
+
+    /// Gives `each` line that can be read, from the first on.
+    pub fn read(&self, disk: &dyn Disk, each: &mut dyn FnMut(Told)) -> io::Result<()> {
+        let file = disk.open_read(&self.path)?;
+        let (mut at, mut held) = (0, Vec::new());
+        let mut buf = vec![0; MAX_LINE];
+        loop {
+            let got = file.read_at(&mut buf, at)?;
+            if got == 0 {
+                return Ok(());
+            }
+            at += got as u64;
+            held.extend_from_slice(&buf[..got]);
+            let whole = held.iter().rposition(|&b| b == b'\n').map_or(0, |end| end + 1);
+            held[..whole]
+                .split(|&b| b == b'\n')
+                .filter_map(|line| serde_json::from_slice(line).ok())
+                .for_each(&mut *each);
+            held.drain(..whole);
+            if held.len() > MAX_LINE {
+                held.clear(); // no line of ours
+            }
+        }
     }
 
     /// Appends a line; durable when this returns.

@@ -12,6 +12,7 @@ mod advance;
 mod install;
 mod manifests;
 mod operator;
+mod rebuild;
 mod receive;
 pub mod status;
 pub mod ticket;
@@ -157,7 +158,8 @@ impl Delivery {
         now_ms: u64,
     ) -> Result<Self, OpenError> {
         let (ledger, recovered) = LedgerFile::open(&disk, &settings.state.join("ledger")).map_err(OpenError::Ledger)?;
-        if recovered.torn_bytes > 0 || !recovered.corrupt.is_empty() {
+        let damaged = recovered.torn_bytes > 0 || !recovered.corrupt.is_empty();
+        if damaged {
             tracing::warn!(torn_bytes = recovered.torn_bytes, corrupt = ?recovered.corrupt, "ledger was damaged");
         }
         let audit = Audit::open(disk.as_ref(), &settings.state.join("audit.jsonl")).map_err(OpenError::State)?;
@@ -190,6 +192,13 @@ impl Delivery {
             now_ms: AtomicU64::new(now_ms),
             throttle: Throttle::new(20, 60_000),
         };
+        // Empty is also what is lost; where nothing ever came the audit trail has nothing either.
+        if damaged || this.ledger.lock().entries().next().is_none() {
+            let rebuilt = this.rebuild().map_err(OpenError::State)?;
+            if rebuilt > 0 {
+                tracing::warn!(bundles = rebuilt, "the ledger was rebuilt from the audit trail and the manifests");
+            }
+        }
         // It may have been set while no daemon ran.
         this.ledger.lock().clock_went_back(now_ms);
         this.set_trust(trust, now_ms).map_err(OpenError::State)?;

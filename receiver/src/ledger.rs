@@ -99,6 +99,24 @@ impl Ledger {
         }
     }
 
+    /// What is known of a bundle from elsewhere, after the ledger was damaged. False: its sequence is forgotten, or another's.
+    pub fn relearn(&mut self, entry: Entry) -> bool {
+        let (id, sequence) = (entry.id, entry.sequence);
+        let Some(name) = entry.channel.clone().filter(|name| self.ensure_channel(name)) else { return false };
+        let holder = self.at(&name, sequence).filter(|holder| holder.id != id).map(|holder| holder.standing);
+        let is_over = self.channels.get(&name).is_some_and(|channel| channel.is_over(sequence));
+        if is_over || holder == Some(Standing::Signed) {
+            return false;
+        }
+        self.change_channel(&name, |channel| channel.relearn(sequence));
+        self.release(id, &name, sequence);
+        self.entries.remove(&id);
+        self.open.remove(&id);
+        self.insert(entry);
+        self.take_slot(id, &name, sequence);
+        true
+    }
+
     /// A trusted announce arrived. Errors: it is not accepted, and nothing changed.
     pub fn announced(&mut self, a: Announced, now_ms: u64) -> Result<(), Conflict> {
         let over = || Conflict::Over { channel: a.channel.clone(), sequence: a.sequence };

@@ -30,6 +30,30 @@ fn a_receiver_two_seconds_late_gets_all_in_two_passes() {
 }
 
 #[test]
+fn the_carousel_brings_what_a_receiver_was_too_late_for() {
+    require_link!();
+    let setup = Pair::setup().sender("channel.default.carousel", "2 s").without_receiver();
+    let mut pair = setup.start();
+    let first = pair.drop_file("licence", b"the first");
+    pair.wait_sender_state(&first, &["transmitted"]);
+    let other = pair.drop_file("trust", b"a key");
+    pair.wait_sender_state(&other, &["transmitted"]);
+    let newer = pair.drop_file("licence", b"the second");
+    pair.wait_sender_state(&newer, &["transmitted"]);
+    pair.start_receiver();
+    // No ticket, no command: what stands comes round, and what was superseded does not.
+    let landed = |pair: &Pair, sequence: u64| pair.high.inbox.join(format!("default/{sequence:08}"));
+    pair.wait_for("the carousel to bring both", || {
+        (landed(&pair, 2).exists() && landed(&pair, 3).exists()).then_some(())
+    });
+    assert_eq!(std::fs::read(landed(&pair, 2).join("trust")).unwrap(), b"a key");
+    assert_eq!(std::fs::read(landed(&pair, 3).join("licence")).unwrap(), b"the second");
+    std::thread::sleep(Duration::from_secs(5));
+    assert!(!landed(&pair, 1).exists());
+    assert_eq!(pair.link.high_transmitted(), 0);
+}
+
+#[test]
 fn any_order_of_restarts_will_do() {
     require_link!();
     let mut pair = Pair::setup().start();

@@ -112,6 +112,12 @@ impl Channel {
         }
     }
 
+    /// A sequence was on the wire before what is known of this channel: it was expected from there on.
+    pub(super) fn relearn(&mut self, sequence: u64) {
+        self.begun(sequence);
+        self.baseline = Some(self.baseline.map_or(sequence, |baseline| baseline.min(sequence)));
+    }
+
     /// The transmission of a sequence has begun, at whatever time.
     pub fn begun(&mut self, sequence: u64) {
         self.newest = self.newest.max(sequence);

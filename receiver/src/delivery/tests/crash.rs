@@ -127,16 +127,69 @@ fn a_damaged_announce_in_staging_comes_again() {
 }
 
 #[test]
+fn a_ledger_that_is_lost_or_damaged_is_rebuilt_and_nothing_is_installed_twice() {
+    let samples = &samples()[..3];
+    let outcomes = [Outcome::Done, Outcome::Failed("exit 1".into()), Outcome::Quarantine(65)];
+    let bench = Bench::new().with_hook(None);
+    let delivery = bench.open();
+    for (sample, outcome) in samples.iter().zip(&outcomes) {
+        send(&delivery, sample);
+        let due = delivery.due_hooks(2_000);
+        assert_eq!(due[0].id, sample.id());
+        delivery.hook_ended(&due[0], outcome, 2_000);
+    }
+    let known = |delivery: &Delivery| -> Vec<_> {
+        let ledger = delivery.ledger.lock();
+        samples
+            .iter()
+            .map(|s| ledger.entry(s.id()).map(|e| (e.state, e.name.clone(), e.attempt, e.published)))
+            .collect()
+    };
+    let before = known(&delivery);
+    let expected = [State::Installed, State::Failed, State::Quarantined];
+    assert_eq!(before.iter().map(|known| known.as_ref().unwrap().0).collect::<Vec<_>>(), expected);
+    drop(delivery);
+    let path = bench.settings.state.join("ledger");
+    let whole = std::fs::read(&path).unwrap();
+    let flipped = |at: usize| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x10;
+        Some(bytes)
+    };
+    let cut = |len: usize| Some(whole[..len].to_vec());
+    let damages = (0..whole.len()).step_by(61).map(flipped).chain([cut(0), cut(whole.len() - 3), None]);
+    for (round, damage) in damages.enumerate() {
+        match damage {
+            Some(bytes) => std::fs::write(&path, bytes).unwrap(),
+            None => std::fs::remove_file(&path).unwrap(),
+        }
+        let delivery = bench.open();
+        assert_eq!(known(&delivery), before, "round {round}");
+        samples.iter().for_each(|sample| send(&delivery, sample));
+        assert!(delivery.due_hooks(3_000).is_empty(), "round {round}: it is over");
+        drop(delivery);
+        // It was written down: the next start finds it whole.
+        assert_eq!(known(&bench.open()), before, "round {round}, started again");
+    }
+}
+
+#[test]
 fn a_lost_ledger_does_not_publish_twice_or_over_something_else() {
     let bench = Bench::new();
     let sample = &samples()[2];
     send(&bench.open(), sample);
-    std::fs::remove_file(bench.settings.state.join("ledger")).unwrap();
+    // With the audit trail, from which it would be rebuilt.
+    let lose = || {
+        ["ledger", "audit.jsonl"]
+            .iter()
+            .for_each(|name| std::fs::remove_file(bench.settings.state.join(name)).unwrap());
+    };
+    lose();
     let delivery = bench.open();
     send(&delivery, sample);
     assert_eq!(state(&delivery, sample), Some(State::Complete), "the same is there already");
     let other = Sample::tree(30, 3, &[5]);
-    std::fs::remove_file(bench.settings.state.join("ledger")).unwrap();
+    lose();
     let delivery = bench.open();
     send(&delivery, &other);
     assert_eq!(state(&delivery, &other), Some(State::Quarantined));

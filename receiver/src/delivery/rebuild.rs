@@ -1,0 +1,104 @@
+//! A ledger that was damaged or lost, made again from what else is on the disk: the audit trail says what became of each bundle,
+//! its recorded manifest what it is. So nothing that was installed is installed again, and what never arrived is still missed.
+
+use std::collections::BTreeMap;
+
+use checkvalve_protocol::id::{BundleId, ChannelName};
+use checkvalve_protocol::manifest::Announce;
+
+use super::Delivery;
+use crate::audit::Told;
+use crate::inbox::Place;
+use crate::ledger::{Entry, Signer, Standing, State};
+
+impl Delivery {
+    /// Takes from the audit trail what the ledger does not know, or knows an older state of. Gives how many bundles.
+    pub(super) fn rebuild(&self) -> std::io::Result<usize> {
+        let mut ends: BTreeMap<BundleId, Entry> = BTreeMap::new();
+        let mut passed: BTreeMap<ChannelName, u64> = BTreeMap::new();
+        let mut given_up = Vec::new();
+        self.audit.read(self.disk.as_ref(), &mut |told| {
+            let Some(channel) = told.channel.clone() else { return };
+            let Some(id) = told.bundle else {
+                given_up.push((channel, told.sequence));
+                return;
+            };
+            if told.event == "hook" {
+                let last = passed.entry(channel.clone()).or_default();
+                *last = told.sequence.max(*last);
+            }
+            let entry = ends.entry(id).or_insert_with(|| Entry {
+                channel: Some(channel),
+                sequence: told.sequence,
+                standing: Standing::Signed,
+                ..Entry::new(id, told.at_ms)
+            });
+            follow(entry, &told);
+        })?;
+        let mut count = 0;
+        for (_, mut entry) in ends {
+            let known = self.ledger.lock().entry(entry.id).cloned();
+            if rank(entry.state) <= known.as_ref().map_or(0, |known| rank(known.state)) {
+                continue;
+            }
+            let place = Place { id: entry.id, channel: entry.channel.clone(), sequence: entry.sequence };
+            match (known, self.inbox.recorded(&place).ok().and_then(|(bytes, _)| Announce::peek(&bytes).ok())) {
+                (Some(known), _) if !known.name.is_empty() => (entry.name, entry.bytes) = (known.name, known.bytes),
+                (_, Some(announce)) => (entry.name, entry.bytes) = (announce.name.clone(), announce.data_len()),
+                _ => {}
+            }
+            count += usize::from(self.ledger.lock().relearn(entry));
+        }
+        let mut ledger = self.ledger.lock();
+        for (channel, sequence) in given_up {
+            ledger.reject_unknown(&channel, sequence);
+        }
+        for (channel, sequence) in passed {
+            ledger.change_channel(&channel, |channel| channel.pass(sequence));
+        }
+        Ok(count)
+    }
+}
+
+/// What an event makes of a bundle.
+fn follow(entry: &mut Entry, told: &Told) {
+    entry.changed_ms = told.at_ms;
+    entry.reason = told.reason.clone();
+    if let Some(key) = told.signer {
+        entry.signer = Some(Signer { key, name: told.signer_name.clone().unwrap_or_default() });
+    }
+    match (told.event.as_str(), told.outcome.as_deref()) {
+        ("published", _) => {
+            (entry.state, entry.published, entry.sent) = (State::Complete, true, true);
+            entry.announce = told.manifest.as_deref().and_then(|hex| blake3::Hash::from_hex(hex).ok()).map(Into::into);
+        }
+        ("quarantined", _) => (entry.state, entry.published) = (State::Quarantined, false),
+        ("withdrawn", _) => entry.state = State::Withdrawn,
+        ("rejected", _) => entry.state = State::Rejected,
+        ("hook", Some(outcome)) => {
+            entry.attempt = told.attempt.unwrap_or(1);
+            entry.reason = told.ended.clone();
+            entry.state = match outcome {
+                "installed" => State::Installed,
+                "failed" => State::Failed,
+                // Moving it there is gone through again where it was not finished.
+                "quarantined" => State::Quarantined,
+                _ => State::Installing,
+            };
+        }
+        _ => {}
+    }
+    if entry.state == State::Installed {
+        entry.reason = None;
+    }
+}
+
+/// How far a state is: a later one outranks what an older record says.
+fn rank(state: State) -> u8 {
+    match state {
+        State::Receiving | State::Incomplete | State::Missing => 0,
+        State::Complete => 1,
+        State::Installing => 2,
+        _ => 3,
+    }
+}
