@@ -245,12 +245,34 @@ impl Reassembly {
         self.buffers.recycle(block);
     }
 
-    /// The caller keeps `symbols` symbols of this parked block: it gives them back when the block comes out again.
+    /// The caller keeps `symbols` symbols of this parked block: it gives them back when the block comes out again, which
+    /// may be at once ([`Reassembly::poll_block`]) when the others came meanwhile.
     pub fn parked(&mut self, block: ReceivedBlock, symbols: u32) {
-        if let Some(object) = self.find(&block) {
-            object.parked.insert(block.sbn(), symbols);
+        let (sbn, source) = (block.sbn(), u32::from(block.symbols()));
+        let at = self.objects.iter().position(|o| o.is(block.bundle(), block.kind(), &block.oti()));
+        let Some(at) = at.filter(|&at| !self.objects[at].have.contains(sbn)) else {
+            return self.buffers.recycle(block);
+        };
+        let object = &mut self.objects[at];
+        object.parked.insert(sbn, symbols);
+        match object.open.get_mut(&sbn) {
+            Some(open) => {
+                self.buffers.recycle(block);
+                self.ready.extend(open.complete(symbols));
+            }
+            None if symbols >= source => self.give_back(at, block, symbols),
+            None => self.buffers.recycle(block),
         }
-        self.buffers.recycle(block);
+    }
+
+    /// A block that is complete with what the caller keeps, and of which nothing more need come.
+    fn give_back(&mut self, at: usize, mut block: ReceivedBlock, parked: u32) {
+        self.buffers.retake(&mut block);
+        let object = &mut self.objects[at];
+        let mut open = Open { block: Some(block), state: State::Collecting, heard: object.heard };
+        let (sbn, complete) = (open.sbn(), open.complete(parked));
+        object.open.extend(sbn.map(|sbn| (sbn, open)));
+        self.ready.extend(complete);
     }
 
     /// Takes every block out that is not being worked on, so that the caller can keep its symbols over a restart.
@@ -427,7 +449,23 @@ impl Reassembly {
             last: now,
         });
         self.recent = self.objects.len() - 1;
+        self.complete_parked(self.recent, symbol);
         answer.map(|()| self.recent)
+    }
+
+    /// Of a new object, the blocks of which the caller keeps enough.
+    fn complete_parked(&mut self, at: usize, symbol: &Symbol) {
+        let object = &self.objects[at];
+        let source = |sbn: u32| object.oti.block_symbols(sbn).unwrap_or(u16::MAX);
+        let complete: Vec<(u32, u32)> =
+            object.parked.iter().map(|(&sbn, &n)| (sbn, n)).filter(|&(sbn, n)| n >= u32::from(source(sbn))).collect();
+        for (sbn, symbols) in complete {
+            let source = self.objects[at].oti.block_symbols(sbn).unwrap_or(u16::MAX);
+            if !self.objects[at].have.contains(sbn) && self.make_room(Buffers::block_bytes(source, &symbol.oti)) {
+                let block = self.buffers.block(&Symbol { sbn, ..*symbol }, source);
+                self.give_back(at, block, symbols);
+            }
+        }
     }
 
     fn remove_object(&mut self, at: usize, park: bool) {

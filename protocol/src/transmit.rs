@@ -3,8 +3,7 @@
 //! 1. [`Work`] says which blocks of a bundle go out, with which ESIs and how much repair ([`work`]).
 //! 2. The caller reads and encodes each block ([`Encoder`]) and pushes it to the [`Transmitter`].
 //! 3. [`Transmitter::poll_transmit`] picks symbols ([`schedule`]), keeps the rate ([`pacer`]) and fills a [`Batch`].
-//! 4. [`Batch::seal`] seals it, outside of any lock; the caller hands it to the kernel as one super-datagram. Where nobody
-//!    waits for the lock, [`Transmitter::poll_sealed`] does both, and saves a copy.
+//! 4. [`Batch::seal`] seals it, outside of any lock; the caller hands it to the kernel as one super-datagram.
 
 pub mod margin;
 pub mod pacer;
@@ -109,21 +108,12 @@ impl Transmitter {
 
     /// Fills `batch` with what should leave at `now`.
     pub fn poll_transmit(&mut self, now: Time, batch: &mut Batch) -> Transmit {
-        self.fill(now, batch, None)
-    }
-
-    /// As [`Transmitter::poll_transmit`], and seals it on the way.
-    pub fn poll_sealed(&mut self, now: Time, sealer: &Sealer, batch: &mut Batch) -> Transmit {
-        self.fill(now, batch, Some(sealer))
-    }
-
-    fn fill(&mut self, now: Time, batch: &mut Batch, sealer: Option<&Sealer>) -> Transmit {
         if let Some(at) = self.pacer.wait(now) {
             return Transmit::Wait(at);
         }
         batch.clear();
         if let Some(payload) = self.control.pop_front() {
-            batch.put(self.header(Content::Beacon), &payload, sealer);
+            batch.put(self.header(Content::Beacon), &payload);
         }
         while batch.is_empty() || (batch.len() < self.max_datagrams && batch.has_room()) {
             if batch.headers.first().is_some_and(|h| h.content == Content::Beacon) {
@@ -132,7 +122,7 @@ impl Transmitter {
             let header = self.header(Content::Beacon);
             let turn = batch.symbol_size();
             let sent = self.schedule.next(now, turn, |symbol, bytes| {
-                batch.put(Header { content: Content::Symbol(symbol), ..header }, bytes, sealer);
+                batch.put(Header { content: Content::Symbol(symbol), ..header }, bytes);
             });
             if !sent {
                 // The counter taken for this symbol is the next one's.
@@ -161,7 +151,7 @@ impl Batch {
         Self::default()
     }
 
-    /// The datagrams, back to back; sealed only after [`Batch::seal`] or by [`Transmitter::poll_sealed`].
+    /// The datagrams, back to back; sealed only after [`Batch::seal`].
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.buffer[..self.filled]
@@ -196,7 +186,7 @@ impl Batch {
         self.filled + self.headers.len() * (IP_UDP_LEN + ETHERNET_LEN)
     }
 
-    /// Seals every datagram in place. Not after [`Transmitter::poll_sealed`].
+    /// Seals every datagram in place.
     pub fn seal(&mut self, sealer: &Sealer) {
         let bytes = &mut self.buffer[..self.filled];
         for (header, datagram) in self.headers.iter().zip(bytes.chunks_mut(self.size.max(1))) {
@@ -222,7 +212,7 @@ impl Batch {
         self.size = 0;
     }
 
-    fn put(&mut self, header: Header, payload: &[u8], sealer: Option<&Sealer>) {
+    fn put(&mut self, header: Header, payload: &[u8]) {
         let trailer = if header.sealed { crate::limits::TAG_LEN } else { crate::limits::CRC_LEN };
         let len = HEADER_LEN + payload.len() + trailer;
         if self.headers.is_empty() {
@@ -234,13 +224,8 @@ impl Batch {
             self.buffer.resize(end, 0);
         }
         let datagram = &mut self.buffer[self.filled..end];
-        match sealer {
-            Some(sealer) => sealer.seal(&header, payload, datagram),
-            None => {
-                datagram[..HEADER_LEN].copy_from_slice(&header.to_bytes());
-                datagram[HEADER_LEN..len - trailer].copy_from_slice(payload);
-            }
-        }
+        datagram[..HEADER_LEN].copy_from_slice(&header.to_bytes());
+        datagram[HEADER_LEN..len - trailer].copy_from_slice(payload);
         self.filled = end;
         self.headers.push(header);
     }

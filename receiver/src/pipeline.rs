@@ -1,7 +1,8 @@
 //! The data plane of the high side.
 //!
 //! 1. `receive`, one thread a lane: takes datagrams from the kernel, authenticates them in place, puts their symbols
-//!    into blocks. It never touches a disk and never waits for anything but the socket.
+//!    into blocks. It never touches a disk, and waits for anything but the socket only when memory is nearly full of blocks
+//!    that are to be stored: a tenth of a second, while the kernel's buffer takes what comes.
 //! 2. `work`, several threads: decodes blocks that lack source symbols and hands each block to the [`Sink`], which
 //!    stores it. Blocks wait here in memory when the disk is slow; when that memory is full, symbols are dropped and
 //!    counted.
@@ -90,6 +91,10 @@ struct Shared {
     state: Mutex<State>,
     /// Blocks wait, or it is time to stop.
     work: Condvar,
+    /// A block was stored.
+    room: Condvar,
+    /// Bytes of blocks from which on the threads that receive wait for those that store.
+    pressed: u64,
     stop: AtomicBool,
     origin: Instant,
     counts: Counts,
@@ -122,6 +127,8 @@ struct Counts {
 const MAX_BEACONS: usize = 64;
 /// Unfinished blocks that wait to be kept on disk; beyond these their symbols are lost, since memory is bounded.
 const MAX_PARKED: usize = 16;
+/// How long the threads that receive wait for those that store, at a time when these cannot keep up.
+const PATIENCE: Duration = Duration::from_millis(100);
 /// Of the threads that receive, and of those that store (nice(2)).
 const NICENESS: [i32; 2] = [-15, -10];
 /// Objects known to the reassembly at once.
@@ -165,6 +172,8 @@ impl Pipeline {
                 beacons: VecDeque::new(),
             }),
             work: Condvar::new(),
+            room: Condvar::new(),
+            pressed: config.memory / 8 * 7,
             stop: AtomicBool::new(false),
             origin: Instant::now(),
             counts: Counts { kernel, ..Counts::default() },
@@ -309,8 +318,13 @@ impl Shared {
 }
 
 impl State {
-    /// Unfinished blocks that left memory, to the workers; when these cannot keep up, their symbols are lost.
-    fn collect_parked(&mut self, shared: &Shared) {
+    /// Blocks for the workers: those that are complete, and unfinished ones that left memory, whose symbols are lost when the
+    /// workers cannot keep up.
+    fn collect(&mut self, shared: &Shared) {
+        while let Some(block) = self.reassembly.poll_block() {
+            self.ready.push_back(block);
+            shared.work.notify_one();
+        }
         while let Some(block) = self.reassembly.poll_parked() {
             if self.parked.len() < MAX_PARKED {
                 self.parked.push_back(block);
@@ -327,7 +341,9 @@ impl State {
 fn receive(shared: &Shared, lane: usize, mut link: Link, mut opener: Opener) {
     hurry(NICENESS[0]);
     let mut opened: Vec<(Header, usize, usize)> = Vec::with_capacity(64);
+    let mut pressed_since = None;
     while !shared.stopping() {
+        pressed_since = let_work(shared, pressed_since);
         let received = link.receive(|group| take_group(shared, &mut opener, &mut opened, group));
         if let Some(count) = shared.counts.kernel.get(lane) {
             count.store(u64::from(link.kernel_drops()), Ordering::Relaxed);
@@ -337,6 +353,25 @@ fn receive(shared: &Shared, lane: usize, mut link: Link, mut opener: Opener) {
             std::thread::sleep(Duration::from_millis(100));
         }
     }
+}
+
+/// Waits while memory is nearly full of blocks that are to be stored, but not for longer than [`PATIENCE`] since it is. Who
+/// receives goes before who stores, so on few cores these would never get the processor, and symbols be lost for it.
+fn let_work(shared: &Shared, since: Option<Instant>) -> Option<Instant> {
+    let mut state = shared.lock();
+    let is_pressed = |state: &State| state.reassembly.memory() >= shared.pressed && !state.ready.is_empty();
+    if !is_pressed(&state) {
+        return None;
+    }
+    let since = since.unwrap_or_else(Instant::now);
+    while is_pressed(&state) && !shared.stopping() {
+        let left = PATIENCE.saturating_sub(since.elapsed());
+        if left.is_zero() {
+            break;
+        }
+        state = shared.room.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+    }
+    Some(since)
 }
 
 /// Lets this thread go before others where that is allowed: what it is too late for is lost, all else can wait.
@@ -388,11 +423,7 @@ fn take_group(shared: &Shared, opener: &mut Opener, opened: &mut Vec<(Header, us
         }
     }
     state.drops.merge(&drops);
-    while let Some(block) = state.reassembly.poll_block() {
-        state.ready.push_back(block);
-        shared.work.notify_one();
-    }
-    state.collect_parked(shared);
+    state.collect(shared);
 }
 
 fn ask(sink: &dyn Sink, symbol: &Symbol) -> Wanted {
@@ -424,7 +455,12 @@ fn work(shared: &Shared) {
                 let count = if kept > 0 { &shared.counts.parked } else { &shared.counts.lost };
                 count.fetch_add(1, Ordering::Relaxed);
                 let mut state = shared.lock();
-                if kept > 0 { state.reassembly.parked(block, kept) } else { state.reassembly.recycle(block) }
+                if kept > 0 {
+                    state.reassembly.parked(block, kept)
+                } else {
+                    state.reassembly.recycle(block)
+                }
+                state.collect(shared);
             }
         }
     }
@@ -457,7 +493,9 @@ fn store(shared: &Shared, mut block: ReceivedBlock) {
         if error != checkvalve_protocol::fec::FecError::NotEnough {
             tracing::error!(bundle = %block.bundle(), sbn = block.sbn(), %error, "decode");
         }
-        shared.lock().reassembly.undecodable(block);
+        let mut state = shared.lock();
+        state.reassembly.undecodable(block);
+        state.collect(shared);
         return;
     }
     let count = if whole { &shared.counts.whole } else { &shared.counts.decoded };
@@ -471,6 +509,7 @@ fn store(shared: &Shared, mut block: ReceivedBlock) {
             shared.lock().reassembly.failed(block);
         }
     }
+    shared.room.notify_all();
 }
 
 /// 3. Beacons, progress and time, ten times a second.
@@ -481,7 +520,7 @@ fn tend(shared: &Shared) {
             let mut state = shared.lock();
             let now = shared.now();
             state.reassembly.handle_timeout(now);
-            state.collect_parked(shared);
+            state.collect(shared);
             let kernel = shared.counts.kernel.iter().map(|count| count.load(Ordering::Relaxed)).sum();
             let memory = state.drops.get(DropReason::Memory);
             let sample = Sample { tally: state.reassembly.tally(), kernel, memory };

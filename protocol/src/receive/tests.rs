@@ -334,3 +334,76 @@ fn symbols_needed_beyond_k_are_few() {
     }
     assert!(f64::from(extra) / f64::from(blocks) < 0.1, "{extra} of {blocks}");
 }
+
+/// A reassembly of one object, two blocks of four symbols, and symbols put into it one by one.
+struct Parking(Reassembly, u64);
+
+impl Parking {
+    fn new() -> Self {
+        Self(Reassembly::new(limits(1 << 20)), 0)
+    }
+
+    fn put(&mut self, sbn: u32, esi: u32, kept: &[(u32, u32)]) {
+        let oti = crate::partition::Oti::new(8 * 64, 64, 4).unwrap();
+        let symbol = Symbol { bundle: BundleId(1), kind: ObjectKind::Data, sbn, esi, oti };
+        let content = Content::Symbol(symbol);
+        let header = Header { sealed: true, session: SessionId(1), counter: self.1, content };
+        self.1 += 1;
+        let mut want = |_: &Symbol| Wanted::Yes { have: BlockSet::new(), parked: kept.to_vec() };
+        self.0.handle(Time(self.1), &header, &[esi as u8; 64], &mut want).unwrap();
+    }
+
+    fn park(&mut self) -> ReceivedBlock {
+        self.0.park_all();
+        self.0.poll_parked().unwrap()
+    }
+
+    /// The block comes out, and is whole with what was kept of it.
+    fn assert_whole(&mut self, sbn: u32, kept: &[u32]) {
+        let mut block = self.0.poll_block().expect("it is complete");
+        assert!(block.sbn() == sbn && block.has_parked());
+        kept.iter().for_each(|&esi| assert!(block.add(esi, &[esi as u8; 64])));
+        assert!(block.is_whole());
+        assert!(block.data().chunks(64).enumerate().all(|(esi, symbol)| symbol == [esi as u8; 64]));
+        self.0.stored(block);
+        assert_eq!(self.0.memory(), 0);
+    }
+}
+
+#[test]
+fn a_block_whose_last_symbol_comes_while_it_is_being_parked_is_complete() {
+    let mut high = Parking::new();
+    high.put(0, 0, &[]);
+    high.put(0, 1, &[]);
+    let parked = high.park();
+    high.put(0, 2, &[]);
+    high.put(0, 3, &[]);
+    assert!(high.0.poll_block().is_none(), "nobody knows yet how many are kept");
+    high.0.parked(parked, 2);
+    high.assert_whole(0, &[0, 1]);
+}
+
+#[test]
+fn a_block_parked_in_parts_that_suffice_is_complete() {
+    let mut high = Parking::new();
+    high.put(0, 0, &[]);
+    high.put(0, 1, &[]);
+    let first = high.park();
+    high.put(0, 2, &[]);
+    high.put(0, 3, &[]);
+    let second = high.park();
+    high.0.parked(first, 2);
+    assert!(high.0.poll_block().is_none());
+    high.0.parked(second, 4);
+    high.assert_whole(0, &[0, 1]);
+}
+
+#[test]
+fn a_block_that_was_kept_complete_needs_no_symbol_after_a_restart() {
+    let mut high = Parking::new();
+    high.put(1, 2, &[(0, 4), (1, 2)]);
+    high.0.park_all();
+    let other = high.0.poll_parked().unwrap();
+    high.0.recycle(other);
+    high.assert_whole(0, &[0, 1, 2, 3]);
+}

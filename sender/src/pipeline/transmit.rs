@@ -14,8 +14,6 @@ use crate::link::Sent;
 pub(super) fn run(shared: &Shared, lane: usize) {
     let Some(link) = shared.links.get(lane) else { return };
     let mut batch = Batch::new();
-    // Sealing holds the state up, which other lanes would wait for.
-    let alone = shared.links.len() == 1;
     while !shared.stopping() {
         let now = shared.now();
         let mut state = shared.lock();
@@ -23,19 +21,14 @@ pub(super) fn run(shared: &Shared, lane: usize) {
             state.next_beacon = now + BEACON_INTERVAL;
             push_beacon(shared, &mut state);
         }
-        let next = match alone {
-            true => state.transmitter.poll_sealed(now, &shared.sealer, &mut batch),
-            false => state.transmitter.poll_transmit(now, &mut batch),
-        };
+        let next = state.transmitter.poll_transmit(now, &mut batch);
         if state.collect_spent() && state.wakes_producer() {
             shared.room.notify_one();
         }
         let until = match next {
             Transmit::Ready => {
                 drop(state);
-                if !alone {
-                    batch.seal(&shared.sealer);
-                }
+                batch.seal(&shared.sealer);
                 if link.send(&batch, &shared.stop) == Sent::All {
                     shared.datagrams.fetch_add(batch.len() as u64, Ordering::Relaxed);
                     shared.bytes.fetch_add(batch.wire_bytes() as u64, Ordering::Relaxed);

@@ -215,6 +215,7 @@ impl High {
             0 => self.reassembly.recycle(block),
             kept => self.reassembly.parked(block, kept),
         }
+        self.collect();
         true
     }
 }
