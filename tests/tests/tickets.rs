@@ -64,6 +64,39 @@ fn a_receiver_that_was_off_names_what_it_missed_within_five_seconds() {
 }
 
 #[test]
+fn alarms_come_before_what_they_warn_of() {
+    require_link!();
+    // The worst of some sixty blocks loses about four fifths of what the repair mends.
+    let mut pair = Pair::setup().rate("200 Mbit/s").repair("20 %").gso(false).loss(Loss::Random(100)).start();
+    let alarms = |pair: &Pair| -> Vec<String> {
+        let said = json(&pair.receiver_command(&["--json", "status"]));
+        said["alarms"].as_array().unwrap().iter().map(|alarm| alarm.as_str().unwrap().to_owned()).collect()
+    };
+    let alarm = |pair: &Pair, about: &str| {
+        pair.wait_for(about, || alarms(pair).iter().any(|alarm| alarm.contains(about)).then_some(()));
+    };
+    tree::large(&pair.place("image"), 20 * MIB, 1);
+    let image = pair.drop("image");
+    pair.wait_installed(&image);
+    alarm(&pair, "nearly what `fec.repair` mends");
+
+    pair.link.set_loss(Loss::Random(1_000));
+    alarm(&pair, "no beacon for");
+    let gone = pair.drop_file("gone", b"nobody hears of it yet");
+    pair.wait_sender_state(&gone, &["transmitted"]);
+    pair.link.set_loss(Loss::None);
+    alarm(&pair, "channel default: 2 never came");
+    assert!(!alarms(&pair).iter().any(|alarm| alarm.contains("no beacon")));
+
+    pair.link.set_loss(Loss::Random(400));
+    tree::large(&pair.place("lost"), 4 * MIB, 2);
+    let lost = pair.drop("lost");
+    pair.wait_state(&lost, &["incomplete", "missing"]);
+    alarm(&pair, "loses more than `fec.repair` mends");
+    pair.stop_sender();
+}
+
+#[test]
 fn symbols_of_unfinished_blocks_survive_a_restart() {
     require_link!();
     let mut pair = Pair::setup().rate("200 Mbit/s").gso(false).loss(Loss::Random(100)).start();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use checkvalve_host::progress::human_duration;
 
 use super::LinkView;
-use crate::delivery::status::Status;
+use crate::delivery::status::{BundleStatus, Status};
 use crate::ledger::State;
 
 /// Margins below this are an alarm, in parts in a thousand of a block's repair symbols.
@@ -28,7 +28,10 @@ pub(super) fn of(status: &Status, link: &LinkView) -> Vec<String> {
     }
     for (state, what) in [(State::Missing, "never came"), (State::Incomplete, "are incomplete")] {
         let mut channels: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-        for bundle in status.bundles.iter().rev().filter(|bundle| bundle.state == state && !bundle.channel.is_empty()) {
+        // Where only the disk is in the way no ticket is offered; the bundle's own line says what to do.
+        let lacks =
+            |bundle: &&BundleStatus| bundle.state == state && bundle.ticket.is_some() && !bundle.channel.is_empty();
+        for bundle in status.bundles.iter().rev().filter(lacks) {
             let number = match bundle.through {
                 None => bundle.sequence.to_string(),
                 Some(through) => format!("{}-{through}", bundle.sequence),
