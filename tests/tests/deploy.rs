@@ -149,7 +149,9 @@ fn demo(kind: &str) {
 }
 
 fn start_demo(work: &Path, kind: &str, megabytes: &str) -> Child {
-    let mut command = Command::new(deploy().join("demo.sh"));
+    // A shell cannot trap what it was started to ignore, and what runs in the background ignores Ctrl-C.
+    let mut command = Command::new("env");
+    command.arg("--default-signal=INT").arg(deploy().join("demo.sh"));
     command.args(["--link", kind, "--megabytes", megabytes]).env("TMPDIR", work);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     command.spawn().unwrap()
