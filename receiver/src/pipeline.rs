@@ -318,12 +318,20 @@ impl Shared {
 }
 
 impl State {
-    /// Blocks for the workers: those that are complete, and unfinished ones that left memory, whose symbols are lost when the
-    /// workers cannot keep up.
-    fn collect(&mut self, shared: &Shared) {
+    /// Blocks that are complete, to the workers.
+    fn collect_ready(&mut self, shared: &Shared) {
         while let Some(block) = self.reassembly.poll_block() {
             self.ready.push_back(block);
             shared.work.notify_one();
+        }
+    }
+
+    /// As [`State::collect_ready`], and unfinished ones that left memory; when the workers cannot keep up, the symbols of
+    /// these are lost. Not while stopping: a worker then takes them one by one, and loses none.
+    fn collect(&mut self, shared: &Shared) {
+        self.collect_ready(shared);
+        if shared.stopping() {
+            return;
         }
         while let Some(block) = self.reassembly.poll_parked() {
             if self.parked.len() < MAX_PARKED {
@@ -460,7 +468,7 @@ fn work(shared: &Shared) {
                 } else {
                     state.reassembly.recycle(block)
                 }
-                state.collect(shared);
+                state.collect_ready(shared);
             }
         }
     }
@@ -495,7 +503,7 @@ fn store(shared: &Shared, mut block: ReceivedBlock) {
         }
         let mut state = shared.lock();
         state.reassembly.undecodable(block);
-        state.collect(shared);
+        state.collect_ready(shared);
         return;
     }
     let count = if whole { &shared.counts.whole } else { &shared.counts.decoded };
