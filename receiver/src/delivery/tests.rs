@@ -17,6 +17,7 @@ use crate::testing::{Sample, default_channel, key, shuffled, trust};
 mod crash;
 mod disk;
 mod hostile;
+mod interleave;
 
 const ENOSPC: i32 = 28;
 const EIO: i32 = 5;

@@ -1,4 +1,5 @@
-//! A disk that fails at the operation it is told to, for tests that go through every step of something.
+//! A disk that fails at the operation it is told to, or lets something else happen there, for tests that go through every
+//! step of something.
 
 use std::ffi::OsString;
 use std::io;
@@ -19,6 +20,7 @@ pub struct FailNth {
 struct State {
     done: Vec<&'static str>,
     fail: Option<Fail>,
+    interrupt: Option<(usize, Box<dyn FnOnce() + Send>)>,
 }
 
 #[derive(Clone, Copy)]
@@ -51,6 +53,11 @@ impl FailNth {
         self.arm(Some(Fail { nth, errno, all_after: true }));
     }
 
+    /// Calls `what` before operation `nth` (counted from 0 since now), in the thread that does this operation.
+    pub fn interrupt(&self, nth: usize, what: impl FnOnce() + Send + 'static) {
+        *lock(&self.state) = State { interrupt: Some((nth, Box::new(what))), ..State::default() };
+    }
+
     /// Fails nothing from now on, and counts from 0 again.
     pub fn heal(&self) {
         self.arm(None);
@@ -63,7 +70,7 @@ impl FailNth {
     }
 
     fn arm(&self, fail: Option<Fail>) {
-        *lock(&self.state) = State { done: Vec::new(), fail };
+        *lock(&self.state) = State { fail, ..State::default() };
     }
 
     fn step(&self, what: &'static str) -> io::Result<()> {
@@ -83,7 +90,13 @@ fn step(state: &Mutex<State>, what: &'static str) -> io::Result<()> {
     let mut state = lock(state);
     let n = state.done.len();
     state.done.push(what);
-    match state.fail {
+    let fail = state.fail;
+    let due = state.interrupt.take_if(|(nth, _)| *nth == n);
+    drop(state);
+    if let Some((_, interrupt)) = due {
+        interrupt();
+    }
+    match fail {
         Some(fail) if n == fail.nth || (fail.all_after && n > fail.nth) => {
             Err(io::Error::from_raw_os_error(fail.errno))
         }

@@ -1,0 +1,79 @@
+//! Two threads of the data plane bring the last parts of a bundle, and a third moves it on: any order of their steps on the
+//! disk leads to the same end.
+
+use std::sync::mpsc;
+use std::thread;
+
+use super::*;
+
+/// The other thread gets so long at the step where the first one stands; it may wait for a lock that the first one holds.
+const TURN: Duration = Duration::from_millis(20);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Announce,
+    LastBlock,
+    Hashes,
+}
+
+impl Part {
+    const ALL: [Self; 3] = [Self::Announce, Self::LastBlock, Self::Hashes];
+
+    fn bring(self, delivery: &Delivery, sample: &Sample) {
+        let last = sample.oti().blocks() - 1;
+        match self {
+            Self::Announce => announce(delivery, sample),
+            Self::LastBlock => data(delivery, sample, [last]),
+            Self::Hashes => hashes(delivery, sample),
+        }
+        .unwrap();
+    }
+}
+
+/// `first` is interrupted at its operation `step` by `second`, and by whatever there is to do then. False: it has fewer.
+fn interleave(sample: &Sample, first: Part, second: Part, step: usize) -> bool {
+    let bench = Bench::new();
+    let delivery = Arc::new(bench.open());
+    data(&delivery, sample, 0..sample.oti().blocks() - 1).unwrap();
+    let before = Part::ALL.into_iter().filter(|&part| part != first && part != second);
+    before.for_each(|part| part.bring(&delivery, sample));
+    work(&delivery);
+    let (others, other) = mpsc::channel();
+    let (theirs, their_sample) = (Arc::clone(&delivery), sample.clone());
+    bench.disk.interrupt(step, move || {
+        let (done, is_done) = mpsc::channel();
+        let other = thread::spawn(move || {
+            if second != first {
+                second.bring(&theirs, &their_sample);
+            }
+            work(&theirs);
+            done.send(()).unwrap_or_default();
+        });
+        // Either is fine: it is done, or it waits for us.
+        let _ = is_done.recv_timeout(TURN);
+        others.send(other).unwrap();
+    });
+    first.bring(&delivery, sample);
+    work(&delivery);
+    bench.disk.heal();
+    let Ok(other) = other.try_recv() else { return false };
+    other.join().unwrap();
+    work(&delivery);
+    let at = format!("{first:?} interrupted by {second:?} at {step}");
+    assert_eq!(state(&delivery, sample), Some(State::Complete), "{at}: {}", reason(&delivery, sample));
+    assert_eq!(reason(&delivery, sample), "", "{at}");
+    assert!(delivery.lost().is_empty(), "{at}");
+    sample.assert_at(&bench.inbox(sample.announce.sequence));
+    assert_eq!(bench.audit().iter().filter(|line| line["event"] == "published").count(), 1, "{at}");
+    true
+}
+
+#[test]
+fn threads_that_bring_the_last_parts_do_not_hinder_one_another() {
+    for sample in [Sample::file(1, 1, 500), Sample::file(1, 1, 1_200), Sample::tree(1, 1, &[700, 0, 30, 300])] {
+        for (first, second) in Part::ALL.into_iter().flat_map(|a| Part::ALL.map(|b| (a, b))) {
+            let steps = (0..).take_while(|&step| interleave(&sample, first, second, step)).count();
+            assert!(steps > 2, "{first:?} has {steps} steps");
+        }
+    }
+}
