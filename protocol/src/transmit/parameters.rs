@@ -179,16 +179,17 @@ impl Parameters {
         self.burst_symbols < self.wanted_burst_symbols
     }
 
-    /// Random loss, as a share, at which a full block still has three standard deviations to spare.
+    /// Random loss, as a share, at which a bundle of 1 GiB completes in one pass 99 times in 100: each of its blocks has to.
     #[must_use]
     pub fn survivable_loss(&self) -> f64 {
-        let sent = f64::from(self.block_symbols) + f64::from(self.repair_symbols(self.block_symbols));
-        let spare = f64::from(self.repair_symbols(self.block_symbols));
+        let spare = self.repair_symbols(self.block_symbols);
+        let sent = u32::from(self.block_symbols) + spare;
+        let block = f64::from(self.block_symbols) * f64::from(self.symbol_size);
+        let blocks = (f64::from(1 << 30) / block).ceil();
         let (mut low, mut high) = (0.0_f64, 1.0_f64);
         for _ in 0..40 {
             let loss = (low + high) / 2.0;
-            let lost = sent * loss + 3.0 * (sent * loss * (1.0 - loss)).sqrt();
-            if lost <= spare { low = loss } else { high = loss }
+            if at_most(sent, spare, loss).powf(blocks) >= 0.99 { low = loss } else { high = loss }
         }
         low
     }
@@ -236,6 +237,19 @@ impl Parameters {
     }
 }
 
+/// The probability that of `sent` symbols, each lost with probability `loss` (neither 0 nor 1), at most `spare` are lost.
+fn at_most(sent: u32, spare: u32, loss: f64) -> f64 {
+    let odds = (loss / (1.0 - loss)).ln();
+    // In logarithms, since that of none may be smaller than any number.
+    let mut exactly = f64::from(sent) * (1.0 - loss).ln();
+    let mut sum = exactly.exp();
+    for lost in 1..=spare.min(sent) {
+        exactly += (f64::from(sent - lost + 1) / f64::from(lost)).ln() + odds;
+        sum += exactly.exp();
+    }
+    sum
+}
+
 const _: () = assert!(MAX_BLOCK_SYMBOLS >= 256, "the block sizes chosen above are allowed");
 
 #[cfg(test)]
@@ -256,8 +270,23 @@ mod tests {
         assert!(!p.memory_binds());
         assert_eq!(p.survivable_burst(), Duration::from_millis(10));
         assert!((0.14..0.16).contains(&p.wire_overhead()), "{}", p.wire_overhead());
-        assert!((0.015..0.03).contains(&p.survivable_loss()), "{}", p.survivable_loss());
+        assert!((0.009..0.013).contains(&p.survivable_loss()), "{}", p.survivable_loss());
         assert_eq!(Parameters::derive(&Link { mtu: 9_000, ..link() }).unwrap().symbol_size(), 8_896);
+    }
+
+    #[test]
+    fn the_loss_survived_is_that_of_the_binomial_distribution() {
+        // 4 symbols, 1 of them spare: (1-p)^4 + 4p(1-p)^3.
+        let exact = |p: f64| (1.0 - p).powi(4) + 4.0 * p * (1.0 - p).powi(3);
+        for loss in [0.001, 0.1, 0.5, 0.999] {
+            assert!((at_most(4, 1, loss) - exact(loss)).abs() < 1e-12, "{loss}");
+        }
+        assert!((at_most(5_120, 4_096, 0.5) - 1.0).abs() < 1e-9, "nothing underflows");
+        for (repair, loss) in [(0.02, 0.0015..0.003), (0.1, 0.033..0.043), (0.2, 0.085..0.092), (4.0, 0.7..0.8)] {
+            let found = Parameters::derive(&Link { repair, ..link() }).unwrap().survivable_loss();
+            assert!(loss.contains(&found), "{repair}: {found}");
+        }
+        assert!(Parameters::derive(&Link { repair: 0.0, ..link() }).unwrap().survivable_loss() < 1e-7);
     }
 
     #[test]

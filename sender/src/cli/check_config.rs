@@ -41,7 +41,8 @@ fn text(path: &Path, checked: &Checked) {
     let (config, parameters) = (&checked.config, &checked.parameters);
     let line = |what: &str, value: String| say(format_args!("{what:<17} {value}"));
     say(format_args!("{} is right", path.display()));
-    line("destination", format!("{}, {} lanes", checked.destination, config.link.lanes));
+    let lanes = if config.link.lanes == 1 { "lane" } else { "lanes" };
+    line("destination", format!("{}, {} {lanes}", checked.destination, config.link.lanes));
     match &checked.link_key {
         Some(key) => line("link key", format!("{} (must be the receiver's)", key.id())),
         None => line("link key", "NONE: insecure, anyone on the link can read and disturb it".to_owned()),
@@ -86,7 +87,10 @@ fn text(path: &Path, checked: &Checked) {
     let shown = if micros < 10_000 { format!("{:.1} ms", micros as f64 / 1e3) } else { human_duration(burst) };
     line(
         "survives",
-        format!("an outage of {shown} at full rate, or {} random loss", percent(parameters.survivable_loss())),
+        format!(
+            "an outage of {shown} at full rate, or {} random loss (a bundle of 1 GiB, 99 times in 100)",
+            percent(parameters.survivable_loss())
+        ),
     );
     if parameters.memory_binds() {
         line(
