@@ -18,6 +18,8 @@ const MESSAGES: usize = 16;
 const MESSAGE_LEN: usize = 65_536;
 /// Room for the control messages of one: a segment size and a drop counter.
 const CONTROL_LEN: usize = 128;
+/// Numbers in `SO_MEMINFO` (sock_diag(7)): bytes held to be received, room for them, and seven that are not asked for.
+const MEMINFO: usize = 9;
 
 /// One lane from the sender.
 pub struct Link {
@@ -75,6 +77,19 @@ impl Link {
     /// Datagrams that the kernel dropped for want of buffer since the socket was opened.
     pub fn kernel_drops(&self) -> u32 {
         self.kernel_drops
+    }
+
+    /// Whether datagrams that wait fill half of the kernel's buffer or more.
+    pub fn is_half_full(&self) -> bool {
+        let mut info = [0_u32; MEMINFO];
+        let mut size = mem::size_of_val(&info) as libc::socklen_t;
+        // SAFETY: `info` has room for `size` bytes, of which the kernel writes as many as it has.
+        let result = unsafe {
+            let info = info.as_mut_ptr().cast();
+            libc::getsockopt(self.socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_MEMINFO, info, &raw mut size)
+        };
+        let [held, room, ..] = info;
+        result == 0 && held >= room / 2
     }
 
     /// Waits up to 100 ms for datagrams and gives each group that came to `take`. Returns how many groups came.

@@ -2,16 +2,19 @@
 //!
 //! 1. `receive`, one thread a lane: takes datagrams from the kernel, authenticates them in place, puts their symbols
 //!    into blocks. It never touches a disk, and waits for anything but the socket only when memory is nearly full of blocks
-//!    that are to be stored: a tenth of a second, while the kernel's buffer takes what comes.
+//!    that are to be stored, as long as the kernel's buffer has room for what comes.
 //! 2. `work`, several threads: decodes blocks that lack source symbols and hands each block to the [`Sink`], which
-//!    stores it. Blocks wait here in memory when the disk is slow; when that memory is full, symbols are dropped and
+//!    stores it, in the order of the object where that takes no waiting worth the name ([`ready`]). Blocks wait here in memory when the disk is slow; when that memory is full, symbols are dropped and
 //!    counted.
 //! 3. `tend`, one thread: beacons, progress, time.
+
+mod ready;
+mod resume;
 
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -25,10 +28,11 @@ use checkvalve_protocol::seal::Opener;
 use checkvalve_protocol::time::Time;
 use checkvalve_protocol::wire::{Content, Header, Symbol};
 
-use crate::lasting::{self, Lasting};
 use crate::link::{Link, ReceiveBuffer, Received};
 use crate::sink::{ObjectProgress, RefuseReason, Sink, Want};
 use crate::windows::{LinkWindow, Sample, Windows};
+use ready::{Next, Place, Ready};
+pub use resume::take_up;
 
 /// How the pipeline is set up.
 #[derive(Clone)]
@@ -103,7 +107,7 @@ struct Shared {
 
 struct State {
     reassembly: Reassembly,
-    ready: VecDeque<ReceivedBlock>,
+    ready: Ready<ReceivedBlock>,
     /// Blocks that had to leave memory unfinished.
     parked: VecDeque<ReceivedBlock>,
     drops: Drops,
@@ -127,8 +131,9 @@ struct Counts {
 const MAX_BEACONS: usize = 64;
 /// Unfinished blocks that wait to be kept on disk; beyond these their symbols are lost, since memory is bounded.
 const MAX_PARKED: usize = 16;
-/// How long the threads that receive wait for those that store, at a time when these cannot keep up.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// How often a thread that waits for those that store looks at the kernel's buffer: one of the default size takes ten times
+/// as long to fill at 10 Gbit/s.
+const LOOK: Duration = Duration::from_millis(2);
 /// Of the threads that receive, and of those that store (nice(2)).
 const NICENESS: [i32; 2] = [-15, -10];
 /// Objects known to the reassembly at once.
@@ -153,8 +158,8 @@ impl Pipeline {
         }
         let plans = Plans::new();
         let lasting = config.lasting.as_deref().and_then(|path| {
-            go_on(path, config.boot, &plans, &*sink);
-            lasting_memory(path, config.boot, config.memory)
+            resume::go_on(path, config.boot, &plans, &*sink);
+            resume::lasting_memory(path, config.boot, config.memory)
         });
         let reassembly = match lasting {
             Some(memory) => Reassembly::with_memory(limits, Box::new(memory)),
@@ -166,7 +171,7 @@ impl Pipeline {
             plans,
             state: Mutex::new(State {
                 reassembly,
-                ready: VecDeque::new(),
+                ready: Ready::default(),
                 parked: VecDeque::new(),
                 drops: Drops::default(),
                 beacons: VecDeque::new(),
@@ -254,47 +259,6 @@ impl Pipeline {
     }
 }
 
-/// Takes up the blocks that a run before this one had in memory when it was killed: those that are complete are stored, the
-/// symbols of the others kept as if they had been parked.
-fn go_on(path: &Path, boot: [u8; 16], plans: &Plans, sink: &dyn Sink) {
-    let (mut blocks, mut symbols) = (0_u32, 0);
-    let left = lasting::left_behind(path, boot, &mut |block| {
-        let received = block.received();
-        if take_up(block, plans, sink) {
-            blocks += 1;
-            symbols += received;
-        }
-    });
-    match left {
-        Ok(()) if blocks > 0 => tracing::info!(blocks, symbols, "going on with blocks that were under way"),
-        Ok(()) => {}
-        Err(error) => tracing::warn!(path = %path.display(), %error, "blocks that were under way are lost"),
-    }
-}
-
-/// Stores a block of an earlier run, or keeps its symbols. False: it is not wanted, or stored already.
-pub fn take_up(mut block: ReceivedBlock, plans: &Plans, sink: &dyn Sink) -> bool {
-    let (bundle, kind, oti, sbn) = (block.bundle(), block.kind(), block.oti(), block.sbn());
-    match sink.want(bundle, kind, &oti) {
-        Want::Yes { have } if !have.contains(sbn) => {}
-        _ => return false,
-    }
-    sink.unpark(&mut block);
-    let complete = block.received() >= u32::from(block.symbols()) && block.decode(plans).is_ok();
-    if !complete || sink.block(bundle, kind, &oti, sbn, block.data()).is_err() {
-        sink.park(&block);
-    }
-    true
-}
-
-fn lasting_memory(path: &Path, boot: [u8; 16], bytes: u64) -> Option<Lasting> {
-    let memory = Lasting::create(path, boot, bytes);
-    if let Err(error) = &memory {
-        tracing::info!(path = %path.display(), %error, "if the daemon is killed, blocks under way are lost");
-    }
-    memory.ok()
-}
-
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -321,7 +285,8 @@ impl State {
     /// Blocks that are complete, to the workers.
     fn collect_ready(&mut self, shared: &Shared) {
         while let Some(block) = self.reassembly.poll_block() {
-            self.ready.push_back(block);
+            let place = Place { bundle: block.bundle(), kind: block.kind(), sbn: block.sbn() };
+            self.ready.push(shared.now(), place, block);
             shared.work.notify_one();
         }
     }
@@ -349,9 +314,8 @@ impl State {
 fn receive(shared: &Shared, lane: usize, mut link: Link, mut opener: Opener) {
     hurry(NICENESS[0]);
     let mut opened: Vec<(Header, usize, usize)> = Vec::with_capacity(64);
-    let mut pressed_since = None;
     while !shared.stopping() {
-        pressed_since = let_work(shared, pressed_since);
+        let_work(shared, &link);
         let received = link.receive(|group| take_group(shared, &mut opener, &mut opened, group));
         if let Some(count) = shared.counts.kernel.get(lane) {
             count.store(u64::from(link.kernel_drops()), Ordering::Relaxed);
@@ -363,23 +327,17 @@ fn receive(shared: &Shared, lane: usize, mut link: Link, mut opener: Opener) {
     }
 }
 
-/// Waits while memory is nearly full of blocks that are to be stored, but not for longer than [`PATIENCE`] since it is. Who
-/// receives goes before who stores, so on few cores these would never get the processor, and symbols be lost for it.
-fn let_work(shared: &Shared, since: Option<Instant>) -> Option<Instant> {
+/// Waits while memory is nearly full of blocks that are to be stored, and the kernel's buffer is not half full. Who receives
+/// goes before who stores, so on few cores these would never get the processor, and symbols be lost for it.
+fn let_work(shared: &Shared, link: &Link) {
     let mut state = shared.lock();
-    let is_pressed = |state: &State| state.reassembly.memory() >= shared.pressed && !state.ready.is_empty();
-    if !is_pressed(&state) {
-        return None;
+    while state.reassembly.memory() >= shared.pressed
+        && !state.ready.is_empty()
+        && !shared.stopping()
+        && !link.is_half_full()
+    {
+        state = shared.room.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner).0;
     }
-    let since = since.unwrap_or_else(Instant::now);
-    while is_pressed(&state) && !shared.stopping() {
-        let left = PATIENCE.saturating_sub(since.elapsed());
-        if left.is_zero() {
-            break;
-        }
-        state = shared.room.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
-    }
-    Some(since)
 }
 
 /// Lets this thread go before others where that is allowed: what it is too late for is lost, all else can wait.
@@ -477,9 +435,11 @@ fn work(shared: &Shared) {
 fn next_work(shared: &Shared) -> Option<Work> {
     let mut state = shared.lock();
     loop {
-        if let Some(block) = state.ready.pop_front() {
-            return Some(Work::Store(block));
-        }
+        let hurry = shared.stopping() || state.reassembly.memory() >= shared.pressed;
+        let wait = match state.ready.next(shared.now(), hurry) {
+            Next::Take(block) => return Some(Work::Store(block)),
+            Next::Wait(wait) => wait,
+        };
         if let Some(block) = state.parked.pop_front() {
             return Some(Work::Park(block));
         }
@@ -487,7 +447,7 @@ fn next_work(shared: &Shared) -> Option<Work> {
             state.reassembly.park_all();
             return state.reassembly.poll_parked().map(Work::Park);
         }
-        let waited = shared.work.wait_timeout(state, Duration::from_millis(100));
+        let waited = shared.work.wait_timeout(state, wait.min(Duration::from_millis(100)));
         state = waited.unwrap_or_else(PoisonError::into_inner).0;
     }
 }
