@@ -8,7 +8,8 @@
 //! 4. The caller gives it back: [`Reassembly::stored`], [`Reassembly::undecodable`] or [`Reassembly::failed`].
 //!
 //! Memory is bounded by [`Limits::memory`]: when it is full, the block that has waited longest for a symbol comes out of
-//! [`Reassembly::poll_parked`] with what it has. If the caller keeps these symbols ([`Reassembly::parked`]), they count
+//! [`Reassembly::poll_parked`] with what it has; as long as the caller leaves one there, symbols of new blocks are dropped instead, so
+//! that those that are open complete. If the caller keeps these symbols ([`Reassembly::parked`]), they count
 //! when more arrive: the block that comes out then says so ([`ReceivedBlock::has_parked`]).
 
 mod block;
@@ -484,9 +485,13 @@ impl Reassembly {
         }
     }
 
-    /// Parks the blocks that have waited longest until `bytes` fit. False: what is left is being worked on.
+    /// Parks the blocks that have waited longest until `bytes` fit. False: what is left is being worked on, or the caller has no
+    /// time to keep more. Blocks on the wire take turns, so each in its turn would make room for the next and none complete.
     fn make_room(&mut self, bytes: u64) -> bool {
         while self.buffers.is_full(bytes) {
+            if !self.parked.is_empty() {
+                return false;
+            }
             let waiting = self.objects.iter().enumerate().flat_map(|(at, o)| {
                 o.open.iter().filter(|(_, open)| open.block.is_some()).map(move |(&sbn, open)| (open.heard, at, sbn))
             });

@@ -388,7 +388,10 @@ impl Delivery {
         self.lost.lock().unwrap_or_else(PoisonError::into_inner).extend(ids);
     }
 
+    /// Gives back a bundle's memory, unless it is being moved on: that may take longer than it stands still, and would begin
+    /// again each time.
     fn sleep(&self, staged: &Staged) {
+        let Ok(_alone) = staged.advancing.try_lock() else { return };
         let announced = self.lives().get(&staged.id).is_some_and(|live| live.announced);
         let digest = self.ledger.lock().entry(staged.id).and_then(|entry| entry.announce).filter(|_| announced);
         self.store.sleep(staged, digest);

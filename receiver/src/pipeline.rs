@@ -129,7 +129,7 @@ struct Counts {
 
 /// Beacons that wait for [`tend`]; more are dropped, the next second brings another.
 const MAX_BEACONS: usize = 64;
-/// Unfinished blocks that wait to be kept on disk; beyond these their symbols are lost, since memory is bounded.
+/// Unfinished blocks that wait to be kept on disk; beyond these, symbols of new blocks are dropped, since memory is bounded.
 const MAX_PARKED: usize = 16;
 /// How often a thread that waits for those that store looks at the kernel's buffer: one of the default size takes ten times
 /// as long to fill at 10 Gbit/s.
@@ -291,21 +291,14 @@ impl State {
         }
     }
 
-    /// As [`State::collect_ready`], and unfinished ones that left memory; when the workers cannot keep up, the symbols of
-    /// these are lost. Not while stopping: a worker then takes them one by one, and loses none.
+    /// As [`State::collect_ready`], and unfinished ones that left memory, as many as the workers may keep up with. Not while
+    /// stopping: a worker then takes them one by one.
     fn collect(&mut self, shared: &Shared) {
         self.collect_ready(shared);
-        if shared.stopping() {
-            return;
-        }
-        while let Some(block) = self.reassembly.poll_parked() {
-            if self.parked.len() < MAX_PARKED {
-                self.parked.push_back(block);
-                shared.work.notify_one();
-            } else {
-                shared.counts.lost.fetch_add(1, Ordering::Relaxed);
-                self.reassembly.recycle(block);
-            }
+        while !shared.stopping() && self.parked.len() < MAX_PARKED {
+            let Some(block) = self.reassembly.poll_parked() else { return };
+            self.parked.push_back(block);
+            shared.work.notify_one();
         }
     }
 }

@@ -274,6 +274,33 @@ fn memory_is_bounded_and_the_oldest_block_makes_room() {
     assert!(high.data == bytes);
 }
 
+/// A disk that is too slow: nothing is kept. Blocks whose turn on the wire it is must not push one another out.
+#[test]
+fn what_nobody_has_time_to_keep_makes_no_room() {
+    let oti = crate::partition::Oti::new(16 * 4 * 64, 64, 4).unwrap();
+    let block = Buffers::block_bytes(4, &oti);
+    let mut reassembly = Reassembly::new(limits(4 * block));
+    let mut counter = 0;
+    let mut dropped = 0;
+    for (esi, sbn) in (0..4).flat_map(|esi| (0..8).map(move |sbn| (esi, sbn))) {
+        let symbol = Symbol { bundle: BundleId(1), kind: ObjectKind::Data, sbn, esi, oti };
+        let header = Header { sealed: true, session: SessionId(1), counter, content: Content::Symbol(symbol) };
+        counter += 1;
+        let mut want = |_: &Symbol| Wanted::Yes { have: BlockSet::new(), parked: Vec::new() };
+        match reassembly.handle(Time(counter), &header, &[esi as u8; 64], &mut want) {
+            Ok(()) => {}
+            Err(reason) => {
+                assert_eq!(reason, DropReason::Memory);
+                dropped += 1;
+            }
+        }
+        assert!(reassembly.memory() <= 4 * block);
+    }
+    assert_eq!(std::iter::from_fn(|| reassembly.poll_block()).count(), 4, "as many as there is room for");
+    assert_eq!(reassembly.poll_parked().map(|block| block.received()), Some(1));
+    assert!(reassembly.poll_parked().is_none() && dropped > 0);
+}
+
 #[test]
 fn parked_symbols_count_when_more_arrive() {
     let bytes = data(20_000_000);

@@ -9,15 +9,21 @@ use super::*;
 /// The other thread gets so long at the step where the first one stands; it may wait for a lock that the first one holds.
 const TURN: Duration = Duration::from_millis(20);
 
+/// Parts of a bundle, and what else happens to it meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
     Announce,
     LastBlock,
     Hashes,
+    /// What is stored is made durable.
+    Checkpoint,
+    /// Half a minute goes by, after which what stands still gives back its memory.
+    Pause,
 }
 
 impl Part {
-    const ALL: [Self; 3] = [Self::Announce, Self::LastBlock, Self::Hashes];
+    const PARTS: [Self; 3] = [Self::Announce, Self::LastBlock, Self::Hashes];
+    const ALL: [Self; 5] = [Self::Announce, Self::LastBlock, Self::Hashes, Self::Checkpoint, Self::Pause];
 
     fn bring(self, delivery: &Delivery, sample: &Sample) {
         let last = sample.oti().blocks() - 1;
@@ -25,6 +31,14 @@ impl Part {
             Self::Announce => announce(delivery, sample),
             Self::LastBlock => data(delivery, sample, [last]),
             Self::Hashes => hashes(delivery, sample),
+            Self::Checkpoint => {
+                delivery.enqueue(Job::Checkpoint);
+                Ok(())
+            }
+            Self::Pause => {
+                delivery.tick(delivery.now() + 31_000);
+                Ok(())
+            }
         }
         .unwrap();
     }
@@ -35,7 +49,7 @@ fn interleave(sample: &Sample, first: Part, second: Part, step: usize) -> bool {
     let bench = Bench::new();
     let delivery = Arc::new(bench.open());
     data(&delivery, sample, 0..sample.oti().blocks() - 1).unwrap();
-    let before = Part::ALL.into_iter().filter(|&part| part != first && part != second);
+    let before = Part::PARTS.into_iter().filter(|&part| part != first && part != second);
     before.for_each(|part| part.bring(&delivery, sample));
     work(&delivery);
     let (others, other) = mpsc::channel();
@@ -71,7 +85,7 @@ fn interleave(sample: &Sample, first: Part, second: Part, step: usize) -> bool {
 #[test]
 fn threads_that_bring_the_last_parts_do_not_hinder_one_another() {
     for sample in [Sample::file(1, 1, 500), Sample::file(1, 1, 1_200), Sample::tree(1, 1, &[700, 0, 30, 300])] {
-        for (first, second) in Part::ALL.into_iter().flat_map(|a| Part::ALL.map(|b| (a, b))) {
+        for (first, second) in Part::PARTS.into_iter().flat_map(|a| Part::ALL.map(|b| (a, b))) {
             let steps = (0..).take_while(|&step| interleave(&sample, first, second, step)).count();
             assert!(steps > 2, "{first:?} has {steps} steps");
         }
