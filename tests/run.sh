@@ -57,10 +57,11 @@ run() { # run TITLE CARGO-ARGS...: output to the screen and to the log that is c
   [ "${PIPESTATUS[0]}" -eq 0 ] || status=1
   printf -- '-- %s: %d s\n' "$title" $((SECONDS - started))
 }
-run "unit and doc tests" --workspace --exclude checkvalve-tests -- "$@"
-run "harness and simulated link" --package checkvalve-tests --lib --bins -- "$@"
+# What is shipped is what is tested: all in the release profile, and the same packages each time, so that nothing is built twice.
+run "unit tests" --release --workspace --lib --bins -- "$@"
+run "doc tests" --release --workspace --doc -- "$@"
 # One process test at a time: each measures time, memory and loss on a machine that may have only two cores.
-run "process tests" --package checkvalve-tests --test '*' -- --test-threads=1 "$@"
+run "process tests" --release --workspace --test '*' -- --test-threads=1 "$@"
 
 count() { awk -v word="$1" '/^test result:/ { for (i = 2; i <= NF; i++) if ($i == word ";") n += $(i - 1) } END { print n + 0 }' "$log"; }
 passed=$(count passed) failed=$(count failed) ignored=$(count ignored)
