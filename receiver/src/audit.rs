@@ -5,7 +5,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use checkvalve_host::disk::{Disk, DiskFile};
 use checkvalve_protocol::id::{BundleId, ChannelName, KeyId};
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 /// The open audit trail.
 pub struct Audit {
+    disk: Arc<dyn Disk>,
     file: Mutex<Box<dyn DiskFile>>,
     path: PathBuf,
 }
@@ -153,21 +154,14 @@ struct Line<'a> {
 
 impl Audit {
     /// Opens or creates the trail at `path`. A last line that a power cut tore is ended, so that what follows can be read.
-    pub fn open(disk: &dyn Disk, path: &Path) -> io::Result<Self> {
-        let file = disk.open_append_or_create(path)?;
-        let (len, mut last) = (file.len()?, [b'\n']);
-        if len > 0 {
-            file.read_at(&mut last, len - 1)?;
-        }
-        if last != [b'\n'] {
-            file.append(b"\n")?;
-        }
-        Ok(Self { file: Mutex::new(file), path: path.to_owned() })
+    pub fn open(disk: &Arc<dyn Disk>, path: &Path) -> io::Result<Self> {
+        let file = Mutex::new(open(disk.as_ref(), path)?);
+        Ok(Self { disk: Arc::clone(disk), file, path: path.to_owned() })
     }
 
     /// Gives `each` line that can be read, from the first on.
-    pub fn read(&self, disk: &dyn Disk, each: &mut dyn FnMut(Told)) -> io::Result<()> {
-        let file = disk.open_read(&self.path)?;
+    pub fn read(&self, each: &mut dyn FnMut(Told)) -> io::Result<()> {
+        let file = self.disk.open_read(&self.path)?;
         let (mut at, mut held) = (0, Vec::new());
         let mut buf = vec![0; MAX_LINE];
         loop {
@@ -189,14 +183,36 @@ impl Audit {
         }
     }
 
-    /// Appends a line; durable when this returns.
+    /// Appends a line; durable when this returns. Where somebody removed the trail, a new one begins.
     pub fn record(&self, at_ms: u64, event: &Event<'_>) -> io::Result<()> {
         let mut line = serde_json::to_vec(&Line { at_ms, event }).map_err(io::Error::other)?;
         line.push(b'\n');
-        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.disk.lstat(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                tracing::error!(path = %self.path.display(), "the audit trail was removed; a new one begins");
+                if let Some(parent) = self.path.parent() {
+                    self.disk.create_dir_all(parent, 0o750)?;
+                }
+                *file = open(self.disk.as_ref(), &self.path)?;
+            }
+            _ => {}
+        }
         file.append(&line)?;
         file.sync_data()
     }
+}
+
+fn open(disk: &dyn Disk, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+    let file = disk.open_append_or_create(path)?;
+    let (len, mut last) = (file.len()?, [b'\n']);
+    if len > 0 {
+        file.read_at(&mut last, len - 1)?;
+    }
+    if last != [b'\n'] {
+        file.append(b"\n")?;
+    }
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -212,15 +228,32 @@ mod tests {
     fn lines_are_appended_also_after_a_torn_one() {
         let dir = crate::testing::dir();
         let path = dir.path().join("audit.jsonl");
-        Audit::open(&OsDisk, &path).unwrap().record(7, &event()).unwrap();
+        let disk: Arc<dyn Disk> = Arc::new(OsDisk);
+        Audit::open(&disk, &path).unwrap().record(7, &event()).unwrap();
         let whole = std::fs::read(&path).unwrap();
         std::fs::write(&path, [&whole[..], &whole[..20]].concat()).unwrap();
-        Audit::open(&OsDisk, &path).unwrap().record(8, &event()).unwrap();
+        Audit::open(&disk, &path).unwrap().record(8, &event()).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         let lines: Vec<Option<serde_json::Value>> = text.lines().map(|line| serde_json::from_str(line).ok()).collect();
         assert_eq!(lines.len(), 3);
         assert_eq!(lines[0].as_ref().unwrap()["event"], "trust_added");
         assert!(lines[1].is_none());
         assert_eq!(lines[2].as_ref().unwrap()["at_ms"], 8);
+    }
+
+    #[test]
+    fn a_trail_that_was_removed_begins_anew() {
+        let dir = crate::testing::dir();
+        let path = dir.path().join("state/audit.jsonl");
+        std::fs::create_dir(dir.path().join("state")).unwrap();
+        let disk: Arc<dyn Disk> = Arc::new(OsDisk);
+        let audit = Audit::open(&disk, &path).unwrap();
+        audit.record(1, &event()).unwrap();
+        std::fs::remove_dir_all(dir.path().join("state")).unwrap();
+        audit.record(2, &event()).unwrap();
+        audit.record(3, &event()).unwrap();
+        let mut told = Vec::new();
+        audit.read(&mut |line| told.push(line.at_ms)).unwrap();
+        assert_eq!(told, [2, 3]);
     }
 }

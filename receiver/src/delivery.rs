@@ -162,7 +162,7 @@ impl Delivery {
         if damaged {
             tracing::warn!(torn_bytes = recovered.torn_bytes, corrupt = ?recovered.corrupt, "ledger was damaged");
         }
-        let audit = Audit::open(disk.as_ref(), &settings.state.join("audit.jsonl")).map_err(OpenError::State)?;
+        let audit = Audit::open(&disk, &settings.state.join("audit.jsonl")).map_err(OpenError::State)?;
         let store = Store::open(Arc::clone(&disk), &settings.staging, boot, settings.reserve, settings.quota)?;
         let manifests = settings.state.join("manifests");
         disk.create_dir_all(&manifests, 0o750).map_err(OpenError::State)?;

@@ -92,8 +92,8 @@ pub enum JournalError {
         /// The file.
         path: PathBuf,
     },
-    /// A sync failed earlier, so that what is durable is not known. Only [`Journal::rewrite`] mends that.
-    #[error("{path}: what is durable is unknown since a sync failed; rewrite it")]
+    /// A sync failed earlier, or the file was removed, so that what is durable is not known. Only [`Journal::rewrite`] mends that.
+    #[error("{path}: what is durable is unknown since a sync failed or the file was removed; rewrite it")]
     Broken {
         /// The file.
         path: PathBuf,
@@ -176,9 +176,16 @@ impl Journal {
         if sync == Sync::Yes { self.sync() } else { Ok(()) }
     }
 
-    /// Makes all records durable. Errors: [`JournalError::Broken`], [`JournalError::Io`], after which the journal is broken.
+    /// Makes all records durable. Errors: [`JournalError::Broken`], also when the file is not in its place any more;
+    /// [`JournalError::Io`], after which the journal is broken.
     pub fn sync(&mut self) -> Result<(), JournalError> {
         self.usable()?;
+        if self.is_removed() {
+            // Somebody removed it: nothing in it would be found again.
+            tracing::warn!(path = %self.path.display(), "the journal was removed");
+            self.state = State::Broken;
+            return Err(JournalError::Broken { path: self.path.clone() });
+        }
         if let Err(error) = self.file.sync_data() {
             self.state = State::Broken;
             return Err(self.io(error));
@@ -198,7 +205,13 @@ impl Journal {
         if bytes.len() as u64 > MAX_JOURNAL {
             return Err(JournalError::Full { path: self.path.clone() });
         }
-        let replaced = write_atomic(self.disk.as_ref(), &self.path, &bytes, MODE);
+        let mut replaced = write_atomic(self.disk.as_ref(), &self.path, &bytes, MODE);
+        if let (Err(error), Some(parent)) = (&replaced, self.path.parent())
+            && error.kind() == io::ErrorKind::NotFound
+        {
+            replaced = self.disk.create_dir_all(parent, 0o750);
+            replaced = replaced.and_then(|()| write_atomic(self.disk.as_ref(), &self.path, &bytes, MODE));
+        }
         match replaced.and_then(|()| self.disk.open_rw(&self.path)) {
             Ok(file) => {
                 (self.file, self.end, self.state) = (file, bytes.len() as u64, State::Good);
@@ -247,6 +260,14 @@ impl Journal {
                 self.state = State::Good;
                 Ok(())
             }
+        }
+    }
+
+    /// Whether the file has another name now, or none. Not where the disk does not say.
+    fn is_removed(&self) -> bool {
+        match self.disk.lstat(&self.path) {
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+            Ok(there) => self.file.meta().is_ok_and(|ours| (ours.dev, ours.ino) != (there.dev, there.ino)),
         }
     }
 

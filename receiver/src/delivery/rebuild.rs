@@ -17,7 +17,7 @@ impl Delivery {
         let mut ends: BTreeMap<BundleId, Entry> = BTreeMap::new();
         let mut passed: BTreeMap<ChannelName, u64> = BTreeMap::new();
         let mut given_up = Vec::new();
-        self.audit.read(self.disk.as_ref(), &mut |told| {
+        self.audit.read(&mut |told| {
             let Some(channel) = told.channel.clone() else { return };
             let Some(id) = told.bundle else {
                 given_up.push((channel, told.sequence));

@@ -123,3 +123,36 @@ fn what_somebody_removed_from_the_holding_area_is_said_on_both_sides() {
     assert_eq!(refused.status.code(), Some(66), "{}", String::from_utf8_lossy(&refused.stderr));
     pair.stop_sender();
 }
+
+/// Both ledgers are written anew from memory before anything relies on them; the audit trail begins again, and says so in the log.
+#[test]
+fn a_ledger_that_is_removed_from_under_a_daemon_is_written_again() {
+    require_link!();
+    let mut pair = Pair::setup().start();
+    let first = pair.drop_file("first", b"first");
+    pair.wait_installed(&first);
+    pair.wait_sender_state(&first, &["transmitted"]);
+    for file in [pair.low.state.join("ledger"), pair.high.state.join("ledger"), pair.high.state.join("audit.jsonl")] {
+        fs::remove_file(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    }
+    let second = pair.drop_file("second", b"second");
+    pair.wait_installed(&second);
+    pair.wait_sender_state(&second, &["transmitted"]);
+    // What a restart reads is all that was known.
+    pair.kill_sender();
+    pair.kill_receiver();
+    pair.start_sender();
+    pair.start_receiver();
+    for bundle in [&first, &second] {
+        pair.wait_installed(bundle);
+        pair.wait_sender_state(bundle, &["transmitted"]);
+    }
+    let third = pair.drop_file("third", b"third");
+    pair.wait_installed(&third);
+    pair.assert_identical(&third);
+    assert_eq!(pair.hook_runs().len(), 3, "each once");
+    assert!(pair.log_of("receiver").contains("the audit trail was removed"), "{}", pair.log_of("receiver"));
+    for side in ["sender", "receiver"] {
+        assert!(pair.log_of(side).contains("the journal was removed"), "{}", pair.log_of(side));
+    }
+}

@@ -243,7 +243,7 @@ fn after_a_failed_sync_only_a_rewrite_helps() {
     let disk: Arc<dyn Disk> = faulty.clone();
     let (mut journal, _) = Journal::open(&disk, &bed.path).unwrap();
     journal.append(b"one", Sync::Yes).unwrap();
-    faulty.fail_once(1, EIO);
+    faulty.fail_once(3, EIO);
     assert!(matches!(journal.append(b"two", Sync::Yes), Err(JournalError::Io { .. })));
     assert!(matches!(journal.append(b"three", Sync::No), Err(JournalError::Broken { .. })));
     assert!(matches!(journal.sync(), Err(JournalError::Broken { .. })));
@@ -327,5 +327,27 @@ fn opening_on_a_failing_disk_fails_or_is_right() {
             }
             assert_eq!(bed.open().1.records, samples()[..whole]);
         }
+    }
+}
+
+#[test]
+fn a_journal_that_was_removed_takes_nothing_durable_until_it_is_rewritten() {
+    for with_directory in [false, true] {
+        let bed = Bed::new();
+        let path = bed.path.with_file_name("state").join("journal");
+        std::fs::create_dir(path.parent().unwrap()).unwrap();
+        let (mut journal, _) = Journal::open(&bed.disk, &path).unwrap();
+        journal.append(b"first", Sync::Yes).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        if with_directory {
+            std::fs::remove_dir(path.parent().unwrap()).unwrap();
+        }
+        journal.append(b"second", Sync::No).unwrap();
+        assert!(matches!(journal.append(b"third", Sync::Yes), Err(JournalError::Broken { .. })));
+        assert!(journal.is_broken());
+        journal.rewrite(&[b"first", b"third"]).unwrap();
+        journal.append(b"fourth", Sync::Yes).unwrap();
+        let (_, recovered) = Journal::open(&bed.disk, &path).unwrap();
+        assert_eq!(recovered.records, [&b"first"[..], b"third", b"fourth"]);
     }
 }
