@@ -247,33 +247,20 @@ impl Reassembly {
     }
 
     /// The caller keeps `symbols` symbols of this parked block: it gives them back when the block comes out again, which
-    /// may be at once ([`Reassembly::poll_block`]) when the others came meanwhile.
+    /// may be at once ([`Reassembly::poll_block`]) when the others came meanwhile, or later when there is no room.
     pub fn parked(&mut self, block: ReceivedBlock, symbols: u32) {
-        let (sbn, source) = (block.sbn(), u32::from(block.symbols()));
+        let sbn = block.sbn();
         let at = self.objects.iter().position(|o| o.is(block.bundle(), block.kind(), &block.oti()));
         let Some(at) = at.filter(|&at| !self.objects[at].have.contains(sbn)) else {
             return self.buffers.recycle(block);
         };
         let object = &mut self.objects[at];
         object.parked.insert(sbn, symbols);
-        match object.open.get_mut(&sbn) {
-            Some(open) => {
-                self.buffers.recycle(block);
-                self.ready.extend(open.complete(symbols));
-            }
-            None if symbols >= source => self.give_back(at, block, symbols),
-            None => self.buffers.recycle(block),
+        if let Some(open) = object.open.get_mut(&sbn) {
+            self.ready.extend(open.complete(symbols));
         }
-    }
-
-    /// A block that is complete with what the caller keeps, and of which nothing more need come.
-    fn give_back(&mut self, at: usize, mut block: ReceivedBlock, parked: u32) {
-        self.buffers.retake(&mut block);
-        let object = &mut self.objects[at];
-        let mut open = Open { block: Some(block), state: State::Collecting, heard: object.heard };
-        let (sbn, complete) = (open.sbn(), open.complete(parked));
-        object.open.extend(sbn.map(|sbn| (sbn, open)));
-        self.ready.extend(complete);
+        self.buffers.recycle(block);
+        self.complete_parked(at);
     }
 
     /// Takes every block out that is not being worked on, so that the caller can keep its symbols over a restart.
@@ -354,9 +341,11 @@ impl Reassembly {
         Tally { sent, received, longest_burst, margin: self.margins.least() }
     }
 
-    /// Parks blocks that have waited too long. Call about once a second.
+    /// Parks blocks that have waited too long, and takes up those that are complete with what was parked. Call about ten times a
+    /// second.
     pub fn handle_timeout(&mut self, now: Time) {
         self.margins.settle(now);
+        (0..self.objects.len()).for_each(|at| self.complete_parked(at));
         let idle = self.limits.idle;
         for object in &mut self.objects {
             let stale = object.open.iter().filter(|(_, open)| open.block.is_some() && now.since(open.heard) >= idle);
@@ -450,22 +439,28 @@ impl Reassembly {
             last: now,
         });
         self.recent = self.objects.len() - 1;
-        self.complete_parked(self.recent, symbol);
+        self.complete_parked(self.recent);
         answer.map(|()| self.recent)
     }
 
-    /// Of a new object, the blocks of which the caller keeps enough.
-    fn complete_parked(&mut self, at: usize, symbol: &Symbol) {
+    /// Blocks of which the caller keeps enough, so that nothing more need come of them: as many as there is room for.
+    fn complete_parked(&mut self, at: usize) {
         let object = &self.objects[at];
         let source = |sbn: u32| object.oti.block_symbols(sbn).unwrap_or(u16::MAX);
-        let complete: Vec<(u32, u32)> =
-            object.parked.iter().map(|(&sbn, &n)| (sbn, n)).filter(|&(sbn, n)| n >= u32::from(source(sbn))).collect();
-        for (sbn, symbols) in complete {
-            let source = self.objects[at].oti.block_symbols(sbn).unwrap_or(u16::MAX);
-            if !self.objects[at].have.contains(sbn) && self.make_room(Buffers::block_bytes(source, &symbol.oti)) {
-                let block = self.buffers.block(&Symbol { sbn, ..*symbol }, source);
-                self.give_back(at, block, symbols);
+        let kept = object.parked.iter().map(|(&sbn, &kept)| (sbn, source(sbn), kept));
+        let enough = kept.filter(|(sbn, source, kept)| {
+            *kept >= u32::from(*source) && !object.open.contains_key(sbn) && !object.have.contains(*sbn)
+        });
+        let place = Symbol { bundle: object.bundle, kind: object.kind, sbn: 0, esi: 0, oti: object.oti };
+        for (sbn, source, kept) in enough.collect::<Vec<_>>() {
+            if !self.make_room(Buffers::block_bytes(source, &place.oti)) {
+                return;
             }
+            let block = self.buffers.block(&Symbol { sbn, ..place }, source);
+            let object = &mut self.objects[at];
+            let mut open = Open { block: Some(block), state: State::Collecting, heard: object.heard };
+            self.ready.extend(open.complete(kept));
+            object.open.insert(sbn, open);
         }
     }
 

@@ -171,6 +171,7 @@ impl Delivery {
             settings.inbox.clone(),
             settings.quarantine.clone(),
             manifests,
+            settings.staging.clone(),
             settings.durability,
         );
         let this = Self {

@@ -55,6 +55,7 @@ pub struct Inbox {
     inbox: PathBuf,
     quarantine: PathBuf,
     manifests: PathBuf,
+    staging: PathBuf,
     durability: Durability,
 }
 
@@ -100,16 +101,18 @@ pub struct Reason {
 }
 
 impl Inbox {
-    /// `inbox` and `quarantine` exist; `manifests` is created as needed. All paths absolute.
+    /// `inbox`, `quarantine` and `staging` exist, the latter on the file system of `inbox`; `manifests` is created as needed. All
+    /// paths absolute.
     #[must_use]
     pub fn new(
         disk: Arc<dyn Disk>,
         inbox: PathBuf,
         quarantine: PathBuf,
         manifests: PathBuf,
+        staging: PathBuf,
         durability: Durability,
     ) -> Self {
-        Self { disk, inbox, quarantine, manifests, durability }
+        Self { disk, inbox, quarantine, manifests, staging, durability }
     }
 
     /// `inbox/<channel>/<sequence, 8 digits>`.
@@ -289,7 +292,14 @@ impl Inbox {
                 self.disk.sync_fs(&part)?;
                 self.disk.rename(&part, &to)?;
                 self.disk.sync_dir(&dir)?;
-                self.disk.remove_tree(&from)?;
+                // At once, so that no part of it is ever seen; the next start removes what is left there.
+                let out = self.staging.join(format!("withdrawn-{}", place.id));
+                match self.disk.remove_tree(&out) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+                self.disk.rename(&from, &out)?;
+                self.disk.remove_tree(&out)?;
             }
             other => other?,
         }

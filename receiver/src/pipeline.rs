@@ -4,8 +4,8 @@
 //!    into blocks. It never touches a disk, and waits for anything but the socket only when memory is nearly full of blocks
 //!    that are to be stored, as long as the kernel's buffer has room for what comes.
 //! 2. `work`, several threads: decodes blocks that lack source symbols and hands each block to the [`Sink`], which
-//!    stores it, in the order of the object where that takes no waiting worth the name ([`ready`]). Blocks wait here in memory when the disk is slow; when that memory is full, symbols are dropped and
-//!    counted.
+//!    stores it, in the order of the object where that takes no waiting worth the name ([`ready`]). Blocks wait here in memory
+//!    when the disk is slow; when that memory is full, symbols are dropped and counted.
 //! 3. `tend`, one thread: beacons, progress, time.
 
 mod ready;

@@ -142,6 +142,11 @@ impl Store {
         }
     }
 
+    /// Writes down what could not be written while the disk failed, as soon as it can be: a restart relies on it.
+    pub fn mend(&self) {
+        drop(self.log());
+    }
+
     /// Makes staging anew after somebody removed it.
     pub fn make_again(&self) -> io::Result<()> {
         self.disk.create_dir_all(&self.root, 0o700)?;

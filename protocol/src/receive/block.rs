@@ -271,10 +271,6 @@ impl Open {
         Some(block)
     }
 
-    pub(super) fn sbn(&self) -> Option<u32> {
-        self.block.as_ref().map(ReceivedBlock::sbn)
-    }
-
     /// Back to collecting; returns what came meanwhile.
     pub(super) fn resume(&mut self) -> Vec<(u32, Vec<u8>)> {
         match std::mem::replace(&mut self.state, State::Collecting) {

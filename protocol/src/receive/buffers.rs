@@ -84,14 +84,6 @@ impl Buffers {
         }
     }
 
-    /// A block that had left counts again.
-    pub(super) fn retake(&mut self, block: &mut ReceivedBlock) {
-        if !std::mem::replace(&mut block.counted, true) {
-            let repair: u64 = block.repair_records.iter().map(|r| r.len() as u64).sum();
-            self.held += block.record.len() as u64 + repair;
-        }
-    }
-
     pub(super) fn recycle(&mut self, mut block: ReceivedBlock) {
         self.release(&mut block);
         let repair = std::mem::take(&mut block.repair_records);

@@ -422,7 +422,7 @@ fn a_block_parked_in_parts_that_suffice_is_complete() {
     high.0.parked(first, 2);
     assert!(high.0.poll_block().is_none());
     high.0.parked(second, 4);
-    high.assert_whole(0, &[0, 1]);
+    high.assert_whole(0, &[0, 1, 2, 3]);
 }
 
 #[test]

@@ -158,6 +158,7 @@ impl Delivery {
             }
             there => there.map(drop),
         };
+        self.store.mend();
         if let Err(error) = there.and_then(|()| self.store.refresh_space())
             && let Some(suppressed) = self.throttle.allow(now_ms)
         {

@@ -43,6 +43,8 @@ pub struct Log {
     /// Records since the beginning of the file.
     records: u64,
     rewrites: u64,
+    /// That a sync failed could not be written down.
+    unsaid: bool,
 }
 
 #[derive(Serialize, Deserialize, Debug, Clone, Copy)]
@@ -133,7 +135,7 @@ impl Log {
         // A damaged middle may have held that something was forgotten, so nothing that is not synced is believed.
         replay.apply(if recovered.corrupt.is_empty() { Record::Boot(boot) } else { Record::Unsynced });
         let stored = replay.stored;
-        let mut log = Self { journal, records: 0, rewrites: 0 };
+        let mut log = Self { journal, records: 0, rewrites: 0, unsaid: false };
         log.rewrite(boot, &stored)?;
         Ok((log, stored))
     }
@@ -154,9 +156,12 @@ impl Log {
         self.append(Record::Forget { id: id.0 })
     }
 
-    /// A sync failed.
+    /// A sync failed. Errors: this could not be written down, and nothing else is before [`Log::rewrite`]; a restart before that would
+    /// believe what the journal says.
     pub fn unsynced(&mut self) -> Result<(), JournalError> {
-        self.append(Record::Unsynced)
+        let written = self.append(Record::Unsynced);
+        self.unsaid |= written.is_err();
+        written
     }
 
     /// How many records there are: what [`Log::checkpoint`] wants to know of the moment before the sync.
@@ -180,7 +185,7 @@ impl Log {
     /// Whether it takes no records before it is rewritten.
     #[must_use]
     pub fn is_broken(&self) -> bool {
-        self.journal.is_broken()
+        self.unsaid || self.journal.is_broken()
     }
 
     /// Whether it has grown so long that it should be rewritten.
@@ -206,10 +211,14 @@ impl Log {
         self.journal.rewrite(&records)?;
         self.records = records.len() as u64;
         self.rewrites += 1;
+        self.unsaid = false;
         Ok(())
     }
 
     fn append(&mut self, record: Record) -> Result<(), JournalError> {
+        if self.unsaid {
+            return Err(JournalError::Broken { path: self.journal.path().to_owned() });
+        }
         self.journal.append(&codec::encode(&record), Sync::No)?;
         self.records += 1;
         Ok(())

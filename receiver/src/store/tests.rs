@@ -6,6 +6,7 @@ use super::*;
 use crate::testing::{Sample, dir, shuffled};
 
 const ENOSPC: i32 = 28;
+const EIO: i32 = 5;
 
 struct Bench {
     dir: tempfile::TempDir,
@@ -355,4 +356,27 @@ fn a_long_manifest_comes_in_blocks() {
     assert_eq!(store.have(BundleId(1), ObjectKind::Announce, &oti).len(), u64::from(last));
     let part = &bytes[oti.block_offset(last).unwrap() as usize..];
     assert_eq!(store.assemble(&staged, ObjectKind::Announce, &oti, last, part).unwrap(), Some(bytes));
+}
+
+#[test]
+fn that_a_sync_failed_is_written_down_as_soon_as_the_disk_allows() {
+    for failing in 1..6 {
+        let bench = Bench::new();
+        let sample = &samples()[0];
+        let store = bench.open(1);
+        adopt(&store, sample).unwrap();
+        put(&store, sample, 0).unwrap();
+        // The sync fails, and so does all that follows, so that this cannot be written down either.
+        bench.disk.fail_from(0, EIO);
+        assert!(store.checkpoint().is_err());
+        (0..failing).for_each(|_| store.mend());
+        assert!(put(&store, sample, 1).is_err(), "nothing is stored on top of it");
+        bench.disk.heal();
+        store.mend();
+        drop(store);
+        let store = bench.open(1);
+        assert_eq!(store.get(sample.id()).unwrap().fill().1, 0, "the kernel may have dropped what it could not write");
+        put(&store, sample, 0).unwrap();
+        assert_eq!(store.get(sample.id()).unwrap().fill().1, 512);
+    }
 }
