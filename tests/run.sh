@@ -57,7 +57,7 @@ run() { # run TITLE CARGO-ARGS...: output to the screen and to the log that is c
   [ "${PIPESTATUS[0]}" -eq 0 ] || status=1
   printf -- '-- %s: %d s\n' "$title" $((SECONDS - started))
 }
-# What is shipped is what is tested: all in the release profile, and the same packages each time, so that nothing is built twice.
+# What is shipped is what is tested: all in the release profile, and the same packages each time, so that less is built twice.
 run "unit tests" --release --workspace --lib --bins -- "$@"
 run "doc tests" --release --workspace --doc -- "$@"
 # One process test at a time: each measures time, memory and loss on a machine that may have only two cores.
