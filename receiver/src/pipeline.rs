@@ -8,6 +8,7 @@
 //!    when the disk is slow; when that memory is full, symbols are dropped and counted.
 //! 3. `tend`, one thread: beacons, progress, time.
 
+mod cores;
 mod ready;
 mod resume;
 
@@ -31,6 +32,7 @@ use checkvalve_protocol::wire::{Content, Header, Symbol};
 use crate::link::{Link, ReceiveBuffer, Received};
 use crate::sink::{ObjectProgress, RefuseReason, Sink, Want};
 use crate::windows::{LinkWindow, Sample, Windows};
+use cores::Cores;
 use ready::{Next, Place, Ready};
 pub use resume::take_up;
 
@@ -101,6 +103,7 @@ struct Shared {
     pressed: u64,
     stop: AtomicBool,
     origin: Instant,
+    cores: Cores,
     counts: Counts,
     windows: Mutex<Windows>,
 }
@@ -134,8 +137,8 @@ const MAX_PARKED: usize = 16;
 /// How often a thread that waits for those that store looks at the kernel's buffer: one of the default size takes ten times
 /// as long to fill at 10 Gbit/s.
 const LOOK: Duration = Duration::from_millis(2);
-/// Of the threads that receive, and of those that store (nice(2)).
-const NICENESS: [i32; 2] = [-15, -10];
+/// Blocks that wait before a thread that stores looks for a better place.
+const BACKLOG: usize = 4;
 /// Objects known to the reassembly at once.
 const MAX_OBJECTS: usize = 256;
 
@@ -181,6 +184,7 @@ impl Pipeline {
             pressed: config.memory / 8 * 7,
             stop: AtomicBool::new(false),
             origin: Instant::now(),
+            cores: Cores::new(config.listen.len()),
             counts: Counts { kernel, ..Counts::default() },
             windows: Mutex::default(),
         });
@@ -305,10 +309,11 @@ impl State {
 
 /// 1. From the kernel into blocks.
 fn receive(shared: &Shared, lane: usize, mut link: Link, mut opener: Opener) {
-    hurry(NICENESS[0]);
+    shared.cores.receives(lane);
     let mut opened: Vec<(Header, usize, usize)> = Vec::with_capacity(64);
     while !shared.stopping() {
         let_work(shared, &link);
+        shared.cores.is_at(lane);
         let received = link.receive(|group| take_group(shared, &mut opener, &mut opened, group));
         if let Some(count) = shared.counts.kernel.get(lane) {
             count.store(u64::from(link.kernel_drops()), Ordering::Relaxed);
@@ -330,13 +335,6 @@ fn let_work(shared: &Shared, link: &Link) {
         && !link.is_half_full()
     {
         state = shared.room.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner).0;
-    }
-}
-
-/// Lets this thread go before others where that is allowed: what it is too late for is lost, all else can wait.
-fn hurry(niceness: i32) {
-    if let Err(error) = rustix::process::setpriority_process(None, niceness) {
-        tracing::debug!(%error, "this thread has no more right to the processor than others");
     }
 }
 
@@ -405,8 +403,8 @@ enum Work {
 
 /// 2. From blocks to the disk. What was ready before a stop is still stored, and what was unfinished is kept.
 fn work(shared: &Shared) {
-    hurry(NICENESS[1]);
-    while let Some(work) = next_work(shared) {
+    let mut place = shared.cores.stores();
+    while let Some(work) = next_work(shared, &mut place) {
         match work {
             Work::Store(block) => store(shared, block),
             Work::Park(block) => {
@@ -425,8 +423,13 @@ fn work(shared: &Shared) {
     }
 }
 
-fn next_work(shared: &Shared) -> Option<Work> {
+fn next_work(shared: &Shared, place: &mut cores::Place) -> Option<Work> {
     let mut state = shared.lock();
+    if state.ready.len() > BACKLOG {
+        drop(state);
+        shared.cores.keep_apart(place);
+        state = shared.lock();
+    }
     loop {
         let hurry = shared.stopping() || state.reassembly.memory() >= shared.pressed;
         let wait = match state.ready.next(shared.now(), hurry) {

@@ -57,6 +57,10 @@ impl<T> Ready<T> {
         self.blocks.is_empty()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.blocks.len()
+    }
+
     /// The block whose turn it is. `hurry`: order matters less than to have them gone.
     pub(super) fn next(&mut self, now: Time, hurry: bool) -> Next<T> {
         let Some((since, _, _)) = self.blocks.front() else { return Next::Wait(Duration::MAX) };
