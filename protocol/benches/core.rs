@@ -123,13 +123,8 @@ fn sessions(c: &mut Criterion) {
     let drain = |transmitter: &mut Transmitter, seal: bool, take: &mut dyn FnMut(&Batch)| {
         let (mut now, mut batch) = (Time(1), Batch::new());
         loop {
-            match transmitter.poll_transmit(now, &mut batch) {
-                Transmit::Ready => {
-                    if seal {
-                        batch.seal(&sealer);
-                    }
-                    take(&batch);
-                }
+            match transmitter.poll_transmit(now, &mut batch, seal.then_some(&sealer)) {
+                Transmit::Ready => take(&batch),
                 Transmit::Wait(at) => now = at,
                 Transmit::Idle => return,
             }

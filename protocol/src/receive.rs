@@ -1,8 +1,8 @@
 //! The receiving side, without sockets, threads or clocks.
 //!
-//! 1. An [`Opener`](crate::seal::Opener), one a receive thread, authenticates datagrams; nothing below sees any other.
-//! 2. [`Reassembly::handle`] drops replays, asks the caller once about each new object, and puts each symbol in the
-//!    place it has in its block.
+//! 1. An [`Opener`](crate::seal::Opener), one a receive thread, authenticates datagrams; no other leaves a trace.
+//! 2. [`Reassembly::take`], or [`Reassembly::handle`] of what has been opened, drops replays, asks the caller once about each new
+//!    object, and puts each symbol in the place it has in its block.
 //! 3. A block that has K symbols comes out of [`Reassembly::poll_block`]: whole, or to be decoded
 //!    ([`ReceivedBlock::decode`], outside of any lock).
 //! 4. The caller gives it back: [`Reassembly::stored`], [`Reassembly::undecodable`] or [`Reassembly::failed`].
@@ -17,6 +17,7 @@ mod buffers;
 mod drops;
 mod record;
 mod replay;
+mod take;
 mod tally;
 
 use std::collections::{HashMap, VecDeque};
@@ -29,12 +30,13 @@ use self::buffers::Buffers;
 pub use self::drops::{DropReason, Drops};
 pub use self::record::{BlockMemory, Extent, recover};
 use self::replay::Sessions;
+pub use self::take::Taken;
 use self::tally::Margins;
 pub use self::tally::Tally;
 use crate::id::BundleId;
 use crate::partition::{BlockSet, Oti};
 use crate::time::Time;
-use crate::wire::{Content, Header, ObjectKind, Symbol};
+use crate::wire::{ObjectKind, Symbol};
 
 /// What a reassembly may use.
 #[derive(Debug, Clone, Copy)]
@@ -156,72 +158,6 @@ impl Reassembly {
             parked: VecDeque::new(),
             margins: Margins::default(),
         }
-    }
-
-    /// Takes an authentic datagram. `want` is asked about objects not seen before.
-    ///
-    /// A beacon only passes the replay check here; its payload is the caller's. Afterwards take what
-    /// [`Reassembly::poll_block`] and [`Reassembly::poll_parked`] have. Errors: why the datagram was dropped.
-    pub fn handle(
-        &mut self,
-        now: Time,
-        header: &Header,
-        payload: &[u8],
-        want: &mut dyn FnMut(&Symbol) -> Wanted,
-    ) -> Result<(), DropReason> {
-        self.sessions.admit(header.session, header.counter)?;
-        let Content::Symbol(symbol) = header.content else { return Ok(()) };
-        let at = self.object(now, &symbol, want)?;
-        // A repair symbol takes room of its own; a source symbol has its place in the block.
-        let full = self.buffers.is_full(Buffers::repair_bytes(&symbol.oti));
-        if full || !self.objects[at].open.contains_key(&symbol.sbn) {
-            self.make_place(now, at, &symbol)?;
-        }
-        let object = &mut self.objects[at];
-        // Making room may have parked this very block, if it is the only one.
-        let open = object.open.get_mut(&symbol.sbn).ok_or(DropReason::Memory)?;
-        if let Err(reason) = open.take(now, symbol.esi, payload, &mut self.buffers) {
-            if reason == DropReason::Surplus && symbol.kind == ObjectKind::Data {
-                self.margins.surplus(&symbol);
-            }
-            return Err(reason);
-        }
-        object.heard = now;
-        object.last = now;
-        let parked = if object.parked.is_empty() { 0 } else { object.parked.get(&symbol.sbn).copied().unwrap_or(0) };
-        if let Some(block) = open.complete(parked) {
-            if parked == 0 && symbol.kind == ObjectKind::Data {
-                self.margins.complete(now, &block);
-            }
-            self.ready.push_back(block);
-        }
-        Ok(())
-    }
-
-    /// Opens the symbol's block if it is not open, and sees to room for a symbol.
-    fn make_place(&mut self, now: Time, at: usize, symbol: &Symbol) -> Result<(), DropReason> {
-        let object = &mut self.objects[at];
-        object.heard = now;
-        if !object.open.contains_key(&symbol.sbn) {
-            if object.have.contains(symbol.sbn) {
-                if symbol.kind == ObjectKind::Data {
-                    self.margins.surplus(symbol);
-                }
-                return Err(DropReason::Surplus);
-            }
-            let symbols = symbol.oti.block_symbols(symbol.sbn).ok_or(DropReason::Place)?;
-            if !self.make_room(Buffers::block_bytes(symbols, &symbol.oti)) {
-                return Err(DropReason::Memory);
-            }
-            let block = self.buffers.block(symbol, symbols);
-            self.objects[at].open.insert(symbol.sbn, Open { block: Some(block), state: State::Collecting, heard: now });
-        }
-        let repair = Buffers::repair_bytes(&symbol.oti);
-        let has_place = symbol.oti.block_symbols(symbol.sbn).is_some_and(|k| symbol.esi < u32::from(k));
-        if self.buffers.is_full(repair) && !self.make_room(repair) && !has_place {
-            return Err(DropReason::Memory);
-        }
-        Ok(())
     }
 
     /// A block with K symbols or more.

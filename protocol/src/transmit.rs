@@ -2,8 +2,9 @@
 //!
 //! 1. [`Work`] says which blocks of a bundle go out, with which ESIs and how much repair ([`work`]).
 //! 2. The caller reads and encodes each block ([`Encoder`]) and pushes it to the [`Transmitter`].
-//! 3. [`Transmitter::poll_transmit`] picks symbols ([`schedule`]), keeps the rate ([`pacer`]) and fills a [`Batch`].
-//! 4. [`Batch::seal`] seals it, outside of any lock; the caller hands it to the kernel as one super-datagram.
+//! 3. [`Transmitter::poll_transmit`] picks symbols ([`schedule`]), keeps the rate ([`pacer`]) and fills a [`Batch`], sealing
+//!    on the way if it may.
+//! 4. [`Batch::seal`] seals what is not, outside of any lock; the caller hands it to the kernel as one super-datagram.
 
 pub mod margin;
 pub mod pacer;
@@ -50,6 +51,8 @@ pub struct Batch {
     size: usize,
     /// The header of each.
     headers: Vec<Header>,
+    /// How many of them are sealed: the first so many.
+    sealed: usize,
 }
 
 /// One session's sending side.
@@ -106,14 +109,15 @@ impl Transmitter {
         self.max_datagrams = self.max_datagrams.min(count.max(1));
     }
 
-    /// Fills `batch` with what should leave at `now`.
-    pub fn poll_transmit(&mut self, now: Time, batch: &mut Batch) -> Transmit {
+    /// Fills `batch` with what should leave at `now`. With a `sealer` symbols are sealed from their block into the batch, which
+    /// saves a copy; without, [`Batch::seal`] does it, and other threads may have the transmitter meanwhile.
+    pub fn poll_transmit(&mut self, now: Time, batch: &mut Batch, sealer: Option<&Sealer>) -> Transmit {
         if let Some(at) = self.pacer.wait(now) {
             return Transmit::Wait(at);
         }
         batch.clear();
         if let Some(payload) = self.control.pop_front() {
-            batch.put(self.header(Content::Beacon), &payload);
+            batch.put(self.header(Content::Beacon), &payload, sealer);
         }
         while batch.is_empty() || (batch.len() < self.max_datagrams && batch.has_room()) {
             if batch.headers.first().is_some_and(|h| h.content == Content::Beacon) {
@@ -122,7 +126,7 @@ impl Transmitter {
             let header = self.header(Content::Beacon);
             let turn = batch.symbol_size();
             let sent = self.schedule.next(now, turn, |symbol, bytes| {
-                batch.put(Header { content: Content::Symbol(symbol), ..header }, bytes);
+                batch.put(Header { content: Content::Symbol(symbol), ..header }, bytes, sealer);
             });
             if !sent {
                 // The counter taken for this symbol is the next one's.
@@ -186,12 +190,12 @@ impl Batch {
         self.filled + self.headers.len() * (IP_UDP_LEN + ETHERNET_LEN)
     }
 
-    /// Seals every datagram in place.
+    /// Seals in place every datagram that is not sealed.
     pub fn seal(&mut self, sealer: &Sealer) {
         let bytes = &mut self.buffer[..self.filled];
-        for (header, datagram) in self.headers.iter().zip(bytes.chunks_mut(self.size.max(1))) {
-            sealer.seal_in_place(header, datagram);
-        }
+        let datagrams = self.headers.iter().zip(bytes.chunks_mut(self.size.max(1)));
+        datagrams.skip(self.sealed).for_each(|(header, datagram)| sealer.seal_in_place(header, datagram));
+        self.sealed = self.headers.len();
     }
 
     /// T of its symbols; None when it has none yet.
@@ -209,10 +213,11 @@ impl Batch {
     fn clear(&mut self) {
         self.filled = 0;
         self.headers.clear();
+        self.sealed = 0;
         self.size = 0;
     }
 
-    fn put(&mut self, header: Header, payload: &[u8]) {
+    fn put(&mut self, header: Header, payload: &[u8], sealer: Option<&Sealer>) {
         let trailer = if header.sealed { crate::limits::TAG_LEN } else { crate::limits::CRC_LEN };
         let len = HEADER_LEN + payload.len() + trailer;
         if self.headers.is_empty() {
@@ -224,9 +229,14 @@ impl Batch {
             self.buffer.resize(end, 0);
         }
         let datagram = &mut self.buffer[self.filled..end];
-        datagram[..HEADER_LEN].copy_from_slice(&header.to_bytes());
-        datagram[HEADER_LEN..len - trailer].copy_from_slice(payload);
         self.filled = end;
         self.headers.push(header);
+        if let Some(sealer) = sealer {
+            sealer.seal(&header, payload, datagram);
+            self.sealed = self.headers.len();
+        } else {
+            datagram[..HEADER_LEN].copy_from_slice(&header.to_bytes());
+            datagram[HEADER_LEN..len - trailer].copy_from_slice(payload);
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The data plane of the high side.
 //!
-//! 1. `receive`, one thread a lane: takes datagrams from the kernel, authenticates them in place, puts their symbols
-//!    into blocks. It never touches a disk, and waits for anything but the socket only when memory is nearly full of blocks
+//! 1. [`receive`], one thread a lane: takes datagrams from the kernel, authenticates and decrypts them into the places of their
+//!    symbols in blocks. It never touches a disk, and waits for anything but the socket only when memory is nearly full of blocks
 //!    that are to be stored, as long as the kernel's buffer has room for what comes.
 //! 2. `work`, several threads: decodes blocks that lack source symbols and hands each block to the [`Sink`], which
 //!    stores it, in the order of the object where that takes no waiting worth the name ([`ready`]). Blocks wait here in memory
@@ -10,6 +10,7 @@
 
 mod cores;
 mod ready;
+mod receive;
 mod resume;
 
 use std::collections::VecDeque;
@@ -24,13 +25,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use checkvalve_protocol::beacon::Beacon;
 use checkvalve_protocol::fec::Plans;
 use checkvalve_protocol::id::SessionId;
-use checkvalve_protocol::receive::{DropReason, Drops, Limits, Reassembly, ReceivedBlock, Wanted};
+use checkvalve_protocol::receive::{DropReason, Drops, Limits, Reassembly, ReceivedBlock};
 use checkvalve_protocol::seal::Opener;
 use checkvalve_protocol::time::Time;
-use checkvalve_protocol::wire::{Content, Header, Symbol};
 
-use crate::link::{Link, ReceiveBuffer, Received};
-use crate::sink::{ObjectProgress, RefuseReason, Sink, Want};
+use crate::link::{Link, ReceiveBuffer};
+use crate::sink::{ObjectProgress, Sink};
 use crate::windows::{LinkWindow, Sample, Windows};
 use cores::Cores;
 use ready::{Next, Place, Ready};
@@ -130,13 +130,8 @@ struct Counts {
     kernel: Vec<AtomicU64>,
 }
 
-/// Beacons that wait for [`tend`]; more are dropped, the next second brings another.
-const MAX_BEACONS: usize = 64;
 /// Unfinished blocks that wait to be kept on disk; beyond these, symbols of new blocks are dropped, since memory is bounded.
 const MAX_PARKED: usize = 16;
-/// How often a thread that waits for those that store looks at the kernel's buffer: one of the default size takes ten times
-/// as long to fill at 10 Gbit/s.
-const LOOK: Duration = Duration::from_millis(2);
 /// Blocks that wait before a thread that stores looks for a better place.
 const BACKLOG: usize = 4;
 /// Objects known to the reassembly at once.
@@ -191,7 +186,7 @@ impl Pipeline {
         let mut this = Self { shared, threads: Vec::new(), buffers };
         for (lane, link) in links.into_iter().enumerate() {
             let opener = Opener::new(config.link_key);
-            this.spawn(format!("receive-{lane}"), move |shared| receive(shared, lane, link, opener))?;
+            this.spawn(format!("receive-{lane}"), move |shared| receive::run(shared, lane, link, opener))?;
         }
         for worker in 0..config.workers.max(1) {
             this.spawn(format!("work-{worker}"), work)?;
@@ -304,94 +299,6 @@ impl State {
             self.parked.push_back(block);
             shared.work.notify_one();
         }
-    }
-}
-
-/// 1. From the kernel into blocks.
-fn receive(shared: &Shared, lane: usize, mut link: Link, mut opener: Opener) {
-    shared.cores.receives(lane);
-    let mut opened: Vec<(Header, usize, usize)> = Vec::with_capacity(64);
-    while !shared.stopping() {
-        let_work(shared, &link);
-        shared.cores.is_at(lane);
-        let received = link.receive(|group| take_group(shared, &mut opener, &mut opened, group));
-        if let Some(count) = shared.counts.kernel.get(lane) {
-            count.store(u64::from(link.kernel_drops()), Ordering::Relaxed);
-        }
-        if let Err(error) = received {
-            tracing::error!(lane, %error, "receive");
-            std::thread::sleep(Duration::from_millis(100));
-        }
-    }
-}
-
-/// Waits while memory is nearly full of blocks that are to be stored, and the kernel's buffer is not half full. Who receives
-/// goes before who stores, so on few cores these would never get the processor, and symbols be lost for it.
-fn let_work(shared: &Shared, link: &Link) {
-    let mut state = shared.lock();
-    while state.reassembly.memory() >= shared.pressed
-        && !state.ready.is_empty()
-        && !shared.stopping()
-        && !link.is_half_full()
-    {
-        state = shared.room.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner).0;
-    }
-}
-
-/// Authenticates all datagrams of a group, then places them under one lock.
-fn take_group(shared: &Shared, opener: &mut Opener, opened: &mut Vec<(Header, usize, usize)>, group: Received<'_>) {
-    let mut drops = Drops::default();
-    let (mut datagrams, len) = (0, group.bytes.len());
-    opened.clear();
-    // An empty datagram is one too.
-    let mut at = 0;
-    loop {
-        let end = (at + group.segment).min(len);
-        datagrams += 1;
-        match group.bytes.get_mut(at..end).map(|datagram| opener.open(datagram).map(|(h, p)| (h, p.len()))) {
-            Some(Ok((header, payload))) => opened.push((header, at + checkvalve_protocol::limits::HEADER_LEN, payload)),
-            Some(Err(error)) => drops.add(error.into()),
-            None => {}
-        }
-        at = end;
-        if at >= len {
-            break;
-        }
-    }
-    shared.counts.datagrams.fetch_add(datagrams, Ordering::Relaxed);
-    shared.counts.bytes.fetch_add(len as u64, Ordering::Relaxed);
-    if !opened.is_empty() {
-        shared.counts.last_heard_ms.store(unix_ms(), Ordering::Relaxed);
-    }
-    let now = shared.now();
-    let mut state = shared.lock();
-    let state = &mut *state;
-    let mut want = |symbol: &Symbol| ask(&*shared.sink, symbol);
-    for (header, at, len) in opened.drain(..) {
-        let payload = group.bytes.get(at..at + len).unwrap_or_default();
-        if let Err(reason) = state.reassembly.handle(now, &header, payload, &mut want) {
-            drops.add(reason);
-        } else if header.content == Content::Beacon {
-            match Beacon::decode(payload) {
-                Ok(beacon) if state.beacons.len() < MAX_BEACONS => state.beacons.push_back((header.session, beacon)),
-                Ok(_) => {}
-                Err(_) => drops.add(DropReason::Beacon),
-            }
-        }
-    }
-    state.drops.merge(&drops);
-    state.collect(shared);
-}
-
-fn ask(sink: &dyn Sink, symbol: &Symbol) -> Wanted {
-    match sink.want(symbol.bundle, symbol.kind, &symbol.oti) {
-        Want::Yes { have } => {
-            let parked = sink.parked(symbol.bundle, symbol.kind, &symbol.oti);
-            Wanted::Yes { have, parked }
-        }
-        Want::Done => Wanted::No(DropReason::Done),
-        Want::Refuse(RefuseReason::NoRoom) => Wanted::No(DropReason::Memory),
-        Want::Refuse(RefuseReason::Length | RefuseReason::TooMany) => Wanted::No(DropReason::Refused),
     }
 }
 

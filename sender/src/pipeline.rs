@@ -4,8 +4,8 @@
 //!    it goes ([`produce`]).
 //! 2. `encode`, as many threads as cores can be spared, none on one or two: makes the repair symbols and pushes the
 //!    block to the transmitter ([`encode`]). Where there is none, `produce` does it while the block is in the cache.
-//! 3. `transmit`, one thread a lane: takes a batch of symbols when the pacer allows, seals it outside of the lock and
-//!    hands it to the kernel in one call ([`transmit`]).
+//! 3. `transmit`, one thread a lane: takes a batch of symbols when the pacer allows, seals it, outside of the lock where there
+//!    are several lanes, and hands it to the kernel in one call ([`transmit`]).
 //! 4. A block whose symbols have all gone gives its buffers back; a job whose blocks have all gone is finished, which
 //!    `produce` reports, so that nobody's disk holds up a lane.
 

@@ -5,7 +5,8 @@
 //! 2. [`Matrix::multiply_add`] goes over the symbols strip by strip, some rows at a time, so that sums stay in registers and each
 //!    source byte is loaded once for up to 14 rows.
 //!
-//! This is a crate of its own because those instructions need `unsafe`, which the core forbids. Every way gives the same bytes.
+//! This is a crate of its own because those instructions need `unsafe`, which the core forbids; [`prefetch`] is here for the same
+//! reason. Every way gives the same bytes.
 
 mod field;
 mod portable;
@@ -16,6 +17,19 @@ pub use field::{inverse, product, products};
 
 /// Symbols are multiples of so many bytes.
 pub const ALIGNMENT: usize = 64;
+
+/// Most bytes that [`prefetch`] asks for: where more follows, the processor notices by itself.
+const PREFETCHED: usize = 2048;
+
+/// Asks for these bytes, which will be read or written soon, so that something else can be done until memory has brought them.
+pub fn prefetch(bytes: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in bytes[..bytes.len().min(PREFETCHED)].chunks(64) {
+        x86::prefetch(line);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = bytes;
+}
 
 /// How this processor does it, the fastest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

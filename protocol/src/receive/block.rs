@@ -168,6 +168,21 @@ impl ReceivedBlock {
         self.place_symbol(esi, payload, &mut |len| buffers.record(len, len))
     }
 
+    /// The place of a source symbol, below K, that is not here yet. What is written there does not count before
+    /// [`ReceivedBlock::filled`].
+    pub(super) fn vacant(&mut self, esi: u16) -> Option<&mut [u8]> {
+        let size = usize::from(self.place.oti.symbol_size());
+        (!self.has(esi)).then(|| self.record.source_symbol_mut(esi, size))
+    }
+
+    /// The place of this source symbol, which was vacant, has its bytes.
+    pub(super) fn filled(&mut self, esi: u16) {
+        let word = &mut self.have[usize::from(esi) / 64];
+        *word |= 1 << (esi % 64);
+        self.source += 1;
+        self.record.has_source(esi, *word);
+    }
+
     fn place_symbol(
         &mut self,
         esi: u32,
@@ -180,13 +195,8 @@ impl ReceivedBlock {
         }
         match u16::try_from(esi).ok().filter(|&esi| esi < self.symbols) {
             Some(esi) => {
-                let (word, bit) = (usize::from(esi) / 64, 1 << (esi % 64));
-                if self.have[word] & bit != 0 {
-                    return Err(DropReason::Duplicate);
-                }
-                self.have[word] |= bit;
-                self.source += 1;
-                self.record.put_source(esi, payload, self.have[word]);
+                self.vacant(esi).ok_or(DropReason::Duplicate)?.copy_from_slice(payload);
+                self.filled(esi);
             }
             None => {
                 if self.repair.contains(&esi) {

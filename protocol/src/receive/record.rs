@@ -94,12 +94,15 @@ impl Record {
         &mut self.bytes_mut()[HEAD..HEAD + len]
     }
 
-    /// Puts a source symbol in its place; `present` is the word of the block's bits that then holds.
-    pub(super) fn put_source(&mut self, esi: u16, symbol: &[u8], present: u64) {
-        let bytes = self.bytes_mut();
-        bytes[HEAD + usize::from(esi) * symbol.len()..][..symbol.len()].copy_from_slice(symbol);
+    /// The place of a source symbol of `size` bytes.
+    pub(super) fn source_symbol_mut(&mut self, esi: u16, size: usize) -> &mut [u8] {
+        &mut self.bytes_mut()[HEAD + usize::from(esi) * size..][..size]
+    }
+
+    /// A source symbol is in its place; `present` is the word of the block's bits that then holds.
+    pub(super) fn has_source(&mut self, esi: u16, present: u64) {
         compiler_fence(Ordering::Release);
-        bytes[PRESENT + usize::from(esi) / 64 * 8..][..8].copy_from_slice(&present.to_le_bytes());
+        self.bytes_mut()[PRESENT + usize::from(esi) / 64 * 8..][..8].copy_from_slice(&present.to_le_bytes());
     }
 
     /// Puts a repair symbol in the `at`th place, below [`REPAIR_SYMBOLS`].

@@ -63,6 +63,9 @@ pub struct Spent {
     pub repair: Vec<u8>,
 }
 
+/// The blocks of a ring lie all over memory, so a symbol is asked for so many symbols before its turn.
+const AHEAD: usize = 2;
+
 /// The schedule. Symbols come from [`Schedule::next`], spent blocks from [`Schedule::poll_spent`].
 #[derive(Debug)]
 pub struct Schedule {
@@ -288,6 +291,9 @@ impl Stream {
             return self.pause(sending, now + quiet);
         }
         let at = self.cursor;
+        if let Some(soon) = self.ring.get(at + AHEAD).or_else(|| self.ring.get((at + AHEAD) % self.ring.len())) {
+            checkvalve_octets::prefetch(soon.next_symbol().1);
+        }
         self.ring[at].emit(put);
         self.cursor += 1;
         let mut done = None;
@@ -317,6 +323,12 @@ impl Stream {
 
 impl Sending {
     fn emit(&mut self, put: impl FnOnce(Symbol, &[u8])) {
+        let (symbol, bytes) = self.next_symbol();
+        put(symbol, bytes);
+        self.next += 1;
+    }
+
+    fn next_symbol(&self) -> (Symbol, &[u8]) {
         let size = usize::from(self.block.symbol.oti.symbol_size());
         let sources = u32::try_from(self.block.source.len() / size).unwrap_or(u32::MAX);
         let mut symbol = self.block.symbol;
@@ -328,8 +340,7 @@ impl Sending {
             symbol.esi = self.block.repair_esi + at;
             &self.block.repair[at as usize * size..][..size]
         };
-        self.next += 1;
-        put(symbol, bytes);
+        (symbol, bytes)
     }
 
     fn spend(self, stream: StreamId) -> Spent {

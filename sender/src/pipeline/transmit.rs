@@ -14,6 +14,8 @@ use crate::link::Sent;
 pub(super) fn run(shared: &Shared, lane: usize) {
     let Some(link) = shared.links.get(lane) else { return };
     let mut batch = Batch::new();
+    // Nobody but the producer waits while a lane that is alone seals, and that for a few microseconds.
+    let alone = (shared.links.len() == 1).then_some(&shared.sealer);
     while !shared.stopping() {
         let now = shared.now();
         let mut state = shared.lock();
@@ -21,7 +23,7 @@ pub(super) fn run(shared: &Shared, lane: usize) {
             state.next_beacon = now + BEACON_INTERVAL;
             push_beacon(shared, &mut state);
         }
-        let next = state.transmitter.poll_transmit(now, &mut batch);
+        let next = state.transmitter.poll_transmit(now, &mut batch, alone);
         if state.collect_spent() && state.wakes_producer() {
             shared.room.notify_one();
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use checkvalve_protocol::fec::Plans;
 use checkvalve_protocol::id::BundleId;
 use checkvalve_protocol::partition::{BlockSet, Oti};
-use checkvalve_protocol::receive::{DropReason, Drops, Limits, Reassembly, Wanted};
+use checkvalve_protocol::receive::{DropReason, Drops, Limits, Reassembly, Taken, Wanted};
 use checkvalve_protocol::seal::Opener;
 use checkvalve_protocol::time::Time;
 use checkvalve_protocol::wire::{ObjectKind, Symbol};
@@ -81,9 +81,11 @@ impl High {
     }
 
     fn one(&mut self, at: Time, datagram: &mut [u8]) -> Result<(), DropReason> {
-        let (header, payload) = self.opener.open(datagram)?;
         let objects = &mut self.objects;
-        self.reassembly.handle(at, &header, payload, &mut |symbol| want(objects, symbol))
+        match self.reassembly.take(at, &mut self.opener, datagram, &mut |symbol| want(objects, symbol))? {
+            Taken::Symbol | Taken::Beacon(..) => Ok(()),
+            Taken::Dropped(reason) => Err(reason),
+        }
     }
 
     fn store(&mut self) {

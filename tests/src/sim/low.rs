@@ -60,9 +60,8 @@ impl Low {
                     }
                 }
             }
-            match self.transmitter.poll_transmit(self.now, &mut batch) {
+            match self.transmitter.poll_transmit(self.now, &mut batch, Some(&self.sealer)) {
                 Transmit::Ready => {
-                    batch.seal(&self.sealer);
                     sent.extend(batch.datagrams().map(|datagram| (self.now, datagram.to_vec())));
                 }
                 Transmit::Wait(at) => self.now = at,

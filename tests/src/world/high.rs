@@ -10,11 +10,11 @@ use checkvalve_protocol::beacon::Beacon;
 use checkvalve_protocol::crypto::TrustStore;
 use checkvalve_protocol::fec::Plans;
 use checkvalve_protocol::id::SessionId;
-use checkvalve_protocol::receive::{DropReason, Limits, Reassembly, ReceivedBlock, Wanted};
+use checkvalve_protocol::receive::{DropReason, Limits, Reassembly, ReceivedBlock, Taken, Wanted};
 use checkvalve_protocol::seal::Opener;
 use checkvalve_protocol::ticket::Loss;
 use checkvalve_protocol::time::Time;
-use checkvalve_protocol::wire::{Content, Symbol};
+use checkvalve_protocol::wire::Symbol;
 use checkvalve_receiver::delivery::ticket::{TicketError, TicketView};
 use checkvalve_receiver::delivery::{Delivery, OpenError, Policy, Settings};
 use checkvalve_receiver::hook::HookPolicy;
@@ -106,15 +106,13 @@ impl High {
 
     /// A datagram arrives.
     pub(super) fn receive(&mut self, now: Time, datagram: &mut [u8]) {
-        let Ok((header, payload)) = self.opener.open(datagram) else { return };
         let delivery = &self.delivery;
-        let taken = self.reassembly.handle(now, &header, payload, &mut |symbol| ask(delivery, symbol));
-        if taken.is_ok()
-            && header.content == Content::Beacon
+        let taken = self.reassembly.take(now, &mut self.opener, datagram, &mut |symbol| ask(delivery, symbol));
+        if let Ok(Taken::Beacon(session, payload)) = taken
             && self.beacons.len() < 64
             && let Ok(beacon) = Beacon::decode(payload)
         {
-            self.beacons.push((header.session, beacon));
+            self.beacons.push((session, beacon));
         }
         self.collect();
     }

@@ -232,11 +232,10 @@ impl Low {
                 self.next_beacon = now_ns + 1_000_000_000;
                 self.push_beacon(now);
             }
-            let next = self.transmitter.poll_transmit(Time(now_ns + 1), &mut batch);
+            let next = self.transmitter.poll_transmit(Time(now_ns + 1), &mut batch, Some(&self.sealer));
             self.collect_spent();
             match next {
                 Transmit::Ready => {
-                    batch.seal(&self.sealer);
                     told.datagrams.extend(batch.datagrams().map(<[u8]>::to_vec));
                 }
                 Transmit::Wait(at) => return at.0.min(self.next_beacon),
