@@ -39,6 +39,7 @@ use crate::inbox::{Durability, Inbox};
 use crate::ledger::file::LedgerFile;
 use crate::sink::ObjectProgress;
 use crate::store::log::BootId;
+use crate::store::space::Space;
 use crate::store::{OpenError as StoreOpenError, Staged, Store};
 
 pub use install::HookRun;
@@ -70,6 +71,8 @@ pub struct Settings {
     pub reserve: u64,
     /// Most bytes in staging.
     pub quota: u64,
+    /// A block in which so many files begin is stored in one piece first; [`CROWD`](crate::store::CROWD).
+    pub crowd: usize,
 }
 
 /// What is done with a channel's bundles.
@@ -163,7 +166,8 @@ impl Delivery {
             tracing::warn!(torn_bytes = recovered.torn_bytes, corrupt = ?recovered.corrupt, "ledger was damaged");
         }
         let audit = Audit::open(&disk, &settings.state.join("audit.jsonl")).map_err(OpenError::State)?;
-        let store = Store::open(Arc::clone(&disk), &settings.staging, boot, settings.reserve, settings.quota)?;
+        let space = Space::new(settings.reserve, settings.quota);
+        let store = Store::open(Arc::clone(&disk), &settings.staging, boot, space, settings.crowd)?;
         let manifests = settings.state.join("manifests");
         disk.create_dir_all(&manifests, 0o750).map_err(OpenError::State)?;
         let inbox = Inbox::new(

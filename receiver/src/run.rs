@@ -277,6 +277,7 @@ fn settings(checked: &Checked) -> Settings {
         silence_ms: config.silence.millis(),
         reserve: config.reserve.bytes(),
         quota: config.quota.map_or(u64::MAX, |quota| quota.bytes()),
+        crowd: crate::store::CROWD,
     }
 }
 

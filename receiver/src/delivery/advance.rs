@@ -17,8 +17,8 @@ use checkvalve_protocol::limits::MAX_MANIFEST_LEN;
 use checkvalve_protocol::manifest::{Announce, Hashes, ManifestError, Outcome};
 use checkvalve_protocol::wire::ObjectKind;
 
-use super::Delivery;
 use super::manifests::{Verdict, announced, subject};
+use super::{Delivery, Job};
 use crate::audit::Event;
 use crate::inbox::check::{Mismatch, check};
 use crate::inbox::{FinishError, Place, Published};
@@ -102,7 +102,10 @@ impl Delivery {
         if !announced {
             return Err(Stop::Wait);
         }
-        while self.store.move_flat(staged)? {}
+        if self.store.move_flat(staged)? {
+            self.enqueue(Job::Advance(staged.id)); // after what others have to do
+            return Err(Stop::Wait);
+        }
         if hashes && self.adopt_published(staged)? {
             return Ok(None);
         }

@@ -178,7 +178,7 @@ impl Delivery {
             self.store.keep_oti(&staged, oti)?;
             self.store.write(&staged, oti.transfer_length(), offset, buf)?;
             self.store.drop_parked(&staged, kind, oti, sbn);
-            if staged.is_whole() {
+            if staged.is_whole() || staged.has_to_move() {
                 self.enqueue(Job::Advance(bundle));
             }
             return Ok(());

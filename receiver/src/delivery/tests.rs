@@ -45,6 +45,7 @@ impl Bench {
             silence_ms: 10_000,
             reserve: 0,
             quota: u64::MAX,
+            crowd: crate::store::CROWD,
         };
         Self { disk: Arc::new(FailNth::new(Arc::new(OsDisk))), dir, settings }
     }
@@ -173,6 +174,7 @@ fn samples() -> Vec<Sample> {
         Sample::tree(3, 3, &[0, 1, 511, 512, 513, 3_000, 0, 7, 1_024]),
         Sample::tree(4, 4, &[]),
         Sample::tree(5, 5, &[0, 0]),
+        Sample::tree(6, 6, &[30; 40]),
     ]
 }
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
+use checkvalve_host::disk::DiskFile;
 use checkvalve_protocol::manifest::Announce;
 use checkvalve_protocol::wire::ObjectKind;
 
@@ -12,10 +13,13 @@ use super::hashing::Hashing;
 use super::staged::Place;
 use super::tree::{Tree, read_exact};
 use super::{SLICE, Staged, Store, ignore_missing, journal_error};
+use crate::ranges::Ranges;
 use crate::sink::StoreError;
 
-/// Bytes that move from the flat file to their places between two checkpoints.
-const MOVE: u64 = 256 << 20;
+/// Bytes that move from the flat file to their places in one go; then others have their turn.
+const MOVE: u64 = 16 << 20;
+/// The flat file is cut when so many bytes of it have moved, or all.
+const CUT: u64 = 256 << 20;
 
 impl Store {
     /// The announce is known: from now on bytes go to their files. `bytes` is the signed announce. Errors: as before.
@@ -51,14 +55,13 @@ impl Store {
         Ok(())
     }
 
-    /// Moves bytes from the flat file to their places, some hundred megabytes at most. False: there is nothing to move.
+    /// Moves bytes from the flat file to their places, some megabytes at most. False: there is nothing to move.
     pub fn move_flat(&self, staged: &Staged) -> Result<bool, StoreError> {
         let Some(tree) = self.tree(staged)? else { return Ok(false) };
         if staged.blocks().stored.flat.is_empty() {
             return Ok(false);
         }
-        let path = staged.object(ObjectKind::Data);
-        let data = self.disk.open_rw(&path)?;
+        let data = self.disk.open_rw(&staged.object(ObjectKind::Data))?;
         let mut buf = vec![0; SLICE as usize];
         let mut moved = 0;
         // From the end, so that the flat file can be cut as it empties.
@@ -71,19 +74,35 @@ impl Store {
             self.moved(staged, start..range.end)?;
             moved += buf.len() as u64;
         }
-        let (left, was_synced) = {
-            let blocks = staged.blocks();
-            (blocks.stored.flat.last().map(|r| r.end), !blocks.stored.synced_flat.is_empty())
-        };
-        if was_synced {
+        self.cut_flat(staged, data.as_ref())?;
+        Ok(true)
+    }
+
+    /// Gives back what the flat file takes beyond what is still in it.
+    fn cut_flat(&self, staged: &Staged, data: &dyn DiskFile) -> Result<(), StoreError> {
+        let end = |ranges: &Ranges| ranges.last().map_or(0, |range| range.end);
+        let left = end(&staged.blocks().stored.flat);
+        if left > 0 && data.len()?.saturating_sub(left) < CUT {
+            return Ok(());
+        }
+        if end(&staged.blocks().stored.synced_flat) > left {
             // Only what is safe in its place may go from the flat file.
             self.checkpoint()?;
         }
-        match left {
-            Some(end) => data.set_len(end)?,
-            None => ignore_missing(self.disk.remove_file(&path))?,
+        // Whoever writes to it holds the place until that is noted.
+        let _nobody_writes = staged.place.write().unwrap_or_else(PoisonError::into_inner);
+        let (left, synced) = {
+            let blocks = staged.blocks();
+            (end(&blocks.stored.flat), end(&blocks.stored.synced_flat))
+        };
+        if synced > left {
+            return Ok(()); // a checkpoint in between counts on it; the next one does not
         }
-        Ok(true)
+        if left > 0 {
+            return Ok(data.set_len(left)?);
+        }
+        *staged.flat() = None;
+        Ok(ignore_missing(self.disk.remove_file(&staged.object(ObjectKind::Data)))?)
     }
 
     /// Flat bytes of `range` are in their places.

@@ -34,6 +34,8 @@ pub struct Staged {
     /// Announce and hashes that come in several blocks.
     pub(super) assembly: Mutex<Assembly>,
     pub(super) place: RwLock<Place>,
+    /// The flat file, open while blocks of many files go to it although the files are known.
+    flat: Mutex<Option<Arc<dyn DiskFile>>>,
     pub(super) hashing: Mutex<Hashing>,
     pub(super) parked: Parked,
     pub(super) blocks: Mutex<Blocks>,
@@ -47,7 +49,7 @@ pub(super) enum Place {
     New,
     /// Into one file, until the announce says which files there are.
     Flat(Box<dyn DiskFile>),
-    /// Into its files.
+    /// Into its files; where a block is of many, into the flat file first.
     Tree(Arc<Tree>),
     /// On the disk but not in memory. With the digest of the announce, if it had come.
     Asleep(Option<[u8; 32]>),
@@ -72,6 +74,7 @@ impl Staged {
             advancing: Mutex::default(),
             assembly: Mutex::default(),
             place: RwLock::new(place),
+            flat: Mutex::default(),
             hashing: Mutex::default(),
             parked: Parked::default(),
             blocks,
@@ -190,6 +193,27 @@ impl Staged {
         self.hashing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether bytes wait to be moved to their files.
+    #[must_use]
+    pub fn has_to_move(&self) -> bool {
+        !self.blocks().stored.flat.is_empty() && matches!(*self.read_place(), Place::Tree(_))
+    }
+
+    pub(super) fn flat(&self) -> MutexGuard<'_, Option<Arc<dyn DiskFile>>> {
+        self.flat.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The flat file, opened or created if it is not open. The caller holds the place.
+    pub(super) fn open_flat(&self, disk: &dyn Disk) -> io::Result<Arc<dyn DiskFile>> {
+        let mut flat = self.flat();
+        if let Some(file) = &*flat {
+            return Ok(Arc::clone(file));
+        }
+        let file: Arc<dyn DiskFile> = open_or_create(disk, &self.object(ObjectKind::Data))?.into();
+        *flat = Some(Arc::clone(&file));
+        Ok(file)
+    }
+
     pub(super) fn read_place(&self) -> RwLockReadGuard<'_, Place> {
         self.place.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -206,11 +230,7 @@ impl Staged {
             match &*place {
                 Place::New | Place::Asleep(None) => {
                     self.create_dir(disk.as_ref())?;
-                    let path = self.object(ObjectKind::Data);
-                    *place = Place::Flat(match disk.create_new(&path, 0o600) {
-                        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => disk.open_rw(&path)?,
-                        other => other?,
-                    });
+                    *place = Place::Flat(open_or_create(disk.as_ref(), &self.object(ObjectKind::Data))?);
                 }
                 Place::Asleep(Some(digest)) => {
                     let bytes = read_all(disk.as_ref(), &self.object(ObjectKind::Announce), MAX_MANIFEST_LEN as u64)?;
@@ -231,6 +251,13 @@ impl Staged {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             other => other,
         }
+    }
+}
+
+fn open_or_create(disk: &dyn Disk, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+    match disk.create_new(path, 0o600) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => disk.open_rw(path),
+        other => other,
     }
 }
 

@@ -20,7 +20,7 @@ impl Bench {
 
     fn open(&self, boot: u8) -> Store {
         let root = self.dir.path().join("staging");
-        Store::open(self.disk.clone(), &root, [boot; 16], 0, u64::MAX).unwrap()
+        Store::open(self.disk.clone(), &root, [boot; 16], Space::new(0, u64::MAX), CROWD).unwrap()
     }
 }
 
@@ -53,6 +53,7 @@ fn samples() -> Vec<Sample> {
         Sample::file(2, 2, 1),
         Sample::tree(3, 3, &[0, 1, 511, 512, 513, 3_000, 0, 7, 1_024]),
         Sample::tree(4, 4, &[9_000, 0]),
+        Sample::tree(5, 5, &[40; 60]),
     ]
 }
 
@@ -89,6 +90,29 @@ fn blocks_in_order_are_never_read_back() {
     }
     assert_eq!(store.get(sample.id()).unwrap().hashed(), sample.data.len() as u64);
     assert!(!bench.disk.operations().iter().any(|op| op.starts_with("read")), "{:?}", bench.disk.operations());
+}
+
+/// Making files may take longer than the wire waits: a block of many is one write, and they are made when it moves.
+#[test]
+fn a_block_of_many_files_is_one_write_until_it_moves() {
+    let bench = Bench::new();
+    let store = bench.open(1);
+    let sample = Sample::tree(5, 5, &[40; 60]);
+    adopt(&store, &sample).unwrap();
+    let files = |bench: &Bench| bench.disk.operations().iter().filter(|op| op.starts_with("create_new")).count();
+    let staged = store.get(sample.id()).unwrap();
+    let flat = staged.object(ObjectKind::Data);
+    bench.disk.heal();
+    for sbn in 0..sample.oti().blocks() {
+        put(&store, &sample, sbn).unwrap();
+        assert_eq!(files(&bench), 1, "{:?}", bench.disk.operations());
+    }
+    assert!(staged.is_whole() && staged.has_to_move() && flat.exists());
+    assert!(!store.catch_up(&staged, u64::MAX).unwrap(), "hashed, but not in its files");
+    assert!(store.move_flat(&staged).unwrap());
+    assert_eq!(files(&bench), 1 + 60);
+    assert!(!staged.has_to_move() && !flat.exists());
+    assert_whole(&store, &sample);
 }
 
 #[test]
@@ -308,7 +332,7 @@ fn several_threads_store_one_bundle() {
 #[test]
 fn room_is_bounded_and_given_back() {
     let dir = crate::testing::dir();
-    let store = Store::open(Arc::new(OsDisk), &dir.path().join("s"), [0; 16], 0, 1_500).unwrap();
+    let store = Store::open(Arc::new(OsDisk), &dir.path().join("s"), [0; 16], Space::new(0, 1_500), CROWD).unwrap();
     let sample = &samples()[0];
     put(&store, sample, 0).unwrap();
     put(&store, sample, 1).unwrap();
@@ -317,7 +341,8 @@ fn room_is_bounded_and_given_back() {
     store.remove(sample.id()).unwrap();
     assert_eq!(store.space().staged(), 0);
     put(&store, sample, 2).unwrap();
-    let full = Store::open(Arc::new(OsDisk), &dir.path().join("t"), [0; 16], u64::MAX, u64::MAX).unwrap();
+    let full =
+        Store::open(Arc::new(OsDisk), &dir.path().join("t"), [0; 16], Space::new(u64::MAX, u64::MAX), CROWD).unwrap();
     assert!(matches!(put(&full, sample, 2), Err(StoreError::NoRoom)));
 }
 

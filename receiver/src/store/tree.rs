@@ -1,6 +1,7 @@
 //! The files of a bundle in staging: where each byte of the data object belongs, and the few files that are open.
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -174,6 +175,13 @@ impl Tree {
     #[must_use]
     pub fn file_at(&self, offset: u64) -> usize {
         self.files.partition_point(|span| span.end() <= offset)
+    }
+
+    /// How many files begin in a range of bytes.
+    #[must_use]
+    pub fn files_in(&self, range: &Range<u64>) -> usize {
+        let before = |offset: u64| self.files.partition_point(|span| span.offset < offset);
+        before(range.end) - before(range.start)
     }
 
     /// Whether file `index` is whole with its mode and time, as far as this process knows.

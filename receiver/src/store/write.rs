@@ -55,12 +55,16 @@ impl Store {
         Ok(())
     }
 
-    /// Reads back and hashes up to `limit` bytes of what is stored. True: all of the data object is stored and hashed.
+    /// Reads back and hashes up to `limit` bytes of what is stored. True: all of the data object is in its files, and hashed.
     pub fn catch_up(&self, staged: &Staged, limit: u64) -> Result<bool, StoreError> {
         let Some(tree) = self.tree(staged)? else { return Ok(false) };
         self.hash_on(staged, &tree, limit)?;
         // A block that continues what is hashed is hashed before it is written, so that alone says little.
-        Ok(staged.is_whole() && staged.fill().0 == Some(staged.hashed()))
+        let in_place = {
+            let stored = &staged.blocks().stored;
+            stored.is_whole() && stored.flat.is_empty()
+        };
+        Ok(in_place && staged.fill().0 == Some(staged.hashed()))
     }
 
     /// The hash of every file, once all of the data object is hashed.
@@ -87,6 +91,7 @@ impl Store {
         }
         let place = staged.wake(&self.disk)?;
         let part = |range: &Range<u64>| &buf[(range.start - offset) as usize..(range.end - offset) as usize];
+        let mut flat = true;
         let tree = match &*place {
             Place::Gone | Place::New | Place::Asleep(_) => return Err(StoreError::Unwanted),
             Place::Flat(file) => {
@@ -104,16 +109,23 @@ impl Store {
                         hashing.feed(tree.files(), buf);
                     }
                 }
-                for range in claimed {
-                    if let Err(error) = tree.write(range.start, part(range)) {
-                        staged.hashing().rewind(tree.files(), offset);
-                        return Err(error.into());
-                    }
+                // The wire does not wait for thousands of files to be made; one write it does not feel.
+                let crowded = tree.files_in(&(offset..offset + buf.len() as u64)) >= self.crowd;
+                // Both the flat file and the files need room until the former is cut.
+                flat = crowded && self.space.fits(bytes + staged.blocks().stored.flat.len());
+                let written = match flat {
+                    true => staged.open_flat(self.disk.as_ref()).and_then(|file| {
+                        claimed.iter().try_for_each(|range| file.write_all_at(part(range), range.start))
+                    }),
+                    false => claimed.iter().try_for_each(|range| tree.write(range.start, part(range))),
+                };
+                if let Err(error) = written {
+                    staged.hashing().rewind(tree.files(), offset);
+                    return Err(error.into());
                 }
                 Some(Arc::clone(tree))
             }
         };
-        let flat = tree.is_none();
         let noted = self.note(staged, length, claimed, flat);
         if let (Err(_), Some(tree)) = (&noted, &tree) {
             staged.hashing().rewind(tree.files(), offset);

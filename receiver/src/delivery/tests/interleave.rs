@@ -84,7 +84,12 @@ fn interleave(sample: &Sample, first: Part, second: Part, step: usize) -> bool {
 
 #[test]
 fn threads_that_bring_the_last_parts_do_not_hinder_one_another() {
-    for sample in [Sample::file(1, 1, 500), Sample::file(1, 1, 1_200), Sample::tree(1, 1, &[700, 0, 30, 300])] {
+    for sample in [
+        Sample::file(1, 1, 500),
+        Sample::file(1, 1, 1_200),
+        Sample::tree(1, 1, &[700, 0, 30, 300]),
+        Sample::tree(1, 1, &[40; 30]),
+    ] {
         for (first, second) in Part::PARTS.into_iter().flat_map(|a| Part::ALL.map(|b| (a, b))) {
             let steps = (0..).take_while(|&step| interleave(&sample, first, second, step)).count();
             assert!(steps > 2, "{first:?} has {steps} steps");
