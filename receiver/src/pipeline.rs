@@ -310,8 +310,8 @@ enum Work {
 
 /// 2. From blocks to the disk. What was ready before a stop is still stored, and what was unfinished is kept.
 fn work(shared: &Shared) {
-    let mut place = shared.cores.stores();
-    while let Some(work) = next_work(shared, &mut place) {
+    let mut left = Cores::stores();
+    while let Some(work) = next_work(shared, &mut left) {
         match work {
             Work::Store(block) => store(shared, block),
             Work::Park(block) => {
@@ -330,11 +330,11 @@ fn work(shared: &Shared) {
     }
 }
 
-fn next_work(shared: &Shared, place: &mut cores::Place) -> Option<Work> {
+fn next_work(shared: &Shared, left: &mut Instant) -> Option<Work> {
     let mut state = shared.lock();
     if state.ready.len() > BACKLOG {
         drop(state);
-        shared.cores.keep_apart(place);
+        shared.cores.keep_apart(left);
         state = shared.lock();
     }
     loop {

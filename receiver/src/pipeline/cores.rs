@@ -16,13 +16,6 @@ pub(super) struct Cores {
     lanes: Vec<AtomicUsize>,
 }
 
-/// What a thread that stores knows of its own place.
-pub(super) struct Place {
-    /// Where it may be at all; None where it has no choice.
-    allowed: Option<CpuSet>,
-    left: Instant,
-}
-
 impl Cores {
     pub(super) fn new(lanes: usize) -> Self {
         Self { lanes: (0..lanes).map(|_| AtomicUsize::new(usize::MAX)).collect() }
@@ -41,34 +34,26 @@ impl Cores {
         }
     }
 
-    /// The calling thread stores.
-    pub(super) fn stores(&self) -> Place {
+    /// The calling thread stores. Returns when it left a processor last.
+    pub(super) fn stores() -> Instant {
         go_first(NICENESS[1]);
-        let allowed = sched_getaffinity(None).ok().filter(|set| set.count() > 1);
-        Place { allowed, left: Instant::now() }
+        Instant::now()
     }
 
-    /// Blocks wait to be stored: leaves a processor that a lane's thread is on for one where none is. The scheduler counts
-    /// threads, or their weight, and leaves two of ours on one processor while two of somebody else have the other; then
-    /// storing gets what receiving leaves, the other side of the link does not, and memory runs full.
-    pub(super) fn keep_apart(&self, place: &mut Place) {
-        let Some(allowed) = &place.allowed else { return };
+    /// Blocks wait to be stored: leaves a processor that a lane's thread is on for one where none is, if there is one. The
+    /// scheduler counts threads, or their weight, and leaves two of ours on one processor while two of somebody else have the
+    /// other; then storing gets what receiving leaves, the other side of the link does not, and memory runs full.
+    pub(super) fn keep_apart(&self, left: &mut Instant) -> bool {
         let taken = |cpu: usize| self.lanes.iter().any(|lane| lane.load(Ordering::Relaxed) == cpu);
-        if !taken(sched_getcpu()) || place.left.elapsed() < SETTLE {
-            return;
+        if !taken(sched_getcpu()) || left.elapsed() < SETTLE {
+            return false;
         }
-        place.left = Instant::now();
-        let mut free = *allowed;
-        for lane in &self.lanes {
-            let cpu = lane.load(Ordering::Relaxed);
-            if cpu < CpuSet::MAX_CPU {
-                free.unset(cpu);
-            }
-        }
+        *left = Instant::now();
+        let Ok(allowed) = sched_getaffinity(None) else { return false };
+        let mut free = allowed;
+        (0..CpuSet::MAX_CPU).filter(|&cpu| taken(cpu)).for_each(|cpu| free.unset(cpu));
         // Moved there, and from then on where the scheduler likes.
-        if free.count() > 0 && sched_setaffinity(None, &free).is_ok() {
-            let _ = sched_setaffinity(None, allowed);
-        }
+        free.count() > 0 && sched_setaffinity(None, &free).is_ok() && sched_setaffinity(None, &allowed).is_ok()
     }
 }
 
@@ -76,5 +61,29 @@ impl Cores {
 fn go_first(niceness: i32) {
     if let Err(error) = rustix::process::setpriority_process(None, niceness) {
         tracing::debug!(%error, "this thread has no more right to the processor than others");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_stores_leaves_the_processor_of_one_that_receives() {
+        let allowed = sched_getaffinity(None).unwrap();
+        let cores = Cores::new(1);
+        let long_ago = || Instant::now().checked_sub(SETTLE).unwrap();
+        assert!(!cores.keep_apart(&mut long_ago()), "no lane is anywhere yet");
+        // The scheduler may move this thread at any time.
+        let moved = (0..1_000).any(|_| {
+            cores.is_at(0);
+            let mut left = long_ago();
+            let moved = cores.keep_apart(&mut left);
+            cores.is_at(0);
+            assert!(!moved || !cores.keep_apart(&mut left), "twice at once");
+            moved
+        });
+        assert_eq!(moved, allowed.count() > 1);
+        assert_eq!(sched_getaffinity(None).unwrap(), allowed, "it may still be where it could be before");
     }
 }
