@@ -79,6 +79,11 @@ fn alarms_come_before_what_they_warn_of() {
     let image = pair.drop("image");
     pair.wait_installed(&image);
     alarm(&pair, "nearly what `fec.repair` mends");
+    // One in ten is lost, and only two came beside the bundle.
+    pair.wait_for("a beacon", || {
+        let said = json(&pair.receiver_command(&["--json", "status"]));
+        said["sender"]["last_beacon_ms"].as_u64().map(drop)
+    });
 
     pair.link.set_loss(Loss::Random(1_000));
     alarm(&pair, "no beacon for");

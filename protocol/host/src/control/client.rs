@@ -35,8 +35,11 @@ impl Client {
         let mut socket = connect(path).map_err(|error| told(path, error))?;
         let asked = serde_json::to_writer(&mut socket, request).map_err(io::Error::from);
         match asked.and_then(|()| socket.write_all(b"\n")) {
-            // A daemon that refuses before it has read everything has said why.
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(told(path, error)),
+            // A daemon that refuses before it has read everything has said why, and then closed (EPIPE), or has closed while
+            // something was on its way to it (ECONNRESET).
+            Err(error) if !matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+                Err(told(path, error))
+            }
             _ => Ok(Stream { path: path.to_owned(), lines: BufReader::new(socket), over: false }),
         }
     }

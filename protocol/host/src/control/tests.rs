@@ -181,6 +181,27 @@ fn a_handler_ends_what_it_began_without_its_client() {
     }
 }
 
+/// The daemon has answered and closed while the client is in the middle of its question.
+#[test]
+fn a_client_cut_short_reads_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("control.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let daemon = std::thread::spawn(move || {
+        let (mut socket, _) = listener.accept().unwrap();
+        socket.read_exact(&mut [0; 10]).unwrap();
+        // By now the client waits for room to write more.
+        std::thread::sleep(Duration::from_millis(100));
+        let refusal = Line::Error(Refusal::new(Exit::Protocol, "too long"));
+        socket.write_all(&serde_json::to_vec(&refusal).unwrap()).unwrap();
+        socket.write_all(b"\n").unwrap();
+    });
+    // In small parts, so that it waits before one, not amid one: then the system says ECONNRESET, else EPIPE.
+    let error = Client::call(&path, &json!(vec!["x"; 100_000])).unwrap_err();
+    assert_eq!(error.exit(), Exit::Protocol, "{error}");
+    daemon.join().unwrap();
+}
+
 #[test]
 fn hostile_clients_do_not_hurt() {
     let daemon = Daemon::start(SHORT);
