@@ -153,9 +153,7 @@ impl Opener {
             }
         }
     }
-}
 
-impl Opener {
     /// Checks `datagram`, whose header is `header`, and decrypts its payload to `out`, which has the payload's length. None:
     /// its session has not proven the link key yet, or the link has none; then use [`Opener::open`], nothing has happened.
     ///
