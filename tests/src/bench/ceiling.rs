@@ -38,6 +38,8 @@ pub enum Kind {
 pub struct Blast {
     /// UDP payload that arrived, in Gbit/s, from the first datagram to the last.
     pub arrived: f64,
+    /// The same in all.
+    pub bytes: u64,
     /// Share of what was sent that did not arrive.
     pub lost: f64,
 }
@@ -110,7 +112,7 @@ pub fn blast(link: &Link, mtu: u16, kind: Kind, duration: Duration) -> Blast {
     let (arrived, seconds) = receiving.join().expect("no panic");
     #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
     let lost = 1.0 - arrived as f64 / sent as f64;
-    Blast { arrived: gbits(arrived, seconds), lost }
+    Blast { arrived: gbits(arrived, seconds), bytes: arrived, lost }
 }
 
 /// Returns the bytes sent.

@@ -1,4 +1,5 @@
-//! The parts `codec`, `seal` and `hash`: the hot inner work on one core, in this process, beside memcpy.
+//! The parts `codec`, `seal` and `hash`: the hot inner work on one core, in this process, beside memcpy. [`Passes`] is what of
+//! it, and of the kernel's, a bundle cannot go without.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -9,9 +10,13 @@ use checkvalve_protocol::seal::{Opener, Sealer};
 use checkvalve_protocol::transmit::{Link, Parameters};
 use checkvalve_protocol::wire::{Content, Header};
 
+use rustix::time::{ClockId, clock_gettime};
+
+use super::ceiling::{Kind, blast};
 use super::noise::watched;
 use super::report::{Figure, Section};
 use super::{Plan, gbits};
+use crate::link::Link as Wire;
 use crate::rng::Rng;
 
 /// Bytes that are worked on between two looks at the clock, and that memcpy copies: more than a core's caches hold.
@@ -31,7 +36,7 @@ pub fn codec(plan: &Plan) -> Section {
         let (size, usual) = shape(mtu);
         for symbols in [usual / 2, usual, usual * 2] {
             let mark = if symbols == usual { " (as configured by default)" } else { "" };
-            contenders.push((format!("encode 5 % repair, T={size} K={symbols}{mark}"), encode(size, symbols)));
+            contenders.push((format!("encode 5 % repair, T={size} K={symbols}{mark}"), encode(size, symbols, WORK)));
             contenders.push((format!("decode, 3 % lost, T={size} K={symbols}{mark}"), decode(size, symbols)));
         }
     }
@@ -43,8 +48,9 @@ pub fn seal(plan: &Plan) -> Section {
     let mut contenders = Vec::new();
     for mtu in [1500, 9000] {
         let (size, _) = shape(mtu);
-        contenders.push((format!("seal in place, {size} bytes"), sealing(size, false)));
-        contenders.push((format!("copy and open in place, {size} bytes"), sealing(size, true)));
+        contenders.push((format!("seal in place, {size} bytes"), sealing(size, WORK / usize::from(size), false)));
+        contenders
+            .push((format!("copy and open in place, {size} bytes"), sealing(size, WORK / usize::from(size), true)));
     }
     measure(plan, "seal", "AES-256-GCM, one core", contenders)
 }
@@ -67,6 +73,46 @@ pub fn hash(plan: &Plan) -> Section {
         contenders.push((format!("BLAKE3, {block} bytes at a time"), Box::new(work)));
     }
     measure(plan, "hash", "BLAKE3, one core", contenders)
+}
+
+/// The passes over the data that hashing, coding, authenticity and the kernel's sockets make of it at an MTU, each alone, with
+/// its block in the core's caches. Whoever does them all cannot do with less processor time.
+pub struct Passes {
+    mtu: u16,
+    /// How often each is made, and the work.
+    works: Vec<(f64, Work)>,
+}
+
+impl Passes {
+    /// Those of a block as the daemons choose it.
+    pub fn new(mtu: u16) -> Self {
+        let (size, symbols) = shape(mtu);
+        let block = bytes(usize::from(size) * usize::from(symbols));
+        let hash = move || {
+            black_box(blake3::hash(black_box(&block)));
+            block.len()
+        };
+        let works = vec![
+            (2.0, Box::new(hash) as Work),
+            // Out of a file and into one.
+            (2.0, memcpy()),
+            (1.0, encode(size, symbols, 1)),
+            (1.0, sealing(size, usize::from(symbols), false)),
+            (1.0, opening(size, usize::from(symbols))),
+        ];
+        Self { mtu, works }
+    }
+
+    /// Processor time of all of them, in seconds for 10⁹ bytes; datagrams cross `link` without coding.
+    #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+    pub fn cost(&mut self, plan: &Plan, link: &Wire) -> f64 {
+        let inner: f64 = self.works.iter_mut().map(|(times, work)| *times * 8.0 / rate(work, plan.spell / 4)).sum();
+        let used = || clock_gettime(ClockId::ProcessCPUTime);
+        let before = used();
+        let blast = blast(link, self.mtu, Kind::Segmented, plan.blast / 2);
+        let used = Duration::try_from(used() - before).unwrap_or_default();
+        inner + used.as_secs_f64() / (blast.bytes as f64 / 1e9)
+    }
 }
 
 fn measure(plan: &Plan, name: &'static str, about: &str, contenders: Vec<(String, Work)>) -> Section {
@@ -105,9 +151,10 @@ fn memcpy() -> Work {
     })
 }
 
-fn encode(size: u16, symbols: u16) -> Work {
-    let (plans, data, mut out) = (Plans::new(), bytes(WORK), Vec::new());
+/// Encodes all blocks of `work` bytes, or one.
+fn encode(size: u16, symbols: u16, work: usize) -> Work {
     let block = usize::from(size) * usize::from(symbols);
+    let (plans, data, mut out) = (Plans::new(), bytes(work.max(block)), Vec::new());
     Box::new(move || {
         let mut done = 0;
         for source in data.chunks_exact(block) {
@@ -135,11 +182,11 @@ fn decode(size: u16, symbols: u16) -> Work {
     })
 }
 
-fn sealing(size: u16, open: bool) -> Work {
+fn sealing(size: u16, count: usize, open: bool) -> Work {
     let (sealer, mut opener) = (Sealer::new(Some(&KEY), SessionId(1)), Opener::new(Some(KEY)));
     let header = Header { sealed: true, session: SessionId(1), counter: 1, content: Content::Beacon };
     let length = sealer.datagram_len(usize::from(size));
-    let mut datagrams = bytes(WORK / length * length);
+    let mut datagrams = bytes(count * length);
     let mut sealed = vec![0; length];
     sealer.seal(&header, &vec![7; usize::from(size)], &mut sealed);
     Box::new(move || {
@@ -152,6 +199,25 @@ fn sealing(size: u16, open: bool) -> Work {
             }
         }
         datagrams.len()
+    })
+}
+
+/// Opens datagrams from where they were received into their block, as a receiver with one lane does.
+fn opening(size: u16, symbols: usize) -> Work {
+    let (sealer, mut opener) = (Sealer::new(Some(&KEY), SessionId(1)), Opener::new(Some(KEY)));
+    let header = Header { sealed: true, session: SessionId(1), counter: 1, content: Content::Beacon };
+    let mut datagrams = bytes(symbols * sealer.datagram_len(usize::from(size)));
+    let length = datagrams.len() / symbols;
+    for datagram in datagrams.chunks_exact_mut(length) {
+        sealer.seal(&header, &vec![7; usize::from(size)], datagram);
+    }
+    opener.open(&mut datagrams[..length].to_vec()).expect("it was sealed with that key");
+    let mut block = bytes(symbols * usize::from(size));
+    Box::new(move || {
+        for (datagram, place) in datagrams.chunks_exact(length).zip(block.chunks_exact_mut(usize::from(size))) {
+            opener.open_into(&header, datagram, place).expect("the session is known").expect("it is authentic");
+        }
+        black_box(&block).len()
     })
 }
 

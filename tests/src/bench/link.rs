@@ -8,8 +8,10 @@
 use std::time::Duration;
 
 use super::ceiling::{Kind, blast};
+use super::inner::Passes;
 use super::noise::{Noise, watched};
 use super::report::{Figure, Section, Target};
+use super::stats::Series;
 use super::stopwatch::Stopwatch;
 use super::transfer::{Arrived, Lost, send};
 use super::wire::{self, Offload};
@@ -31,9 +33,24 @@ struct Cell {
     /// Datagrams lost in 1,000.
     loss: u32,
     rate: u64,
-    samples: Vec<(Arrived, f64, Noise)>,
+    samples: Vec<Sample>,
     failures: usize,
     last_failure: String,
+}
+
+struct Sample {
+    arrived: Arrived,
+    /// Of a plain blast right before, in Gbit/s.
+    blast: f64,
+    /// Processor time of [`Passes`] right before, in s/GB.
+    passes: f64,
+    noise: Noise,
+}
+
+/// What a link of an MTU is measured beside.
+struct Beside {
+    link: Link,
+    passes: Passes,
 }
 
 /// The part `link`.
@@ -47,12 +64,13 @@ pub fn run(plan: &Plan) -> Section {
             cells.push(Cell::new(plan, mtu, Offload::Nic, loss));
         }
     }
-    let plain = [1500, 9000].map(|mtu| (mtu, wire::make(mtu, Offload::Kernel)));
+    let mut beside =
+        [1500, 9000].map(|mtu| (mtu, Beside { link: wire::make(mtu, Offload::Kernel), passes: Passes::new(mtu) }));
     // In turns, so that a machine whose speed drifts does so under all of them.
     while cells.iter().any(|cell| cell.wants(plan)) {
         for cell in cells.iter_mut().filter(|cell| cell.wants(plan)) {
-            let link = plain.iter().find(|(mtu, _)| *mtu == cell.mtu).map(|(_, link)| link);
-            cell.measure(plan, link.expect("a link of each MTU"));
+            let beside = beside.iter_mut().find(|(mtu, _)| *mtu == cell.mtu).map(|(_, beside)| beside);
+            cell.measure(plan, beside.expect("a link of each MTU"));
         }
     }
     for cell in &cells {
@@ -66,7 +84,8 @@ pub fn run(plan: &Plan) -> Section {
         for (lossy, clean) in
             of(30).iter().flat_map(|cell| &cell.samples).zip(of(0).iter().flat_map(|cell| &cell.samples))
         {
-            figure.add_beside(gbits(plan.file, lossy.0.seconds), gbits(plan.file, clean.0.seconds), lossy.2);
+            let [value, ceiling] = [lossy, clean].map(|sample| gbits(plan.file, sample.arrived.seconds));
+            figure.add_beside(value, ceiling, lossy.noise);
         }
         section.figures.push(figure);
     }
@@ -104,11 +123,12 @@ impl Cell {
         self.samples.len() < plan.repetitions && self.failures <= FAILURES && self.rate >= LAST_RATE
     }
 
-    fn measure(&mut self, plan: &Plan, plain: &Link) {
-        let ceiling = blast(plain, self.mtu, Kind::Plain, plan.blast).arrived;
+    fn measure(&mut self, plan: &Plan, beside: &mut Beside) {
+        let passes = beside.passes.cost(plan, &beside.link);
+        let blast = blast(&beside.link, self.mtu, Kind::Plain, plan.blast).arrived;
         let (result, noise) = watched(|| transfer(self, plan));
         match result {
-            Ok(arrived) => self.samples.push((arrived, ceiling, noise)),
+            Ok(arrived) => self.samples.push(Sample { arrived, blast, passes, noise }),
             Err(lost) => self.slower(&lost),
         }
     }
@@ -146,8 +166,12 @@ impl Cell {
             .map(|name| Figure::new(format!("  {name}"), "MiB").steady().target(Target::at_most(256.0)));
         #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
         let gigabytes = plan.file as f64 / 1e9;
-        for (arrived, ceiling, noise) in &self.samples {
-            goodput.add_beside(gbits(plan.file, arrived.seconds), *ceiling, *noise);
+        let mut both = Figure::new("  both, CPU", "s/GB").against("the passes alone");
+        let mut passes = Series::default();
+        for Sample { arrived, blast, passes: alone, noise } in &self.samples {
+            goodput.add_beside(gbits(plan.file, arrived.seconds), *blast, *noise);
+            both.add_beside((arrived.sender.cpu + arrived.receiver.cpu) / gigabytes, *alone, *noise);
+            passes.0.push(*alone);
             for (used, (cost, size)) in [arrived.sender, arrived.receiver].iter().zip(costs.iter_mut().zip(&mut sizes))
             {
                 cost.add(used.cpu / gigabytes, *noise);
@@ -156,11 +180,20 @@ impl Cell {
         }
         section.figures.push(goodput);
         section.figures.extend(costs);
+        if self.offload == Offload::Kernel {
+            let processors = std::thread::available_parallelism().map_or(1, usize::from);
+            #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+            let most = processors as f64 * 8.0 / passes.median();
+            both.note = format!(
+                "hashing, coding, sealing, copying and the kernel's sockets, each alone: {processors} processors could move {most:.1} Gbit/s"
+            );
+            section.figures.push(both);
+        }
         section.figures.extend(sizes);
     }
 
     fn note(&self, plan: &Plan) -> String {
-        let best = self.samples.iter().map(|(arrived, ..)| gbits(plan.file, arrived.seconds)).fold(0.0, f64::max);
+        let best = self.samples.iter().map(|sample| gbits(plan.file, sample.arrived.seconds)).fold(0.0, f64::max);
         let mut note = format!("rate {} Mbit/s, repair {}", self.rate, self.repair());
         if mbits(best * 1.13) > self.rate * 95 / 100 {
             note.push_str(", which limits it");

@@ -62,7 +62,9 @@ pub fn become_nic(link: &Link, mtu: u16) {
         format!("ip link add fibre1 mtu {mtu} type veth peer name {INTERFACE} mtu {mtu}"),
         "ip link set fibre0 arp off up".to_owned(),
         "ip link set fibre1 arp off up".to_owned(),
-        format!("ethtool -K {INTERFACE} gro on"),
+        // A veth pair does GRO only for what comes from an end without TSO.
+        "ethtool -K fibre1 tcp-segmentation-offload off".to_owned(),
+        format!("ethtool -K {INTERFACE} generic-receive-offload on"),
         format!("ip link set {INTERFACE} address {mac} arp off up"),
         format!("ip address add {HIGH}/24 dev {INTERFACE}"),
     ] {
