@@ -6,6 +6,7 @@
 
 pub mod bench;
 pub mod daemon;
+pub mod fuzz;
 pub mod link;
 pub mod mount;
 pub mod netns;
