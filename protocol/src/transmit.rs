@@ -60,31 +60,43 @@ pub struct Batch {
 /// Call [`Transmitter::poll_transmit`] after every push and whenever the time it named has come.
 pub struct Transmitter {
     schedule: Schedule,
-    pacer: Pacer,
+    /// One for each lane.
+    pacers: Vec<Pacer>,
     counter: u64,
     session: crate::id::SessionId,
     sealed: bool,
     max_datagrams: usize,
-    control: VecDeque<Vec<u8>>,
+    /// Beacons, and the lane of each.
+    control: VecDeque<(usize, Vec<u8>)>,
+    beacons: usize,
 }
 
 impl Transmitter {
     /// `sealer` gives session and mode; `bucket` bounds what is caught up at once ([`Pacer::new`]).
     #[must_use]
     pub fn new(sealer: &Sealer, parameters: &Parameters, bucket: Duration) -> Self {
-        let pacer = Pacer::new(parameters.rate(), bucket);
+        Self::with_lanes(1, sealer, parameters, bucket)
+    }
+
+    /// As [`Transmitter::new`], over `lanes` lanes (1 or more), each of which gets an equal share of the rate and no more: it
+    /// may be a fibre of its own.
+    #[must_use]
+    pub fn with_lanes(lanes: usize, sealer: &Sealer, parameters: &Parameters, bucket: Duration) -> Self {
+        assert!(lanes > 0, "a link has a lane");
+        let pacer = Pacer::new((parameters.rate() / lanes as u64).max(1), bucket);
         let datagram = sealer.datagram_len(usize::from(parameters.symbol_size()));
         let by_bytes = MAX_BATCH_BYTES / datagram;
         let by_pace = pacer.quantum() / parameters.wire_len();
         Self {
             // A quarter more than the burst, since a burst does not end on time.
             schedule: Schedule::new(parameters.burst() + parameters.burst() / 4),
-            pacer,
+            pacers: vec![pacer; lanes],
             counter: 0,
             session: sealer.session(),
             sealed: sealer.is_sealed(),
             max_datagrams: by_pace.min(by_bytes).clamp(1, MAX_BATCH_DATAGRAMS),
             control: VecDeque::new(),
+            beacons: 0,
         }
     }
 
@@ -99,9 +111,13 @@ impl Transmitter {
         self.counter
     }
 
-    /// Sends a beacon's payload ahead of everything else.
+    /// Sends a beacon's payload ahead of everything else, over each lane in its turn.
     pub fn push_beacon(&mut self, payload: Vec<u8>) {
-        self.control.push_back(payload);
+        let lane = self.beacons % self.pacers.len();
+        self.beacons = self.beacons.wrapping_add(1);
+        // One that is still there is of a lane that stands still; nothing waits behind it.
+        self.control.retain(|(other, _)| *other != lane);
+        self.control.push_back((lane, payload));
     }
 
     /// Sends at most `count` datagrams in a batch, for a link that takes no super-datagrams.
@@ -109,14 +125,23 @@ impl Transmitter {
         self.max_datagrams = self.max_datagrams.min(count.max(1));
     }
 
-    /// Fills `batch` with what should leave at `now`. With a `sealer` symbols are sealed from their block into the batch, which
-    /// saves a copy; without, [`Batch::seal`] does it, and other threads may have the transmitter meanwhile.
+    /// [`Transmitter::poll_lane`] of the first lane, or the only one.
     pub fn poll_transmit(&mut self, now: Time, batch: &mut Batch, sealer: Option<&Sealer>) -> Transmit {
-        if let Some(at) = self.pacer.wait(now) {
+        self.poll_lane(0, now, batch, sealer)
+    }
+
+    /// Fills `batch` with what should leave over `lane` at `now`. With a `sealer` symbols are sealed from their block into the batch, which
+    /// saves a copy; without, [`Batch::seal`] does it, and other threads may have the transmitter meanwhile.
+    ///
+    /// # Panics
+    /// When there is no such lane.
+    pub fn poll_lane(&mut self, lane: usize, now: Time, batch: &mut Batch, sealer: Option<&Sealer>) -> Transmit {
+        if let Some(at) = self.pacers[lane].wait(now) {
             return Transmit::Wait(at);
         }
         batch.clear();
-        if let Some(payload) = self.control.pop_front() {
+        let beacon = self.control.iter().position(|(of, _)| *of == lane).and_then(|at| self.control.remove(at));
+        if let Some((_, payload)) = beacon {
             batch.put(self.header(Content::Beacon), &payload, sealer);
         }
         while batch.is_empty() || (batch.len() < self.max_datagrams && batch.has_room()) {
@@ -137,7 +162,7 @@ impl Transmitter {
         if batch.is_empty() {
             return self.schedule.next_due().map_or(Transmit::Idle, Transmit::Wait);
         }
-        self.pacer.charge(now, batch.wire_bytes());
+        self.pacers[lane].charge(now, batch.wire_bytes());
         Transmit::Ready
     }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use checkvalve_host::config::{self, ConfigError};
+use checkvalve_host::config::{self, Addresses, ConfigError};
 use checkvalve_host::units::{Size, Span, SpanOrForever};
 use checkvalve_protocol::crypto::{LinkKey, TrustStore};
 use checkvalve_protocol::id::ChannelName;
@@ -102,12 +102,12 @@ pub struct Hook {
 #[serde(deny_unknown_fields)]
 pub struct Link {
     /// `listen`: this host's address on the link and the UDP port, `"10.0.0.2:7700"`; `"0.0.0.0:7700"` for every
-    /// address. Required.
-    pub listen: String,
+    /// address; or several, one for each fibre, `["10.0.0.2:7700", "10.0.1.2:7700"]`. Required.
+    pub listen: Addresses,
     /// `mtu`: largest IP datagram of the link in bytes, 576 to 9216, as on the sender. Default 1500.
     #[serde(default = "defaults::mtu")]
     pub mtu: u16,
-    /// `lanes`: how many UDP ports to listen on, from `listen`'s upwards, a thread each. Both sides need the same. Default 1.
+    /// `lanes`: how many UDP ports of each `listen` to listen on, upwards, a thread each. Both sides need the same. Default 1.
     #[serde(default = "defaults::lanes")]
     pub lanes: u16,
     /// `receive_buffer`: what the kernel holds for each lane while the daemon waits for a processor. Default `"32 MiB"`.

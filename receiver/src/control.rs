@@ -74,10 +74,10 @@ pub struct Status {
 /// What happened on the link since the daemon started.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct LinkView {
-    /// Where it listens, the first lane's port.
+    /// Where it listens, an address and port for each lane.
     pub listen: String,
-    /// How many ports it listens on.
-    pub lanes: u16,
+    /// How many lanes there are.
+    pub lanes: usize,
     /// Whether datagrams are sealed with a link key.
     pub sealed: bool,
     /// Datagrams that reached the daemon.
@@ -121,7 +121,7 @@ pub struct About {
     /// See [`LinkView::listen`].
     pub listen: String,
     /// See [`LinkView::lanes`].
-    pub lanes: u16,
+    pub lanes: usize,
     /// See [`LinkView::sealed`].
     pub sealed: bool,
     /// The directory of trusted keys.

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use checkvalve_host::config::ConfigError;
+use checkvalve_host::config::{ConfigError, list};
 use checkvalve_host::control::{BindError, Refusal, Reply, Server};
 use checkvalve_host::disk::{Disk, OsDisk};
 use checkvalve_host::exit::Exit;
@@ -102,7 +102,7 @@ pub fn run(config: &Path) -> Result<(), RunError> {
     }
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
-        listen = %checked.listen[0],
+        listen = list(&checked.listen),
         lanes = checked.listen.len(),
         sealed = checked.link_key.is_some(),
         workers = checked.workers,
@@ -284,8 +284,8 @@ fn settings(checked: &Checked) -> Settings {
 fn about(checked: &Checked) -> About {
     About {
         started_ms: now_ms(),
-        listen: checked.listen[0].to_string(),
-        lanes: checked.config.link.lanes,
+        listen: list(&checked.listen),
+        lanes: checked.listen.len(),
         sealed: checked.link_key.is_some(),
         trusted: checked.config.keys.trusted.clone(),
     }

@@ -3,11 +3,11 @@
 mod check;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use checkvalve_host::config::{self, ConfigError};
+use checkvalve_host::config::{self, Addresses, ConfigError};
 use checkvalve_host::units::{Percent, Rate, Size, Span};
 use checkvalve_protocol::crypto::{LinkKey, SigningKey};
 use checkvalve_protocol::id::ChannelName;
@@ -77,16 +77,17 @@ pub struct Channel {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Link {
-    /// `destination`: the receiver's IPv4 address and UDP port, `"10.0.0.2:7700"`. Required. There is no ARP over a diode: the
-    /// host needs a static neighbour entry for the address.
-    pub destination: String,
+    /// `destination`: the receiver's IPv4 address and UDP port, `"10.0.0.2:7700"`; or several, one for each fibre,
+    /// `["10.0.0.2:7700", "10.0.1.2:7700"]`. Required. There is no ARP over a diode: the host needs a static neighbour entry for
+    /// each address.
+    pub destination: Addresses,
     /// `mtu`: largest IP datagram in bytes, 576 to 9216; every device on the link must take it. Default 1500.
     #[serde(default = "defaults::mtu")]
     pub mtu: u16,
     /// `rate`: what the link carries, on the wire, Ethernet's preamble and gaps included: `"900 Mbit/s"`. Required. It is
-    /// never exceeded, and should be a little less than what the slowest device on the way takes.
+    /// never exceeded, and should be a little less than what the slowest device on the way takes. Several lanes share it equally.
     pub rate: Rate,
-    /// `lanes`: how many UDP ports to send to, from `destination`'s upwards, so that a receiver with as many cores can keep up.
+    /// `lanes`: how many UDP ports of each `destination` to send to, upwards, so that a receiver with as many cores can keep up.
     /// Both sides need the same. Default 1.
     #[serde(default = "defaults::lanes")]
     pub lanes: u16,
@@ -134,8 +135,8 @@ pub struct Keys {
 pub struct Checked {
     /// The config.
     pub config: Config,
-    /// The receiver's address, for the first lane.
-    pub destination: SocketAddrV4,
+    /// Where each lane goes.
+    pub destinations: Vec<SocketAddr>,
     /// The shared key; None: insecure.
     pub link_key: Option<LinkKey>,
     /// Who signs.

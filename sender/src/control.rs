@@ -90,10 +90,10 @@ pub struct SessionView {
 /// The link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkView {
-    /// Where to, the first lane's port.
+    /// Where to, an address and port for each lane.
     pub destination: String,
-    /// How many ports are sent to.
-    pub lanes: u16,
+    /// How many lanes there are.
+    pub lanes: usize,
     /// Largest IP datagram in bytes.
     pub mtu: u16,
     /// Bits a second on the wire, at most.

@@ -239,7 +239,8 @@ impl Pipeline {
     ) -> Result<Self, StartError> {
         let links: Result<Vec<Link>, _> = config.destinations.iter().map(|&to| Link::open(to, None)).collect();
         let sealer = Sealer::new(keys.link.as_ref().map(LinkKey::as_bytes), config.session);
-        let transmitter = Transmitter::new(&sealer, &config.parameters, BUCKET);
+        let transmitter =
+            Transmitter::with_lanes(config.destinations.len().max(1), &sealer, &config.parameters, BUCKET);
         let shared = Arc::new(Shared {
             config,
             signing: keys.signing,

@@ -14,7 +14,7 @@ use std::sync::mpsc::{self, Sender};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
-use checkvalve_host::config::ConfigError;
+use checkvalve_host::config::{ConfigError, list};
 use checkvalve_host::control::{BindError, Refusal, Reply, Server};
 use checkvalve_host::disk::{Disk, OsDisk};
 use checkvalve_host::exit::Exit;
@@ -106,7 +106,7 @@ pub fn run(config: &Path) -> Result<(), RunError> {
     let (inputs, received) = mpsc::channel();
     let notifier = Notifier::from_env();
     let shell = Shell::new(engine, pipeline, disk, clock, about, inputs.clone());
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), %session, destination = %checked.destination,
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), %session, destination = list(&checked.destinations),
         rate = %checked.config.link.rate, sealed = checked.link_key.is_some(), "started");
     let (ended, end) = oneshot::channel();
     let thread = std::thread::Builder::new().name("engine".into()).spawn(move || {
@@ -172,12 +172,8 @@ fn setup(checked: &Checked, disk: &Arc<dyn Disk>, keys: &Keys) -> Setup {
 }
 
 fn pipeline_config(checked: &Checked, session: SessionId, engine: &Engine) -> PipelineConfig {
-    let lanes = (0..checked.config.link.lanes).map(|lane| {
-        let port = checked.destination.port().saturating_add(lane);
-        (*checked.destination.ip(), port).into()
-    });
     PipelineConfig {
-        destinations: lanes.collect(),
+        destinations: checked.destinations.clone(),
         parameters: checked.parameters,
         session,
         session_number: engine.session_number(),
@@ -187,8 +183,8 @@ fn pipeline_config(checked: &Checked, session: SessionId, engine: &Engine) -> Pi
 fn about(checked: &Checked, session: SessionId, started_ms: u64) -> About {
     let link = &checked.config.link;
     let link = LinkView {
-        destination: checked.destination.to_string(),
-        lanes: link.lanes,
+        destination: list(&checked.destinations),
+        lanes: checked.destinations.len(),
         mtu: link.mtu,
         rate_bits: link.rate.bits(),
         sealed: checked.link_key.is_some(),

@@ -14,6 +14,9 @@ use serde::de::DeserializeOwned;
 use crate::log::{escape, escape_path};
 
 mod explain;
+mod lanes;
+
+pub use lanes::{Addresses, list};
 
 /// Longest config file or key file in bytes.
 const MAX_FILE: u64 = 1 << 20;

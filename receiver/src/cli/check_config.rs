@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use checkvalve_host::config::list;
 use checkvalve_host::log::{escape, escape_path};
 use checkvalve_host::progress::{human_bytes, human_duration};
 use serde_json::json;
@@ -34,8 +35,7 @@ fn text(path: &Path, checked: &Checked) {
     let config = &checked.config;
     let line = |what: &str, value: String| say(format_args!("{what:<17} {value}"));
     say(format_args!("{} is right", escape_path(path)));
-    let ports: Vec<String> = checked.listen.iter().map(ToString::to_string).collect();
-    line("listens on", ports.join(", "));
+    line("listens on", list(&checked.listen));
     match &checked.link_key {
         Some(key) => line("link key", format!("{} (must be the sender's)", key.id())),
         None => line("link key", "NONE: insecure, anyone on the link can disturb it".to_owned()),

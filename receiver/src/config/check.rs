@@ -7,13 +7,12 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use checkvalve_host::config::{ConfigError, existing_dir, key_file, public_file, writable_dir};
-use checkvalve_host::log::{escape, escape_path};
+use checkvalve_host::log::escape_path;
 use checkvalve_protocol::crypto::{LinkKey, PublicKey, TrustStore};
 use checkvalve_protocol::limits::{MAX_CHANNELS, MAX_MTU, MIN_MTU};
 
 use super::{Checked, Config, Hook};
 
-const MOST_LANES: u16 = 64;
 const MOST_WORKERS: usize = 64;
 const LEAST_MEMORY: u64 = 32 << 20;
 const LEAST_BUFFER: u64 = 64 << 10;
@@ -90,27 +89,9 @@ pub fn trusted_files(dir: &Path) -> Result<Vec<TrustedFile>, ConfigError> {
 }
 
 fn listen(config: &Config) -> Result<Vec<SocketAddr>, ConfigError> {
-    let text = &config.link.listen;
-    let error = |problem: String| {
-        let hint = "write this host's address on the link and a port, for example \"10.0.0.2:7700\"";
-        Err(ConfigError::new("link.listen", problem, hint))
-    };
-    let Ok(address) = text.parse::<SocketAddr>() else {
-        return error(format!("`{}` is not an address with a port", escape(text)));
-    };
-    if address.port() == 0 {
-        return error(format!("`{address}` has no port"));
-    }
-    let lanes = config.link.lanes;
-    if !(1..=MOST_LANES).contains(&lanes) {
-        let hint = format!("write a number from 1 to {MOST_LANES}");
-        return Err(ConfigError::new("link.lanes", format!("there cannot be {lanes}"), hint));
-    }
-    let ports: Option<Vec<u16>> = (0..lanes).map(|lane| address.port().checked_add(lane)).collect();
-    match ports {
-        Some(ports) => Ok(ports.into_iter().map(|port| SocketAddr::new(address.ip(), port)).collect()),
-        None => error(format!("port {} has no {lanes} ports from it upwards", address.port())),
-    }
+    let example = "write this host's address on the link and a port, for example \"10.0.0.2:7700\"";
+    let unusable = |address: &SocketAddr| (address.port() == 0).then(|| format!("`{address}` has no port"));
+    config.link.listen.lanes(config.link.lanes, "link.listen", example, unusable)
 }
 
 fn numbers(config: &Config) -> Result<(), ConfigError> {

@@ -3,6 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use checkvalve_host::config::list;
 use checkvalve_host::progress::{human_bytes, human_duration, human_rate};
 use serde_json::json;
 
@@ -15,8 +16,8 @@ pub(super) fn check_config(path: &Path, json: bool) -> Result<(), CommandError> 
     if json {
         return say_json(&json!({
             "config": path,
-            "destination": checked.destination,
-            "lanes": checked.config.link.lanes,
+            "destination": checked.destinations,
+            "lanes": checked.destinations.len(),
             "sealed": checked.link_key.is_some(),
             "link_key": checked.link_key.as_ref().map(|key| key.id()),
             "signing_key": checked.signing_key.public().id(),
@@ -41,8 +42,8 @@ fn text(path: &Path, checked: &Checked) {
     let (config, parameters) = (&checked.config, &checked.parameters);
     let line = |what: &str, value: String| say(format_args!("{what:<17} {value}"));
     say(format_args!("{} is right", path.display()));
-    let lanes = if config.link.lanes == 1 { "lane" } else { "lanes" };
-    line("destination", format!("{}, {} {lanes}", checked.destination, config.link.lanes));
+    let lanes = if checked.destinations.len() == 1 { "lane" } else { "lanes" };
+    line("destination", format!("{}; {} {lanes}", list(&checked.destinations), checked.destinations.len()));
     match &checked.link_key {
         Some(key) => line("link key", format!("{} (must be the receiver's)", key.id())),
         None => line("link key", "NONE: insecure, anyone on the link can read and disturb it".to_owned()),

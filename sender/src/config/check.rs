@@ -1,12 +1,11 @@
 //! What no type can check: ranges, contradictions, files and directories.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use checkvalve_host::config::{ConfigError, existing_dir, key_file, writable_dir};
-use checkvalve_host::log::escape;
 use checkvalve_host::units::Size;
 use checkvalve_protocol::crypto::{LinkKey, SigningKey};
 use checkvalve_protocol::id::ChannelName;
@@ -17,14 +16,12 @@ use super::{Channel, Checked, Config};
 use crate::engine::Rules;
 
 const MOST_PASSES: u32 = 100;
-const MOST_LANES: u16 = 64;
-
 pub(super) fn check(mut config: Config) -> Result<Checked, ConfigError> {
     if config.channels.is_empty() {
         // A literal that is a channel's name.
         config.channels.extend(ChannelName::new("default").map(|name| (name, Channel::default())));
     }
-    let destination = destination(&config)?;
+    let destinations = destinations(&config)?;
     let parameters = parameters(&config)?;
     let rules = rules(&config)?;
     directories(&config)?;
@@ -32,28 +29,18 @@ pub(super) fn check(mut config: Config) -> Result<Checked, ConfigError> {
     let text = secret("keys.signing", "signing", &config.keys.signing)?;
     let signing_key = SigningKey::from_text(&text).map_err(|error| bad_key("keys.signing", "signing", &error))?;
     let signing_key = Arc::new(signing_key);
-    Ok(Checked { destination, link_key, signing_key, parameters, rules, config })
+    Ok(Checked { destinations, link_key, signing_key, parameters, rules, config })
 }
 
-fn destination(config: &Config) -> Result<SocketAddrV4, ConfigError> {
-    let text = &config.link.destination;
-    let hint = "write an IPv4 address and a port, for example \"10.0.0.2:7700\"";
-    let error = |problem: String| Err(ConfigError::new("link.destination", problem, hint));
-    let Ok(address) = text.parse::<SocketAddrV4>() else {
-        return error(format!("`{}` is not an address with a port", escape(text)));
-    };
-    if address.port() == 0 || address.ip().is_unspecified() {
-        return error(format!("nothing can be sent to `{address}`"));
-    }
-    let lanes = config.link.lanes;
-    if !(1..=MOST_LANES).contains(&lanes) {
-        let hint = format!("write a number from 1 to {MOST_LANES}");
-        return Err(ConfigError::new("link.lanes", format!("there cannot be {lanes}"), hint));
-    }
-    if address.port().checked_add(lanes - 1).is_none() {
-        return error(format!("port {} has no {lanes} ports from it upwards", address.port()));
-    }
-    Ok(address)
+fn destinations(config: &Config) -> Result<Vec<SocketAddr>, ConfigError> {
+    let example = "write an IPv4 address and a port, for example \"10.0.0.2:7700\"";
+    config.link.destination.lanes(config.link.lanes, "link.destination", example, |address| {
+        if address.is_ipv6() {
+            return Some(format!("`{address}` is no IPv4 address"));
+        }
+        let nowhere = address.port() == 0 || address.ip().is_unspecified();
+        nowhere.then(|| format!("nothing can be sent to `{address}`"))
+    })
 }
 
 fn parameters(config: &Config) -> Result<Parameters, ConfigError> {

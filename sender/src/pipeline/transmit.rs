@@ -22,8 +22,10 @@ pub(super) fn run(shared: &Shared, lane: usize) {
         if now >= state.next_beacon {
             state.next_beacon = now + BEACON_INTERVAL;
             push_beacon(shared, &mut state);
+            // It may be another lane's.
+            shared.work.notify_all();
         }
-        let next = state.transmitter.poll_transmit(now, &mut batch, alone);
+        let next = state.transmitter.poll_lane(lane, now, &mut batch, alone);
         if state.collect_spent() && state.wakes_producer() {
             shared.room.notify_one();
         }
