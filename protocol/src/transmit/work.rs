@@ -330,7 +330,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::time::Time;
     use crate::transmit::Link;
+    use crate::transmit::schedule::Schedule;
 
     fn parameters() -> Parameters {
         let link =
@@ -419,5 +421,70 @@ mod tests {
         let tasks = tasks(300, 1 << 30, Selection::All, 0);
         let copies = tasks.iter().filter(|t| t.symbol.kind == ObjectKind::Announce).count();
         assert_eq!(copies as u64, COPIES + 1);
+    }
+
+    /// Place and time of every symbol of a first pass, as a link without gaps sends it.
+    fn departures(parameters: &Parameters, tasks: &[Task], stream: StreamShape) -> Vec<(Time, Symbol)> {
+        let size = usize::from(parameters.symbol_size());
+        let step = Duration::from_nanos(parameters.wire_len() as u64 * 8_000_000_000 / parameters.rate());
+        let mut schedule = Schedule::new(parameters.burst() + parameters.burst() / 4);
+        let id = schedule.open(stream);
+        for task in tasks {
+            let k = task.symbol.oti.block_symbols(task.symbol.sbn).unwrap();
+            let block = Block {
+                symbol: task.symbol,
+                source: vec![0; if task.source { usize::from(k) * size } else { 0 }],
+                repair: vec![0; task.repair as usize * size],
+                deferred: task.deferred,
+                express: task.symbol.kind != ObjectKind::Data,
+                repair_esi: if task.source { k.into() } else { task.symbol.esi },
+            };
+            schedule.push(id, block);
+        }
+        schedule.close(id);
+        let (mut now, mut sent) = (Time(1), Vec::new());
+        loop {
+            if schedule.next(now, None, |symbol, _| sent.push((now, symbol))) {
+                now = now + step;
+            } else if let Some(due) = schedule.next_due() {
+                now = due;
+            } else {
+                return sent;
+            }
+        }
+    }
+
+    #[test]
+    fn a_burst_at_either_end_is_survived_as_long_as_is_said() {
+        for (ms, megabytes) in [(1, 64), (10, 3), (10, 64), (50, 64), (90, 64)] {
+            let burst = Duration::from_millis(ms);
+            let link = Link { mtu: 1_500, rate: 900_000_000, repair: 0.05, burst, memory: 96 << 20 };
+            let parameters = Parameters::derive(&link).unwrap();
+            let shape = WorkShape {
+                bundle: BundleId(1),
+                announce_len: 200,
+                data_len: megabytes << 20,
+                selection: Selection::All,
+                first_esi: 0,
+            };
+            let mut work = Work::new(&parameters, &shape).unwrap();
+            let mut tasks: Vec<Task> = std::iter::from_fn(|| work.next_task()).collect();
+            work.hashes(100).unwrap();
+            tasks.extend(std::iter::from_fn(|| work.next_closing()));
+            let sent = departures(&parameters, &tasks, work.stream(0));
+            let (end, survived) = (sent.last().unwrap().0, parameters.survivable_burst());
+            assert_eq!(survived < burst, ms >= 50, "memory binds");
+            for (from, count) in [(Time::ZERO, survived), (end - survived, survived)] {
+                let mut came = std::collections::HashMap::new();
+                for (at, symbol) in &sent {
+                    let is_lost = *at >= from && *at <= from + count;
+                    *came.entry((symbol.kind, symbol.oti, symbol.sbn)).or_insert(0) += u32::from(!is_lost);
+                }
+                for ((kind, oti, sbn), came) in came {
+                    let needed = u32::from(oti.block_symbols(sbn).unwrap());
+                    assert!(came >= needed, "{ms} ms from {from:?}: {came} of {needed} of block {sbn} of {kind:?}");
+                }
+            }
+        }
     }
 }
