@@ -24,6 +24,7 @@ const LONG_WAIT: Duration = Duration::from_millis(100);
 /// One lane to the receiver. Nothing is ever read from it.
 pub struct Link {
     socket: Socket,
+    destination: SocketAddr,
     segment: AtomicBool,
     retries: AtomicU64,
     trouble: Mutex<Option<String>>,
@@ -53,7 +54,13 @@ impl Link {
             set_option(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)?;
         }
         socket.connect(&destination.into())?;
-        Ok(Self { socket, segment: AtomicBool::new(true), retries: AtomicU64::new(0), trouble: Mutex::new(None) })
+        Ok(Self {
+            socket,
+            destination,
+            segment: AtomicBool::new(true),
+            retries: AtomicU64::new(0),
+            trouble: Mutex::new(None),
+        })
     }
 
     /// Times a send had to be tried again, since the start.
@@ -66,9 +73,10 @@ impl Link {
         self.segment.load(Ordering::Relaxed)
     }
 
-    /// Why nothing leaves at the moment, for people; None when all is well.
+    /// Why nothing leaves over this lane at the moment, for people; None when all is well.
     pub fn trouble(&self) -> Option<String> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        trouble.as_ref().map(|trouble| format!("to {}: {trouble}", self.destination))
     }
 
     /// Sends the whole batch, and tries again for as long as the kernel refuses: nobody above would send these
@@ -130,8 +138,8 @@ impl Link {
             _ => format!("send: {error}"),
         });
         match &*trouble {
-            Some(trouble) => tracing::error!(%trouble, "nothing leaves; trying again"),
-            None => tracing::info!("the link takes datagrams again"),
+            Some(trouble) => tracing::error!(destination = %self.destination, %trouble, "nothing leaves; trying again"),
+            None => tracing::info!(destination = %self.destination, "the link takes datagrams again"),
         }
     }
 

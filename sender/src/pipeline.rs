@@ -140,7 +140,7 @@ pub struct LinkStats {
     pub bytes: u64,
     /// Times that the system refused to send, and it was tried again.
     pub send_errors: u64,
-    /// Why nothing leaves at the moment.
+    /// Why nothing leaves at the moment, of each lane where that is so.
     pub trouble: Option<String>,
 }
 
@@ -301,7 +301,7 @@ impl Pipeline {
             datagrams: self.shared.datagrams.load(Ordering::Relaxed),
             bytes: self.shared.bytes.load(Ordering::Relaxed),
             send_errors: links.iter().map(Link::retries).sum(),
-            trouble: links.iter().find_map(Link::trouble),
+            trouble: links.iter().filter_map(Link::trouble).reduce(|all, next| format!("{all}; {next}")),
         }
     }
 

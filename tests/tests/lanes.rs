@@ -77,7 +77,7 @@ fn two_fibres_share_the_rate_equally_and_either_may_be_cut() {
     assert!(first.abs_diff(second) * 20 < first + second, "{first} and {second} bytes are not the same");
 
     // Each by itself carries what is needed, and beacons still come.
-    for (name, cut, whole) in [("first", INTERFACE, SECOND), ("second", SECOND, INTERFACE)] {
+    for (name, cut, whole, to) in [("first", INTERFACE, SECOND, HIGH), ("second", SECOND, INTERFACE, FAR)] {
         pair.link.low.run(&format!("ip link set {cut} down"));
         tree::large(&pair.place(name), 20 << 20, 2);
         let before = received(&pair.link, whole);
@@ -85,6 +85,10 @@ fn two_fibres_share_the_rate_equally_and_either_may_be_cut() {
         pair.wait_installed(&bundle);
         pair.assert_identical(&bundle);
         assert!(received(&pair.link, whole) - before > 20 << 20, "it came over the other one");
+        pair.wait_for("the sender to name the lane", || {
+            let status = String::from_utf8(pair.sender_command(&["status"]).stdout).ok()?;
+            status.contains(&format!("! link: to {to}:{PORT}: send: ")).then_some(())
+        });
         pair.link.low.run(&format!("ip link set {cut} up"));
         know(&pair.link, cut);
     }
