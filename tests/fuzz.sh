@@ -45,7 +45,7 @@ for target in "${targets[@]}"; do
     continue
   fi
   mkdir -p "corpus/$target" findings
-  CHECKVALVE_FUZZ_SEEDS=$PWD/corpus/$target "$search"
+  CHECKVALVE_FUZZ_SEEDS=$PWD/corpus/$target "$search" 2>findings/log
   echo "== $target"
   "$search" -max_total_time="$seconds" -max_len=16384 -timeout=20 -rss_limit_mb=2048 \
     -artifact_prefix="findings/$target-" "corpus/$target" >findings/log 2>&1 || found=1

@@ -1,6 +1,6 @@
 //! libFuzzer on one of the readers in `checkvalve_tests::fuzz`: the one that `CHECKVALVE_FUZZ_TARGET` names.
 //!
-//! With `--seeds DIRECTORY` it writes what to begin with instead.
+//! With `CHECKVALVE_FUZZ_SEEDS=DIRECTORY` it writes there what to begin with instead.
 #![no_main]
 
 use std::path::Path;
