@@ -150,7 +150,8 @@ impl Pipeline {
         // The sockets first: the kernel holds what comes while the blocks of the run before are looked after.
         let (mut links, mut buffers) = (Vec::new(), Vec::new());
         for &address in &config.listen {
-            let (link, buffer) = Link::open(address, config.kernel_buffer)?;
+            let (link, buffer) = Link::open(address, config.kernel_buffer)
+                .map_err(|error| io::Error::new(error.kind(), format!("{address}: cannot listen: {error}")))?;
             links.push(link);
             buffers.push(buffer);
         }

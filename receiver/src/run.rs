@@ -7,7 +7,6 @@
 
 mod hooks;
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -51,14 +50,9 @@ pub enum RunError {
     /// Ledger, staging or state cannot be used.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// A socket of the link cannot be opened.
-    #[error("{address}: cannot listen: {error}")]
-    Listen {
-        /// Where.
-        address: SocketAddr,
-        /// What the system said.
-        error: std::io::Error,
-    },
+    /// A socket of the link cannot be opened, or a thread of the data plane not be started.
+    #[error("{0}")]
+    Pipeline(std::io::Error),
     /// The control socket cannot be bound.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -80,7 +74,7 @@ impl RunError {
             Self::Lock(LockError::Io { error, .. }) | Self::Open(OpenError::State(error)) => Exit::from_io(error),
             Self::Open(_) => Exit::IoErr,
             Self::Bind(_) => Exit::CantCreat,
-            Self::Listen { .. } | Self::System(_) => Exit::OsErr,
+            Self::Pipeline(_) | Self::System(_) => Exit::OsErr,
             Self::Failed => Exit::Software,
         }
     }
@@ -238,8 +232,7 @@ fn start_pipeline(checked: &Checked, boot: BootId, delivery: &Arc<Delivery>) -> 
         lasting: Some(checked.config.control.with_extension("blocks")),
         boot,
     };
-    let pipeline = Pipeline::start(&config, Arc::clone(delivery) as _)
-        .map_err(|error| RunError::Listen { address: checked.listen[0], error })?;
+    let pipeline = Pipeline::start(&config, Arc::clone(delivery) as _).map_err(RunError::Pipeline)?;
     if let Some(buffer) = pipeline.receive_buffers().iter().find(|buffer| buffer.got < buffer.wanted) {
         tracing::warn!(
             wanted = human_bytes(buffer.wanted as u64),

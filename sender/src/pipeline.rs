@@ -152,6 +152,10 @@ pub enum StartError {
     Io(#[from] std::io::Error),
 }
 
+fn open(to: std::net::SocketAddr) -> std::io::Result<Link> {
+    Link::open(to, None).map_err(|error| std::io::Error::new(error.kind(), format!("{to}: cannot send: {error}")))
+}
+
 /// Called once with how a job ended, from a thread of the pipeline.
 pub type WhenDone = Box<dyn FnOnce(Finished) + Send>;
 
@@ -237,7 +241,7 @@ impl Pipeline {
         disk: Arc<dyn Disk>,
         encoders: usize,
     ) -> Result<Self, StartError> {
-        let links: Result<Vec<Link>, _> = config.destinations.iter().map(|&to| Link::open(to, None)).collect();
+        let links: Result<Vec<Link>, _> = config.destinations.iter().map(|&to| open(to)).collect();
         let sealer = Sealer::new(keys.link.as_ref().map(LinkKey::as_bytes), config.session);
         let transmitter =
             Transmitter::with_lanes(config.destinations.len().max(1), &sealer, &config.parameters, BUCKET);

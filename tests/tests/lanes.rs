@@ -93,3 +93,11 @@ fn two_fibres_share_the_rate_equally_and_either_may_be_cut() {
         know(&pair.link, cut);
     }
 }
+
+#[test]
+fn an_address_that_is_not_of_this_host_is_named() {
+    require_link!();
+    let pair = Pair::setup().on_tmpfs().receiver("link.listen", two_fibres()).lay();
+    let (_, said) = pair.refuses_to_start("receiver");
+    assert!(said.contains(&format!("{FAR}:{PORT}: cannot listen: ")), "{said}");
+}

@@ -89,9 +89,9 @@ pub fn trusted_files(dir: &Path) -> Result<Vec<TrustedFile>, ConfigError> {
 }
 
 fn listen(config: &Config) -> Result<Vec<SocketAddr>, ConfigError> {
-    let example = "write this host's address on the link and a port, for example \"10.0.0.2:7700\"";
+    let hint = "write this host's address on the link and a port, for example \"10.0.0.2:7700\"";
     let unusable = |address: &SocketAddr| (address.port() == 0).then(|| format!("`{address}` has no port"));
-    config.link.listen.lanes(config.link.lanes, "link.listen", example, unusable)
+    config.link.listen.lanes(config.link.lanes, "link.listen", hint, unusable)
 }
 
 fn numbers(config: &Config) -> Result<(), ConfigError> {

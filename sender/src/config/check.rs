@@ -33,8 +33,8 @@ pub(super) fn check(mut config: Config) -> Result<Checked, ConfigError> {
 }
 
 fn destinations(config: &Config) -> Result<Vec<SocketAddr>, ConfigError> {
-    let example = "write an IPv4 address and a port, for example \"10.0.0.2:7700\"";
-    config.link.destination.lanes(config.link.lanes, "link.destination", example, |address| {
+    let hint = "write an IPv4 address and a port, for example \"10.0.0.2:7700\"";
+    config.link.destination.lanes(config.link.lanes, "link.destination", hint, |address| {
         if address.is_ipv6() {
             return Some(format!("`{address}` is no IPv4 address"));
         }

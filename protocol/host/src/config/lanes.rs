@@ -19,16 +19,16 @@ pub struct Addresses(Vec<String>);
 impl Addresses {
     /// The address of each lane: every address with its port and the `ports` − 1 above it, the first address's first.
     ///
-    /// `key` is where they stand and `example` what is right there; `unusable` says why an address cannot be used. Errors: one
+    /// `key` is where they stand and `hint` what to write there; `unusable` says why an address cannot be used. Errors: one
     /// about `key` or `link.lanes`.
     pub fn lanes(
         &self,
         ports: u16,
         key: &str,
-        example: &str,
+        hint: &str,
         unusable: impl Fn(&SocketAddr) -> Option<String>,
     ) -> Result<Vec<SocketAddr>, ConfigError> {
-        let error = |problem: String| ConfigError::new(key, problem, example);
+        let error = |problem: String| ConfigError::new(key, problem, hint);
         if !(1..=MOST_LANES).contains(&ports) {
             let hint = format!("write a number from 1 to {MOST_LANES}");
             return Err(ConfigError::new("link.lanes", format!("there cannot be {ports}"), hint));
