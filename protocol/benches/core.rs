@@ -78,6 +78,26 @@ fn seal(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("open", size), |b| {
             b.iter_batched_ref(|| out.clone(), |d| opener.open(d).map(|_| ()).unwrap(), BatchSize::SmallInput);
         });
+        // What somebody without the link key sends costs no more than the genuine.
+        let forge = |mut datagram: Vec<u8>| {
+            *datagram.last_mut().unwrap() ^= 1;
+            datagram
+        };
+        let known = forge(out.clone());
+        group.bench_function(BenchmarkId::new("open, forged, known session", size), |b| {
+            b.iter_batched_ref(|| known.clone(), |d| opener.open(d).map(|_| ()).unwrap_err(), BatchSize::SmallInput);
+        });
+        let mut session = 1;
+        let mut unknown = || {
+            session += 1;
+            let mut out = vec![0; sealer.datagram_len(size)];
+            let sealer = Sealer::new(Some(&KEY), SessionId(session));
+            sealer.seal(&Header { session: SessionId(session), ..header }, &payload, &mut out);
+            forge(out)
+        };
+        group.bench_function(BenchmarkId::new("open, forged, unknown sessions", size), |b| {
+            b.iter_batched_ref(&mut unknown, |d| opener.open(d).map(|_| ()).unwrap_err(), BatchSize::SmallInput);
+        });
     }
 }
 
@@ -146,11 +166,10 @@ fn sessions(c: &mut Criterion) {
         }
     });
     group.bench_function("reassemble without loss", |b| {
-        let limits =
-            Limits { memory: 64 << 20, objects: 16, idle: Duration::from_secs(5), ask_again: Duration::from_secs(2) };
+        let limits = Limits { objects: 16, idle: Duration::from_secs(5), ..Limits::new(64 << 20) };
         let fresh = || Reassembly::new(limits);
         let run = |r: &mut Reassembly| {
-            let mut want = |_: &Symbol| Wanted::Yes { have: BlockSet::new(), parked: Vec::new() };
+            let mut want = |_: &Symbol| Wanted::Yes { have: BlockSet::new(), parked: Vec::new(), signed: true };
             for (header, payload) in &opened {
                 let _ = r.handle(Time(1), header, payload, &mut want);
                 while let Some(block) = r.poll_block() {

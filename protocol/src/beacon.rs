@@ -1,5 +1,5 @@
 //! What a sender says of itself once a second: who is sending, what is on the wire, what was sent. `SPEC.md` specifies
-//! the bytes; the datagram around them is sealed, so they are the sender's word but need every bound all the same.
+//! the bytes. They are signed: nothing of them is believed before [`Beacon::open`], and [`order`] says whether they are news.
 #![deny(
     clippy::indexing_slicing,
     clippy::unwrap_used,
@@ -7,20 +7,30 @@
     clippy::cast_possible_truncation
 )]
 
+pub mod order;
 mod raw;
 
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, CodecError};
-use crate::id::{BundleId, ChannelName};
-use crate::limits::{MAX_MTU, MAX_NAME_LEN};
+use crate::crypto::{SigningKey, TrustStore};
+use crate::extension::{self, ExtensionError};
+use crate::id::{BundleId, ChannelName, EpochId, KeyTag, SessionId};
+use crate::limits::{MAX_BEACON_LEN, MAX_NAME_LEN, MAX_SEQUENCE};
+use crate::manifest::{ManifestError, Opened, signed};
 use raw::RawBeacon;
 
 /// The content of a beacon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Beacon {
-    /// Counts the runs of this sender, from 1; a later session has a higher one.
+    /// The state of the sender that says this.
+    pub epoch: Epoch,
+    /// Counts the runs of this sender in this epoch, from 1.
     pub session_number: u64,
+    /// The session of the datagrams.
+    pub session: SessionId,
+    /// Counts the beacons of this session, from 1.
+    pub counter: u64,
     /// The sender's clock, in milliseconds since 1970.
     pub clock_ms: u64,
     /// The rate that the sender is set to, in bits a second on the wire.
@@ -31,6 +41,15 @@ pub struct Beacon {
     pub on_wire: Option<OnWire>,
     /// One channel's recent past; beacons take turns with the channels.
     pub channel: Option<ChannelState>,
+}
+
+/// A sender's state: from when it was made until it is lost, restored or cloned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Epoch {
+    /// From 1; raised by an operator only.
+    pub number: u64,
+    /// Tells two states of one number apart.
+    pub id: EpochId,
 }
 
 /// The bundle on the wire.
@@ -99,12 +118,30 @@ pub enum BeaconError {
     /// Not encoded as it should be.
     #[error("malformed: {0}")]
     Codec(#[from] CodecError),
+    /// The envelope: not signed, not by a trusted key, not rightly.
+    #[error(transparent)]
+    Signed(ManifestError),
+    /// Its extensions are refused.
+    #[error(transparent)]
+    Extension(ExtensionError),
+    /// An epoch's number, a session's or the counter is 0 or too large.
+    #[error("a number is not 1 to {MAX_SEQUENCE}")]
+    Number,
+    /// It came in a datagram of another session.
+    #[error("it is of another session than its datagram")]
+    OtherSession,
+    /// A bundle belongs to another key than the one that signed.
+    #[error("it speaks of a bundle of another key")]
+    ForeignBundle,
     /// A channel's name is none.
     #[error("a channel's name is not one")]
     Channel,
     /// A bundle's sequence is 0.
     #[error("a bundle's sequence is 0")]
     SequenceZero,
+    /// A bundle's sequence, or the newest of a channel, is over [`MAX_SEQUENCE`].
+    #[error("a sequence is over {MAX_SEQUENCE}")]
+    SequenceTooLarge,
     /// Recent bundles are not newest first, or newer than the newest.
     #[error("recent bundles are not newest first")]
     Order,
@@ -119,26 +156,60 @@ impl BeaconError {
     pub fn rule(&self) -> &'static str {
         match self {
             Self::Codec(error) => error.rule(),
+            Self::Signed(error) => error.rule(),
+            Self::Extension(error) => error.rule(),
+            Self::Number => "number",
+            Self::OtherSession => "other-session",
+            Self::ForeignBundle => "foreign-bundle",
             Self::Channel => "channel",
             Self::SequenceZero => "sequence-zero",
+            Self::SequenceTooLarge => "sequence-too-large",
             Self::Order => "order",
             Self::NameTooLong => "name-too-long",
         }
     }
 }
 
+impl From<ExtensionError> for BeaconError {
+    fn from(error: ExtensionError) -> Self {
+        match error {
+            ExtensionError::Codec(error) => error.into(),
+            error => Self::Extension(error),
+        }
+    }
+}
+
+/// Fewest bytes that hold a signed beacon of nothing but what is never left out.
+pub const MIN_BEACON_LEN: usize = signed::PREFIX_LEN + 75;
+
 impl Beacon {
-    /// Encodes in at most `limit` bytes: drops the oldest recent bundles until one is left, then its name, then it, then the
-    /// channel, then what is on the wire. Names longer than [`MAX_NAME_LEN`] are left out. `limit` is at least 38 bytes for what
-    /// is never dropped; under that, the encoding is longer than asked.
+    /// Signs, in at most `limit` bytes: leaves out the oldest recent bundles until one is left, then its name, then it, then the
+    /// channel, then what is on the wire. Names longer than [`MAX_NAME_LEN`] are left out. With a `limit` under
+    /// [`MIN_BEACON_LEN`], the result may be longer.
     #[must_use]
-    pub fn encode(&self, limit: usize) -> Vec<u8> {
+    pub fn sign(&self, key: &SigningKey, limit: usize) -> Vec<u8> {
+        signed::seal(signed::BEACON, &self.encode(limit.saturating_sub(signed::PREFIX_LEN)), key)
+    }
+
+    /// Opens what [`Beacon::sign`] made. Errors: every [`BeaconError`] but [`BeaconError::OtherSession`].
+    pub fn open(bytes: &[u8], trust: &TrustStore) -> Result<Opened<Self>, BeaconError> {
+        if bytes.len() > MAX_BEACON_LEN {
+            return Err(BeaconError::Signed(ManifestError::TooLong(bytes.len())));
+        }
+        let envelope = signed::open(signed::BEACON, bytes, trust).map_err(BeaconError::Signed)?;
+        let value = Self::decode(envelope.payload, envelope.signer.tag())?;
+        let signed::Verified { signer, signer_name, .. } = envelope;
+        Ok(Opened { value, signer, signer_name, digest: [0; 32] })
+    }
+
+    fn encode(&self, limit: usize) -> Vec<u8> {
         RawBeacon::from(self).encode(limit)
     }
 
-    /// Decodes what [`Beacon::encode`] made, at most [`MAX_MTU`] bytes. Errors: every [`BeaconError`].
-    pub fn decode(bytes: &[u8]) -> Result<Self, BeaconError> {
-        codec::decode::<RawBeacon<'_>>(bytes, usize::from(MAX_MTU))?.try_into()
+    fn decode(payload: &[u8], signer: KeyTag) -> Result<Self, BeaconError> {
+        let (raw, used) = codec::decode_prefix::<RawBeacon<'_>>(payload, MAX_BEACON_LEN)?;
+        extension::check(payload.get(used..).unwrap_or_default())?;
+        raw.check(signer)
     }
 }
 

@@ -7,9 +7,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::MAX_CHANNEL_LEN;
 
-/// Identifies a bundle for ever: 64 random bits, shown as 16 hexadecimal digits.
+/// Identifies a bundle for ever: 40 random bits and the [`KeyTag`] of the key that signs it, shown as 16 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BundleId(pub u64);
+
+/// The part of a signing key's id that is in the ids of its bundles: only that key can speak of them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyTag(u32);
+
+/// Identifies a sender's state, as long as it was neither lost, restored nor cloned: 64 random bits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EpochId(pub u64);
 
 /// Identifies one run of a sender: 64 random bits. With the link key it gives the key that seals its datagrams.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,6 +41,53 @@ pub enum IdError {
     /// Not the name of a channel.
     #[error("a channel's name is 1 to {MAX_CHANNEL_LEN} of a-z, 0-9, _ and -, and does not begin with -")]
     Channel,
+}
+
+/// Bits of a bundle's id that are a [`KeyTag`].
+const TAG_BITS: u32 = 24;
+
+impl BundleId {
+    /// The id of a bundle that `signer` signs: the lower 40 bits of `random`, and the key's tag.
+    #[must_use]
+    pub fn new(random: u64, signer: KeyId) -> Self {
+        Self(random << TAG_BITS | u64::from(signer.tag().0))
+    }
+
+    /// The tag of the key that signs it.
+    #[must_use]
+    pub fn tag(self) -> KeyTag {
+        // The lower 24 bits.
+        KeyTag(self.0 as u32 & ((1 << TAG_BITS) - 1))
+    }
+}
+
+impl KeyId {
+    /// Its first 3 bytes.
+    #[must_use]
+    pub fn tag(self) -> KeyTag {
+        let [a, b, c, ..] = self.0;
+        KeyTag(u32::from_be_bytes([0, a, b, c]))
+    }
+}
+
+impl KeyTag {
+    /// As a number, big endian; the first byte is 0.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 4] {
+        self.0.to_be_bytes()
+    }
+}
+
+impl fmt::Debug for KeyTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:06x}", self.0)
+    }
+}
+
+impl fmt::Display for KeyTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
 }
 
 impl ChannelName {
@@ -116,6 +171,7 @@ macro_rules! hex_id {
 
 hex_id!(BundleId, |id| id.0, Self);
 hex_id!(SessionId, |id| id.0, Self);
+hex_id!(EpochId, |id| id.0, Self);
 hex_id!(KeyId, |id| u64::from_be_bytes(id.0), |n| Self(n.to_be_bytes()));
 
 #[cfg(test)]
@@ -130,6 +186,15 @@ mod tests {
         for bad in ["", "ab", "+0000000000000ab", "00000000000000ag", "00000000000000ab0"] {
             assert_eq!(bad.parse::<BundleId>(), Err(IdError::Hex), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_bundle_has_the_tag_of_its_signer() {
+        let signer = KeyId([0xab, 0xcd, 0xef, 1, 2, 3, 4, 5]);
+        let id = BundleId::new(0xffff_ff12_3456_789a, signer);
+        assert_eq!(id.to_string(), "123456789aabcdef");
+        assert_eq!(id.tag(), signer.tag());
+        assert_ne!(id.tag(), KeyId([0xab, 0xcd, 0xee, 1, 2, 3, 4, 5]).tag());
     }
 
     #[test]

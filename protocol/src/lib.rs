@@ -4,9 +4,11 @@
 //! are passed in. `SPEC.md` beside this crate describes every byte.
 #![forbid(unsafe_code)]
 
+pub mod admit;
 pub mod beacon;
 pub mod codec;
 pub mod crypto;
+pub mod extension;
 pub mod fec;
 pub mod id;
 pub mod limits;

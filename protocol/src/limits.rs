@@ -24,12 +24,24 @@ pub const MAX_SYMBOL_SIZE: u16 = 9_152;
 pub const MAX_BLOCK_SYMBOLS: u16 = 1_024;
 /// Largest encoding symbol id: 24 bits (RFC 6330 section 3.2).
 pub const MAX_ESI: u32 = (1 << 24) - 1;
+/// Largest beacon, signature and all, in bytes: no datagram is larger.
+pub const MAX_BEACON_LEN: usize = MAX_MTU as usize;
+/// Where the first byte of the link key's id is in the header.
+pub const LINK_ID_AT: usize = 32;
 /// Largest transport object in bytes.
 pub const MAX_TRANSFER_LENGTH: u64 = 1 << 44;
 /// Largest signed announce or hashes object in bytes.
 pub const MAX_MANIFEST_LEN: usize = 64 << 20;
 /// Most entries (files, directories, symlinks) in a bundle.
 pub const MAX_ENTRIES: usize = 1 << 20;
+/// Largest sequence of a channel, session number, epoch number and counter of beacons: what JSON's numbers hold exactly.
+pub const MAX_SEQUENCE: u64 = (1 << 53) - 1;
+/// A channel's newest sequence is not believed to rise by more than this at once.
+pub const MAX_JUMP: u64 = 10_000;
+/// Most extensions of a signed object.
+pub const MAX_EXTENSIONS: usize = 32;
+/// Longest extension in bytes.
+pub const MAX_EXTENSION_LEN: usize = 4_096;
 /// Longest path in a bundle in bytes (PATH_MAX on Linux).
 pub const MAX_PATH_LEN: usize = 4_096;
 /// Longest component of a path in bytes (NAME_MAX on Linux).
@@ -38,7 +50,7 @@ pub const MAX_NAME_LEN: usize = 255;
 pub const MAX_PATH_DEPTH: usize = 128;
 /// Longest name of a channel in bytes.
 pub const MAX_CHANNEL_LEN: usize = 32;
-/// Most channels on a link.
+/// Most channels in a config, and most others that a receiver takes bundles of.
 pub const MAX_CHANNELS: usize = 64;
 
 const _: () = {

@@ -9,17 +9,21 @@
     clippy::cast_possible_truncation
 )]
 
+mod entries;
 mod error;
 mod hashes;
 pub mod raw;
 mod rules;
 pub mod signed;
 
-use crate::codec::{self, Bytes, CodecError};
+use crate::codec::{self, Bytes};
 use crate::crypto::{SigningKey, TrustStore};
+use crate::extension;
 use crate::id::{BundleId, ChannelName, KeyId};
 use crate::limits::MAX_MANIFEST_LEN;
+use crate::partition::Oti;
 use crate::path::{LinkTarget, SafePath};
+pub use entries::{Entries, EntryRef, Iter};
 pub use error::{EntryError, ManifestError};
 pub use hashes::{Hashes, MAX_REASON_LEN, Outcome};
 
@@ -36,8 +40,12 @@ pub struct Announce {
     pub name: Vec<u8>,
     /// When the sender made this, in milliseconds since 1970 by its clock.
     pub created_ms: u64,
+    /// T of the data object in bytes.
+    pub symbol_size: u16,
+    /// B of the data object in symbols.
+    pub block_symbols: u16,
     /// The file, or the directory and all that is in it, in the order of [`SafePath`].
-    pub entries: Vec<Entry>,
+    pub entries: Entries,
 }
 
 /// One file, directory or symlink.
@@ -51,9 +59,10 @@ pub struct Entry {
     pub kind: EntryKind,
 }
 
-/// What an entry is. A mode is the lowest nine permission bits; others are refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum EntryKind {
+/// What an entry is. A mode is the lowest nine permission bits; others are refused. `T` is a [`LinkTarget`], or a
+/// [`TargetRef`](crate::path::TargetRef) in an [`EntryRef`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryKind<T = LinkTarget> {
     /// A regular file.
     File {
         /// Its length in bytes.
@@ -69,7 +78,7 @@ pub enum EntryKind {
     /// A symbolic link.
     Symlink {
         /// Where it points.
-        target: LinkTarget,
+        target: T,
     },
 }
 
@@ -106,6 +115,10 @@ pub struct Head {
     pub name: Vec<u8>,
     /// When it was made, in milliseconds since 1970.
     pub created_ms: u64,
+    /// T of its data object; not checked.
+    pub symbol_size: u16,
+    /// B of its data object; not checked.
+    pub block_symbols: u16,
 }
 
 /// A value whose signature a trusted key made.
@@ -126,6 +139,12 @@ impl Announce {
     /// Errors: every [`ManifestError`] that is about an announce's content.
     pub fn check(&self) -> Result<(), ManifestError> {
         rules::check(self)
+    }
+
+    /// The data object's OTI. None: there is no data, or the announce was not checked.
+    #[must_use]
+    pub fn oti(&self) -> Option<Oti> {
+        Oti::new(self.data_len(), self.symbol_size, self.block_symbols).ok()
     }
 
     /// Length of the data object in bytes: the sum of the files' sizes (saturating where the rules are broken).
@@ -156,8 +175,10 @@ impl Announce {
             sequence: self.sequence,
             name: Bytes(&self.name),
             created_ms: self.created_ms,
+            symbol_size: self.symbol_size,
+            block_symbols: self.block_symbols,
         };
-        let payload = codec::encode(&raw::RawAnnounce { head, entries: raw::Checked(&self.entries) });
+        let payload = raw::RawAnnounce { head, entries: raw::Checked(&self.entries) }.encode_with(&[]);
         signed::within_limit(signed::seal(signed::ANNOUNCE, &payload, key))
     }
 
@@ -184,25 +205,36 @@ impl Announce {
     /// Decodes the first fields alone, without any trust: names a bundle whose entries break the rules.
     /// Errors: [`ManifestError::TooLong`], `Container`, `Codec`, `Channel`.
     pub fn peek_head(bytes: &[u8]) -> Result<Head, ManifestError> {
-        let (head, _) = codec::decode_prefix::<raw::RawHead<'_>>(signed::parse(bytes)?.payload, MAX_MANIFEST_LEN)?;
-        Head::new(&head)
+        Head::decode(signed::parse(bytes)?.payload)
     }
 
-    fn decode(payload: &[u8]) -> Result<Self, ManifestError> {
+    /// Of a payload whose signature was checked, or will never count.
+    pub(crate) fn decode(payload: &[u8]) -> Result<Self, ManifestError> {
         let (decoded, used): (raw::RawAnnounce<'_, raw::Decoded>, _) = codec::decode_prefix(payload, MAX_MANIFEST_LEN)?;
-        let Head { bundle, channel, sequence, name, created_ms } = Head::new(&decoded.head)?;
+        let head = Head::new(&decoded.head)?;
         let entries = decoded.entries.0?;
-        match payload.len().saturating_sub(used) {
-            0 => {}
-            rest => return Err(CodecError::Trailing(rest).into()),
-        }
-        let announce = Self { bundle, channel, sequence, name, created_ms, entries };
+        extension::check(payload.get(used..).unwrap_or_default())?;
+        let announce = Self {
+            bundle: head.bundle,
+            channel: head.channel,
+            sequence: head.sequence,
+            name: head.name,
+            created_ms: head.created_ms,
+            symbol_size: head.symbol_size,
+            block_symbols: head.block_symbols,
+            entries,
+        };
         announce.check()?;
         Ok(announce)
     }
 }
 
 impl Head {
+    pub(crate) fn decode(payload: &[u8]) -> Result<Self, ManifestError> {
+        let (head, _) = codec::decode_prefix::<raw::RawHead<'_>>(payload, MAX_MANIFEST_LEN)?;
+        Self::new(&head)
+    }
+
     fn new(raw: &raw::RawHead<'_>) -> Result<Self, ManifestError> {
         Ok(Self {
             bundle: BundleId(raw.bundle),
@@ -210,6 +242,8 @@ impl Head {
             sequence: raw.sequence,
             name: raw.name.0.to_vec(),
             created_ms: raw.created_ms,
+            symbol_size: raw.symbol_size,
+            block_symbols: raw.block_symbols,
         })
     }
 }

@@ -87,6 +87,13 @@ impl Oti {
         self.place(sbn).map(|(_, symbols)| symbols)
     }
 
+    /// Source symbols in the blocks of a range, as far as there are such blocks. Takes no longer for more of them.
+    #[must_use]
+    pub fn symbols_of(&self, blocks: std::ops::Range<u32>) -> u64 {
+        let before = |sbn| self.place(sbn).map_or(self.symbols(), |(first, _)| first);
+        before(blocks.end).saturating_sub(before(blocks.start))
+    }
+
     /// Where block `sbn` begins in the object, in bytes.
     #[must_use]
     pub fn block_offset(&self, sbn: u32) -> Option<u64> {
@@ -291,6 +298,8 @@ mod tests {
                 assert!(len > (symbols - 1) * u64::from(size) && len <= symbols * u64::from(size));
                 assert_eq!(oti.block_of(at + len - 1), Some(sbn));
                 at += len;
+                assert_eq!(oti.symbols_of(sbn..sbn + 1), symbols);
+                assert_eq!(oti.symbols_of(sbn..u32::MAX) + oti.symbols_of(0..sbn), oti.symbols());
             }
             assert_eq!(at, length);
             assert_eq!(oti.block_symbols(oti.blocks()), None);

@@ -7,15 +7,16 @@
 )]
 
 mod link;
+mod view;
 
 use std::cmp::Ordering;
-use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::limits::{MAX_NAME_LEN, MAX_PATH_DEPTH, MAX_PATH_LEN};
-pub use link::LinkTarget;
+pub use link::{LinkTarget, TargetRef};
+pub use view::PathRef;
 
 /// A relative path of 1 to [`MAX_PATH_DEPTH`] components joined by `/`, any bytes but NUL, none of them empty, `.` or
 /// `..`; at most [`MAX_PATH_LEN`] bytes, each component at most [`MAX_NAME_LEN`].
@@ -72,6 +73,12 @@ impl SafePath {
         Self::new(path.as_os_str().as_bytes())
     }
 
+    /// The same path, borrowed.
+    #[must_use]
+    pub fn view(&self) -> PathRef<'_> {
+        PathRef(&self.0)
+    }
+
     /// The bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
@@ -81,18 +88,18 @@ impl SafePath {
     /// The same as a path of the operating system.
     #[must_use]
     pub fn as_path(&self) -> &Path {
-        Path::new(OsStr::from_bytes(&self.0))
+        self.view().as_path()
     }
 
     /// The components, outermost first; at least one.
     pub fn components(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
-        self.0.split(|&b| b == b'/')
+        self.view().components()
     }
 
     /// How many components it has, at least 1.
     #[must_use]
     pub fn depth(&self) -> usize {
-        self.components().count()
+        self.view().depth()
     }
 
     /// All but the last component; `None` when there is but one.
@@ -104,20 +111,19 @@ impl SafePath {
     /// The bytes of [`SafePath::parent`], without a copy.
     #[must_use]
     pub fn parent_bytes(&self) -> Option<&[u8]> {
-        let slash = self.0.iter().rposition(|&b| b == b'/')?;
-        self.0.get(..slash)
+        self.view().parent_bytes()
     }
 
     /// The last component.
     #[must_use]
     pub fn file_name(&self) -> &[u8] {
-        self.components().next_back().unwrap_or_default()
+        self.view().file_name()
     }
 
     /// The first component: the bundle's name.
     #[must_use]
     pub fn root(&self) -> &[u8] {
-        self.components().next().unwrap_or_default()
+        self.view().root()
     }
 
     /// This path with `name` after it. Errors as [`SafePath::new`], of the whole.
@@ -131,7 +137,7 @@ impl SafePath {
     /// Whether `other` is inside the directory that this names; not so for itself.
     #[must_use]
     pub fn is_ancestor_of(&self, other: &Self) -> bool {
-        other.0.strip_prefix(self.as_bytes()).is_some_and(|rest| rest.first() == Some(&b'/'))
+        self.view().is_ancestor_of(other.view())
     }
 }
 
@@ -163,9 +169,7 @@ fn check(path: &[u8]) -> Result<(), PathError> {
 
 impl Ord for SafePath {
     fn cmp(&self, other: &Self) -> Ordering {
-        // NUL is in no path, so `/` may take its place before every byte of a name.
-        let key = |&b: &u8| if b == b'/' { 0 } else { b };
-        self.0.iter().map(key).cmp(other.0.iter().map(key))
+        self.view().cmp(&other.view())
     }
 }
 
@@ -183,7 +187,7 @@ impl AsRef<Path> for SafePath {
 
 impl fmt::Debug for SafePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{}\"", self.0.escape_ascii())
+        self.view().fmt(f)
     }
 }
 

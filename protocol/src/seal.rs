@@ -1,30 +1,54 @@
 //! Sealing and opening datagrams: AES-256-GCM under a key of the session, or a CRC-32 in `insecure` mode.
 //!
 //! The header is associated data and the datagram counter the nonce (SPEC.md, "Sealing"). [`Opener`] is what a receive
-//! thread owns: it never allocates for a session that has not proven the link key.
+//! thread owns: it never allocates for a session that has not proven the link key, and derives no more keys for such sessions
+//! than a sixteenth of their datagrams ask for.
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::arithmetic_side_effects)]
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::hkdf;
 
+use crate::crypto::LinkKey;
 use crate::id::SessionId;
-use crate::limits::{CRC_LEN, HEADER_LEN, TAG_LEN};
+use crate::limits::{CRC_LEN, HEADER_LEN, LINK_ID_AT, TAG_LEN};
 use crate::wire::{Header, HeaderError};
 
 /// Sessions whose keys an [`Opener`] keeps at once; a ninth takes the place of the least recently used.
 pub const MAX_SESSIONS: usize = 8;
+/// Datagrams of unknown sessions for each key that is derived for one of them. A session that goes on sending gets its turn; a
+/// flood of forged ones costs a sixteenth of a derivation each, less than a tag.
+const DERIVE_EVERY: u32 = 16;
+/// Credit for 16 keys that are derived at once.
+const MAX_CREDIT: u32 = 16 * DERIVE_EVERY;
 
 /// Seals the datagrams of one session.
 pub struct Sealer {
     session: SessionId,
     key: Option<LessSafeKey>,
+    /// What stands at [`LINK_ID_AT`].
+    link_id: u8,
 }
 
 /// Opens datagrams of any session under one link key.
 pub struct Opener {
-    link: Option<[u8; 32]>,
+    link: Option<Link>,
     /// Most recently used first.
     sessions: Vec<(SessionId, LessSafeKey)>,
+    budget: Budget,
+}
+
+/// What may be spent on unknown sessions.
+struct Budget {
+    /// A derivation costs [`DERIVE_EVERY`], a datagram brings 1.
+    credit: u32,
+    /// Which datagrams are looked at while there are many: in no rhythm that a sender could fall out of for ever.
+    dice: u32,
+}
+
+/// The link key, as far as it can be worked out before any session.
+struct Link {
+    id: u8,
+    prk: hkdf::Prk,
 }
 
 /// Why bytes from the wire are not a datagram of this link.
@@ -36,6 +60,12 @@ pub enum OpenError {
     /// Tag or CRC-32 does not fit: corrupted, or not sealed under this link key.
     #[error("wrong tag")]
     Tag,
+    /// Sealed under another link key, as its header says.
+    #[error("sealed under another link key")]
+    Key,
+    /// Of an unknown session, while there are too many of these to look at each.
+    #[error("too many unknown sessions")]
+    Session,
     /// Sealed on a link configured `insecure`, or the other way round.
     #[error("sealed and insecure ends do not mix")]
     Mode,
@@ -45,7 +75,9 @@ impl Sealer {
     /// For `session`; `link` is the link key, None for `insecure` mode.
     #[must_use]
     pub fn new(link: Option<&[u8; 32]>, session: SessionId) -> Self {
-        Self { session, key: link.map(|link| session_key(link, session)) }
+        let link = link.map(Link::new);
+        let link_id = link.as_ref().map_or(0, |link| link.id);
+        Self { session, key: link.map(|link| link.session_key(session)), link_id }
     }
 
     /// The session.
@@ -74,7 +106,7 @@ impl Sealer {
         assert_eq!(out.len(), self.datagram_len(payload.len()), "the datagram fits its buffer");
         self.check(header);
         let (head, body) = out.split_at_mut(HEADER_LEN);
-        head.copy_from_slice(&header.to_bytes());
+        head.copy_from_slice(&self.head(header));
         match &self.key {
             // Encrypting from one buffer into the other is the copy.
             Some(key) => key
@@ -88,13 +120,14 @@ impl Sealer {
         }
     }
 
-    /// Seals `datagram`: the header's bytes, the payload, and room for the trailer.
+    /// Seals `datagram`: room for the header's bytes, the payload, and room for the trailer.
     ///
     /// Panics if there is no room for both, or if the header names another session or mode. `header.counter` must
     /// never be used twice in a session.
     pub fn seal_in_place(&self, header: &Header, datagram: &mut [u8]) {
         self.check(header);
         let (head, body) = datagram.split_at_mut(HEADER_LEN);
+        head.copy_from_slice(&self.head(header));
         match &self.key {
             Some(key) => {
                 let (body, trailer) = body.split_at_mut(body.len().saturating_sub(TAG_LEN));
@@ -108,6 +141,14 @@ impl Sealer {
         }
     }
 
+    fn head(&self, header: &Header) -> [u8; HEADER_LEN] {
+        let mut head = header.to_bytes();
+        if let Some(id) = head.get_mut(LINK_ID_AT) {
+            *id = self.link_id;
+        }
+        head
+    }
+
     fn check(&self, header: &Header) {
         assert_eq!(header.session, self.session, "a sealer seals its own session");
         assert_eq!(header.sealed, self.key.is_some(), "header and sealer agree on the mode");
@@ -118,24 +159,28 @@ impl Opener {
     /// `link` is the link key, None for `insecure` mode.
     #[must_use]
     pub fn new(link: Option<[u8; 32]>) -> Self {
-        Self { link, sessions: Vec::with_capacity(MAX_SESSIONS) }
+        let link = link.as_ref().map(Link::new);
+        Self { link, sessions: Vec::with_capacity(MAX_SESSIONS), budget: Budget { credit: MAX_CREDIT, dice: 1 } }
     }
 
     /// Checks `datagram` (a whole UDP payload) and decrypts it in place. Returns its header and payload.
     ///
-    /// Errors leave the bytes in an unspecified state. A wrong tag costs one key derivation when the session is not
-    /// known, and nothing is kept of it.
+    /// Errors leave the bytes in an unspecified state, and nothing is kept of an unknown session.
     pub fn open<'a>(&mut self, datagram: &'a mut [u8]) -> Result<(Header, &'a [u8]), OpenError> {
         let header = Header::parse(datagram)?;
         if header.sealed != self.link.is_some() {
             return Err(OpenError::Mode);
         }
         let (head, body) = datagram.split_at_mut_checked(HEADER_LEN).ok_or(HeaderError::Short)?;
+        let head = &*head;
         let Some(link) = &self.link else {
             let at = body.len().checked_sub(CRC_LEN).ok_or(HeaderError::Short)?;
             let (payload, trailer) = body.split_at(at);
             return if *trailer == crc(head, payload) { Ok((header, payload)) } else { Err(OpenError::Tag) };
         };
+        if head.get(LINK_ID_AT) != Some(&link.id) {
+            return Err(OpenError::Key);
+        }
         let nonce = nonce(header.counter);
         match self.sessions.iter().position(|(session, _)| *session == header.session) {
             Some(at) => {
@@ -145,8 +190,12 @@ impl Opener {
                 Ok((header, payload))
             }
             None => {
-                let key = session_key(link, header.session);
+                if !self.budget.spend() {
+                    return Err(OpenError::Session);
+                }
+                let key = link.session_key(header.session);
                 let payload = key.open_in_place(nonce, Aad::from(head), body).map_err(|_| OpenError::Tag)?;
+                self.budget.give_back();
                 self.sessions.truncate(MAX_SESSIONS.saturating_sub(1));
                 self.sessions.insert(0, (header.session, key));
                 Ok((header, payload))
@@ -168,13 +217,43 @@ impl Opener {
     }
 }
 
-/// The key of a session: HKDF-SHA-256 (RFC 5869) with the link key as input and the session id as info.
-fn session_key(link: &[u8; 32], session: SessionId) -> LessSafeKey {
-    let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, b"checkvalve session v1").extract(link);
-    let info = session.0.to_be_bytes();
-    let info = [info.as_slice()];
-    let okm = prk.expand(&info, &AES_256_GCM).expect("32 bytes are within HKDF's limit");
-    LessSafeKey::new(UnboundKey::from(okm))
+impl Budget {
+    /// Whether a key may be derived for a datagram of an unknown session.
+    fn spend(&mut self) -> bool {
+        self.credit = self.credit.saturating_add(1).min(MAX_CREDIT);
+        let Some(left) = self.credit.checked_sub(DERIVE_EVERY) else { return false };
+        let spend = left >= DERIVE_EVERY || self.toss();
+        self.credit = if spend { left } else { self.credit };
+        spend
+    }
+
+    /// The session proved to be real.
+    fn give_back(&mut self) {
+        self.credit = self.credit.saturating_add(DERIVE_EVERY).min(MAX_CREDIT);
+    }
+
+    /// Heads or tails (xorshift).
+    fn toss(&mut self) -> bool {
+        self.dice ^= self.dice << 13;
+        self.dice ^= self.dice >> 17;
+        self.dice ^= self.dice << 5;
+        self.dice & 1 == 1
+    }
+}
+
+impl Link {
+    fn new(key: &[u8; 32]) -> Self {
+        let [id, ..] = LinkKey::from_bytes(*key).id().0;
+        Self { id, prk: hkdf::Salt::new(hkdf::HKDF_SHA256, b"checkvalve session v2").extract(key) }
+    }
+
+    /// The key of a session: HKDF-SHA-256 (RFC 5869) with the link key as input and the session id as info.
+    fn session_key(&self, session: SessionId) -> LessSafeKey {
+        let info = session.0.to_be_bytes();
+        let info = [info.as_slice()];
+        let okm = self.prk.expand(&info, &AES_256_GCM).expect("32 bytes are within HKDF's limit");
+        LessSafeKey::new(UnboundKey::from(okm))
+    }
 }
 
 fn nonce(counter: u64) -> Nonce {
@@ -230,18 +309,44 @@ mod tests {
     #[test]
     fn another_link_key_or_mode_opens_nothing() {
         let mut other = Opener::new(Some([8; 32]));
-        assert_eq!(other.open(&mut sealed(Some(&[7; 32]), 5, 1, b"x")), Err(OpenError::Tag));
+        assert_eq!(other.open(&mut sealed(Some(&[7; 32]), 5, 1, b"x")), Err(OpenError::Key));
         assert_eq!(other.open(&mut sealed(None, 5, 1, b"x")), Err(OpenError::Mode));
         assert_eq!(Opener::new(None).open(&mut sealed(Some(&[7; 32]), 5, 1, b"x")), Err(OpenError::Mode));
+    }
+
+    /// What was sealed with `link`, its tag spoilt.
+    fn forged(link: &[u8; 32], session: u64) -> Vec<u8> {
+        let mut datagram = sealed(Some(link), session, 1, b"forged");
+        datagram[HEADER_LEN] ^= 1;
+        datagram
+    }
+
+    #[test]
+    fn a_flood_of_unknown_sessions_derives_few_keys_and_keeps_none_out() {
+        let mut opener = Opener::new(Some([7; 32]));
+        let tried = (0..16_000).filter(|&n| opener.open(&mut forged(&[7; 32], n)) == Err(OpenError::Tag)).count();
+        assert!((1_000..1_100).contains(&tried), "{tried} keys were derived");
+        // A real one that sends one datagram for so many of the flood: 15 is the rhythm of derivations.
+        for (session, flood) in [(5, 9), (6, 15), (7, 31)] {
+            let real = (0..2_000).find(|&n| {
+                for m in 0..flood {
+                    let _ = opener.open(&mut forged(&[7; 32], 100_000 + n * flood + m));
+                }
+                opener.open(&mut sealed(Some(&[7; 32]), session, n, b"real")).is_ok()
+            });
+            assert!(real.is_some_and(|n| n < 500), "{flood}: {real:?}");
+        }
+        assert_eq!(opener.open(&mut sealed(Some(&[7; 32]), 5, 5_000, b"known")).map(|(_, p)| p.len()), Ok(5));
     }
 
     #[test]
     fn forged_sessions_do_not_push_out_real_ones() {
         let mut opener = Opener::new(Some([7; 32]));
         for session in 0..100 {
-            assert!(opener.open(&mut sealed(Some(&[1; 32]), session, 1, b"forged")).is_err());
+            assert!(opener.open(&mut forged(&[7; 32], session)).is_err());
         }
         assert!(opener.sessions.is_empty());
+        opener.budget.credit = MAX_CREDIT;
         for session in 0..20 {
             assert!(opener.open(&mut sealed(Some(&[7; 32]), session, 1, b"real")).is_ok());
         }

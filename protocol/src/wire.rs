@@ -7,13 +7,13 @@
 )]
 
 use crate::id::{BundleId, SessionId};
-use crate::limits::{CRC_LEN, HEADER_LEN, MAX_ESI, TAG_LEN};
+use crate::limits::{CRC_LEN, HEADER_LEN, MAX_BEACON_LEN, MAX_ESI, TAG_LEN};
 use crate::partition::Oti;
 
 /// First two bytes of every datagram.
 pub const MAGIC: [u8; 2] = *b"CV";
 /// Version of the format that this crate speaks.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// Which of a bundle's three transport objects.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -79,13 +79,18 @@ pub enum HeaderError {
     /// No such kind.
     #[error("unknown kind")]
     Kind,
-    /// OTI that describes no object, an SBN or an ESI beyond it, or a length other than T.
+    /// A kind, or a length of 0, that a later version gives a meaning.
+    #[error("reserved for a later version")]
+    Reserved,
+    /// OTI that describes no object, an SBN beyond it, or a length other than T.
     #[error("impossible place or length")]
     Place,
 }
 
 const INSECURE: u8 = 0x80;
 const BEACON: u8 = 4;
+/// Trust files, calibration, streams.
+const RESERVED: std::ops::RangeInclusive<u8> = 5..=7;
 
 impl ObjectKind {
     fn from_wire(kind: u8) -> Option<Self> {
@@ -94,34 +99,43 @@ impl ObjectKind {
 }
 
 impl Header {
-    /// Reads and checks the header of `datagram` (the whole UDP payload). Nothing in it is authentic yet.
+    /// Reads and checks the header of `datagram` (the whole UDP payload), but for the link key's byte, which is the
+    /// [`Opener`](crate::seal::Opener)'s. Nothing in it is authentic yet.
     pub fn parse(datagram: &[u8]) -> Result<Self, HeaderError> {
         let (head, rest) = datagram.split_first_chunk::<HEADER_LEN>().ok_or(HeaderError::Short)?;
         let [m0, m1, version, kind, fields @ ..] = head;
+        let sealed = kind & INSECURE == 0;
+        let payload_len = rest.len().checked_sub(if sealed { TAG_LEN } else { CRC_LEN }).ok_or(HeaderError::Short)?;
         if [*m0, *m1] != MAGIC {
             return Err(HeaderError::Magic);
         }
         if *version != VERSION {
             return Err(HeaderError::Version(*version));
         }
-        let sealed = kind & INSECURE == 0;
-        let payload_len = rest.len().checked_sub(if sealed { TAG_LEN } else { CRC_LEN }).ok_or(HeaderError::Short)?;
         let mut fields = Fields(fields);
         let session = SessionId(fields.u64());
         let counter = fields.u64();
         let bundle = BundleId(fields.u64());
-        let (sbn, esi) = (fields.u32(), fields.u32());
+        let (sbn, esi) = (fields.u32(), fields.u32() & MAX_ESI);
         let (length, size, block) = (fields.u64(), fields.u16(), fields.u16());
         let kind = kind & !INSECURE;
         let content = if kind == BEACON {
             if (bundle.0, sbn, esi, length, size, block) != (0, 0, 0, 0, 0, 0) {
                 return Err(HeaderError::Place);
             }
+            if payload_len > MAX_BEACON_LEN {
+                return Err(HeaderError::Place);
+            }
             Content::Beacon
+        } else if RESERVED.contains(&kind) {
+            return Err(HeaderError::Reserved);
         } else {
             let kind = ObjectKind::from_wire(kind).ok_or(HeaderError::Kind)?;
+            if length == 0 {
+                return Err(HeaderError::Reserved);
+            }
             let oti = Oti::new(length, size, block).map_err(|_| HeaderError::Place)?;
-            if payload_len != usize::from(size) || esi > MAX_ESI || sbn >= oti.blocks() {
+            if payload_len != usize::from(size) || sbn >= oti.blocks() {
                 return Err(HeaderError::Place);
             }
             Content::Symbol(Symbol { bundle, kind, sbn, esi, oti })
@@ -129,7 +143,7 @@ impl Header {
         Ok(Self { sealed, session, counter, content })
     }
 
-    /// The header's bytes.
+    /// The header's bytes, the link key's byte 0: the [`Sealer`](crate::seal::Sealer) writes it.
     #[must_use]
     pub fn to_bytes(&self) -> [u8; HEADER_LEN] {
         let mut out = [0; HEADER_LEN];
@@ -233,15 +247,21 @@ mod tests {
         assert_eq!(with(0, b'X'), Err(HeaderError::Magic));
         assert_eq!(with(2, 9), Err(HeaderError::Version(9)));
         assert_eq!(with(3, 0), Err(HeaderError::Kind));
-        assert_eq!(with(3, 5), Err(HeaderError::Kind));
+        assert_eq!(with(3, 8), Err(HeaderError::Kind));
+        for reserved in 5..8 {
+            assert_eq!(with(3, reserved), Err(HeaderError::Reserved));
+        }
         assert_eq!(with(3, 4), Err(HeaderError::Place), "a beacon has no place");
         assert_eq!(with(28, 1), Err(HeaderError::Place), "SBN beyond the object");
-        assert_eq!(with(32, 1), Err(HeaderError::Place), "ESI of 25 bits");
+        assert!(with(32, 1).is_ok(), "the link key's byte is not the header's");
         assert_eq!(with(36, 1), Err(HeaderError::Place), "object too long");
         assert_eq!(with(45, 1), Err(HeaderError::Place), "T no multiple of 64");
         assert_eq!(with(46, 0xff), Err(HeaderError::Place), "B too large");
         let mut long = good.clone();
         long.push(0);
         assert_eq!(Header::parse(&long), Err(HeaderError::Place), "longer than T");
+        let mut endless = good;
+        endless[36..44].fill(0);
+        assert_eq!(Header::parse(&endless), Err(HeaderError::Reserved), "no known length");
     }
 }

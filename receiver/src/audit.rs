@@ -1,6 +1,6 @@
 //! The audit trail: one JSON object a line, appended and synced, never changed.
 //!
-//! Every line has `at_ms` (Unix milliseconds) and `event`; the rest depends on the event. An event may stand there twice
+//! Every line has `at` (RFC 3339) and `event`; the rest depends on the event. An event may stand there twice
 //! when a crash hit between writing it and what follows; none is lost.
 
 use std::io;
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use checkvalve_host::disk::{Disk, DiskFile};
+use checkvalve_host::json::Stamp;
 use checkvalve_protocol::id::{BundleId, ChannelName, KeyId};
 use serde::{Deserialize, Serialize};
 
@@ -21,8 +22,8 @@ pub struct Audit {
 /// A line of the trail about a bundle, as it is read again.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Told {
-    /// When, in Unix milliseconds.
-    pub at_ms: u64,
+    /// When.
+    pub at: Stamp,
     /// What happened.
     pub event: String,
     /// To which bundle.
@@ -34,6 +35,9 @@ pub struct Told {
     /// Its number there.
     #[serde(default)]
     pub sequence: u64,
+    /// Of several sequences, the last.
+    #[serde(default)]
+    pub through: Option<u64>,
     /// Who signed it.
     #[serde(default)]
     pub signer: Option<KeyId>,
@@ -92,11 +96,48 @@ pub enum Event<'a> {
         /// Why.
         reason: &'a str,
     },
+    /// A bundle is held for an operator.
+    Held {
+        /// Which.
+        #[serde(flatten)]
+        bundle: Subject<'a>,
+        /// Why, for programs.
+        code: &'a str,
+        /// The same for people.
+        reason: &'a str,
+    },
+    /// Files of a bundle did not have the content that was signed, and were thrown away.
+    Spoilt {
+        /// Which.
+        #[serde(flatten)]
+        bundle: Subject<'a>,
+        /// How many.
+        files: u64,
+        /// Their bytes.
+        bytes: u64,
+    },
+    /// An operator let a bundle that was held come.
+    Approved {
+        /// Which.
+        #[serde(flatten)]
+        bundle: Subject<'a>,
+    },
+    /// An operator undid a refusal, or asked for a hook to run again.
+    Retried {
+        /// Which.
+        #[serde(flatten)]
+        bundle: Subject<'a>,
+        /// What it was.
+        from: &'a str,
+    },
     /// An operator gave a bundle up.
     Rejected {
         /// Which.
         #[serde(flatten)]
         bundle: Subject<'a>,
+        /// Of several sequences of which nothing was known, the last.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        through: Option<u64>,
     },
     /// A hook ran.
     Hook {
@@ -147,7 +188,7 @@ pub struct Subject<'a> {
 
 #[derive(Serialize)]
 struct Line<'a> {
-    at_ms: u64,
+    at: Stamp,
     #[serde(flatten)]
     event: &'a Event<'a>,
 }
@@ -185,7 +226,7 @@ impl Audit {
 
     /// Appends a line; durable when this returns. Where somebody removed the trail, a new one begins.
     pub fn record(&self, at_ms: u64, event: &Event<'_>) -> io::Result<()> {
-        let mut line = serde_json::to_vec(&Line { at_ms, event }).map_err(io::Error::other)?;
+        let mut line = serde_json::to_vec(&Line { at: Stamp(at_ms), event }).map_err(io::Error::other)?;
         line.push(b'\n');
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         match self.disk.lstat(&self.path) {
@@ -238,7 +279,7 @@ mod tests {
         assert_eq!(lines.len(), 3);
         assert_eq!(lines[0].as_ref().unwrap()["event"], "trust_added");
         assert!(lines[1].is_none());
-        assert_eq!(lines[2].as_ref().unwrap()["at_ms"], 8);
+        assert_eq!(lines[2].as_ref().unwrap()["at"], "1970-01-01T00:00:00.008Z");
     }
 
     #[test]
@@ -253,7 +294,7 @@ mod tests {
         audit.record(2, &event()).unwrap();
         audit.record(3, &event()).unwrap();
         let mut told = Vec::new();
-        audit.read(&mut |line| told.push(line.at_ms)).unwrap();
+        audit.read(&mut |line| told.push(line.at.0)).unwrap();
         assert_eq!(told, [2, 3]);
     }
 }

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod check_config;
+mod decide;
 mod reject;
 mod status;
 mod ticket;
@@ -13,7 +14,8 @@ use std::path::PathBuf;
 use checkvalve_host::config::ConfigError;
 use checkvalve_host::control::{Client, ControlError};
 use checkvalve_host::exit::Exit;
-use checkvalve_host::log;
+use checkvalve_host::json::SCHEMA;
+use checkvalve_host::log::{self, escape};
 use clap::{Parser, Subcommand};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -57,7 +59,7 @@ enum Command {
     /// Show what arrived, what is under way, what is lacking and what never came.
     ///
     /// States: receiving; incomplete (its transmission ended and something is lacking); missing (sent, and nothing of it came);
-    /// quarantined; complete (in the inbox); then of the hook installing, installed or failed; withdrawn (by the sender);
+    /// held (for an operator: `approve` or `reject`); quarantined; complete (in the inbox); then of the hook installing, installed or failed; withdrawn (by the sender);
     /// rejected (by an operator); superseded (came after a later one had gone to the hook).
     Status(status::Args),
     /// Print what is lacking as a ticket: a few lines of text that a person carries to the sender, which sends exactly that
@@ -69,6 +71,12 @@ enum Command {
     ///
     /// What is published stays in the inbox. A bundle that was given up is not received any more.
     Reject(reject::Args),
+    /// Let a bundle come that is held, because its sequence is far ahead; or say that a channel's sequences up to CHANNEL/SEQUENCE are in
+    /// use.
+    Approve(decide::Args),
+    /// Undo the refusal of a bundle (quarantined, rejected, withdrawn, held): what is here of it is published, what is not may come again.
+    /// Or run a hook again that failed.
+    Retry(decide::Args),
     /// Say whose bundles are accepted.
     Trust {
         /// What to do.
@@ -127,7 +135,7 @@ pub fn main() -> Exit {
     match execute(&cli) {
         Ok(()) => Exit::Ok,
         Err(error) => {
-            eprintln!("checkvalve-receiver: {error}");
+            eprintln!("checkvalve-receiver: {}", escape(&error.to_string()));
             error.exit()
         }
     }
@@ -143,6 +151,8 @@ fn execute(cli: &Cli) -> Result<(), CommandError> {
         Command::Ticket(args) => ticket::ticket(args, &cli.config, cli.json),
         Command::Verify(args) => verify::verify(args, &cli.config, cli.json),
         Command::Reject(args) => reject::reject(args, &cli.config, cli.json),
+        Command::Approve(args) => decide::approve(args, &cli.config, cli.json),
+        Command::Retry(args) => decide::retry(args, &cli.config, cli.json),
         Command::Trust { command } => trust::trust(command, &cli.config, cli.json),
         Command::CheckConfig => check_config::check_config(&cli.config, cli.json),
     }
@@ -156,15 +166,26 @@ fn ask<T: DeserializeOwned>(config: &Config, request: &Request) -> Result<T, Com
         .map_err(|e| CommandError::new(Exit::Protocol, format!("the daemon is of another version: {e}")))
 }
 
-/// Prints a line to standard output. A reader that has gone is none of our business.
+/// Prints lines to standard output, safe for a terminal whatever names they hold; escaping a line again does not change it. A
+/// reader that has gone is none of our business.
 fn say(text: impl std::fmt::Display) {
-    drop(writeln!(io::stdout(), "{text}"));
+    let text = text.to_string();
+    let lines: String = text.split('\n').map(|line| escape(line) + "\n").collect();
+    drop(io::stdout().write_all(lines.as_bytes()));
 }
 
-/// Prints a value as one line of JSON.
+/// Prints a value as one line of JSON. Its fields come after the version of the format.
 fn say_json<T: Serialize>(value: &T) -> Result<(), CommandError> {
-    let text = serde_json::to_string(value).map_err(|e| CommandError::new(Exit::Software, e.to_string()))?;
-    say(text);
+    #[derive(Serialize)]
+    struct Printed<'a, T> {
+        schema: u32,
+        #[serde(flatten)]
+        value: &'a T,
+    }
+    let text = serde_json::to_string(&Printed { schema: SCHEMA, value });
+    let text = text.map_err(|e| CommandError::new(Exit::Software, e.to_string()))?;
+    // Names in it were escaped when they became text.
+    drop(writeln!(io::stdout(), "{text}"));
     Ok(())
 }
 

@@ -2,14 +2,14 @@
 
 mod check;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use checkvalve_host::config::{self, Addresses, ConfigError};
 use checkvalve_host::units::{Size, Span, SpanOrForever};
 use checkvalve_protocol::crypto::{LinkKey, TrustStore};
-use checkvalve_protocol::id::ChannelName;
+use checkvalve_protocol::id::{ChannelName, KeyId};
 use serde::Deserialize;
 
 use crate::inbox::Durability;
@@ -59,6 +59,9 @@ pub struct Config {
     /// `[channel.NAME]`: what is done with a channel's bundles. Others are published, and no hook is run for them.
     #[serde(default, rename = "channel")]
     pub channels: BTreeMap<ChannelName, Channel>,
+    /// `[limits]`: what others may use up here.
+    #[serde(default)]
+    pub limits: Limits,
     /// `[link]`: where to listen. Required.
     pub link: Link,
     /// `[keys]`: whose bundles are accepted. Required.
@@ -75,6 +78,49 @@ pub struct Channel {
     /// until it comes or an operator rejects it. What comes later than that is published and never installed. Default
     /// `"forever"`.
     pub wait_for_missing: Option<SpanOrForever>,
+    /// `signers`: the ids of the keys that may sign for this channel (`trust list` shows them). Default: every trusted key.
+    pub signers: Option<Vec<KeyId>>,
+    /// `quota`: most bytes of this channel's unfinished bundles. Default: four fifths of what staging may take, so that one channel
+    /// does not shut out the others.
+    pub quota: Option<Size>,
+}
+
+/// `[limits]`: what others may use up here, and what happens then. Memory is bounded by `memory`, the disk by `quota` and `reserve`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// `objects`: transport objects known at once, three for each bundle under way; then the one unheard of for longest makes
+    /// room, and what it has is kept on disk. Default 65536.
+    pub objects: usize,
+    /// `open_blocks`: source blocks under way at once; then the one unheard of for longest is kept on disk. Default 65536.
+    pub open_blocks: usize,
+    /// `unannounced`: objects of bundles that no trusted key has signed for yet; then those that are silent for a second make room,
+    /// and if none is, new ones are dropped as `limit`. Default 1024.
+    pub unannounced: usize,
+    /// `unannounced_bundles`: such bundles in staging at once; then the one that is silent for longest makes room, and if none is
+    /// silent for a twentieth of a second, no more of them are stored. Default 256.
+    pub unannounced_bundles: usize,
+    /// `unannounced_bytes`: what such bundles may take in staging. Default `"256 MiB"`.
+    pub unannounced_bytes: Size,
+    /// `files`: files and directories in staging; then nothing more is stored until there is room. Default 4194304.
+    pub files: u64,
+    /// `signatures`: signatures that are checked a second; then those of bundles of which most came are checked first, and others are
+    /// dropped as `limit`. Default 4000.
+    pub signatures: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            objects: 65_536,
+            open_blocks: 65_536,
+            unannounced: 1_024,
+            unannounced_bundles: 256,
+            unannounced_bytes: Size::from_bytes(256 << 20),
+            files: 4 << 20,
+            signatures: 4_000,
+        }
+    }
 }
 
 /// `[channel.NAME.hook]`: what is run for each bundle, in sequence order, one at a time.
@@ -155,6 +201,13 @@ impl Config {
     pub fn load(path: &Path) -> Result<Checked, ConfigError> {
         let config: Self = config::load(path)?;
         check::check(config).map_err(|error| error.in_file(path))
+    }
+
+    /// The keys that may sign for each channel that names some.
+    #[must_use]
+    pub fn signers(&self) -> BTreeMap<ChannelName, BTreeSet<KeyId>> {
+        let named = self.channels.iter().filter_map(|(name, channel)| Some((name, channel.signers.as_ref()?)));
+        named.map(|(name, signers)| (name.clone(), signers.iter().copied().collect())).collect()
     }
 
     /// Reads a config file for the keys that commands need to find the daemon and its files. Errors: as

@@ -2,18 +2,22 @@
 
 mod alarms;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use checkvalve_host::control::Refusal;
 use checkvalve_host::exit::Exit;
+use checkvalve_host::json::Stamp;
+use checkvalve_protocol::admit::Trust;
+use checkvalve_protocol::id::{ChannelName, KeyId};
 use checkvalve_protocol::ticket::Loss;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::config::load_trusted;
+use crate::delivery::alarms::Alarm;
 use crate::delivery::status::Status as Deliveries;
 use crate::delivery::ticket::{LackingOf, TicketError, TicketView};
-use crate::delivery::{Delivery, RejectError, Which};
+use crate::delivery::{DecideError, Delivery, Judged, Which};
 use crate::pipeline::LinkStats;
 use crate::windows::LinkWindow;
 
@@ -35,7 +39,17 @@ pub enum Request {
         /// Most lines of a ticket.
         max_lines: usize,
     },
-    /// To read the trusted keys again; answered with how many there are.
+    /// To let a bundle come that is held; answered with a line.
+    Approve {
+        /// `CHANNEL/SEQUENCE`, or the first digits of an id.
+        bundle: String,
+    },
+    /// To undo a refusal, or to run a hook again that failed; answered with a line.
+    Retry {
+        /// `CHANNEL/SEQUENCE`, or the first digits of an id.
+        bundle: String,
+    },
+    /// To read the trusted keys again; answered with [`Judged`](crate::delivery::Judged).
     Trust,
 }
 
@@ -59,11 +73,11 @@ pub struct Status {
     pub version: String,
     /// The daemon's process.
     pub pid: u32,
-    /// When it was started, in Unix milliseconds.
-    pub started_ms: u64,
-    /// What a person should look at, a line each.
+    /// When it was started.
+    pub started_at: Stamp,
+    /// What a person should look at, the worst first.
     #[serde(default)]
-    pub alarms: Vec<String>,
+    pub alarms: Vec<Alarm>,
     /// The link.
     pub link: LinkView,
     /// Bundles, channels, sender, staging and keys.
@@ -100,8 +114,20 @@ pub struct LinkView {
     pub blocks_lost: u64,
     /// Bytes held in blocks that are not stored yet.
     pub memory: u64,
-    /// Unix time in milliseconds of the last authentic datagram; null before the first.
-    pub last_heard_ms: Option<u64>,
+    /// Those of them of bundles that nobody signed for yet.
+    #[serde(default)]
+    pub unsigned_memory: u64,
+    /// Objects under way.
+    #[serde(default)]
+    pub objects: usize,
+    /// Those of them of bundles that nobody signed for yet.
+    #[serde(default)]
+    pub unsigned_objects: usize,
+    /// Blocks under way.
+    #[serde(default)]
+    pub open_blocks: usize,
+    /// When the last authentic datagram came; null before the first.
+    pub last_heard_at: Option<Stamp>,
     /// The last minute.
     #[serde(default)]
     pub minute: LinkWindow,
@@ -116,7 +142,7 @@ pub struct LinkView {
 /// What the daemon itself adds to a [`Status`].
 #[derive(Debug, Clone)]
 pub struct About {
-    /// See [`Status::started_ms`].
+    /// When the daemon was started, in Unix milliseconds.
     pub started_ms: u64,
     /// See [`LinkView::listen`].
     pub listen: String,
@@ -126,7 +152,12 @@ pub struct About {
     pub sealed: bool,
     /// The directory of trusted keys.
     pub trusted: std::path::PathBuf,
+    /// Which of them may sign for channels that name their keys.
+    pub signers: Signers,
 }
+
+/// Keys by channel, for channels that name theirs.
+pub type Signers = BTreeMap<ChannelName, BTreeSet<KeyId>>;
 
 /// Answers a request; may wait for the disk. Errors: [`Refusal`], which the command prints and exits with.
 pub fn answer(
@@ -146,7 +177,7 @@ pub fn answer(
             let loss = loss(&stats().windows);
             let tickets = delivery.tickets(&bundles, loss, max_lines, lacking).map_err(|error| {
                 let exit = match &error {
-                    TicketError::Which(_, RejectError::Unknown) => Exit::NoInput,
+                    TicketError::Which(_, DecideError::Unknown) => Exit::NoInput,
                     TicketError::Which(..) => Exit::Usage,
                     TicketError::Complete(..) => Exit::DataErr,
                     TicketError::Disk(..) => Exit::IoErr,
@@ -160,13 +191,23 @@ pub fn answer(
             delivery.reject(&which).map_err(|error| refusal(&bundle, &error))?;
             Ok(Value::Null)
         }
-        Request::Trust => {
-            let trusted = load_trusted(&about.trusted).map_err(|e| Refusal::new(Exit::Config, e.to_string()))?;
-            let count = trusted.len();
-            delivery.set_trust(trusted, now_ms).map_err(|e| Refusal::new(Exit::from_io(&e), e.to_string()))?;
-            json(&count)
+        Request::Approve { bundle } => {
+            let which: Which = bundle.parse().map_err(|error| refusal(&bundle, &error))?;
+            json(&delivery.approve(&which).map_err(|error| refusal(&bundle, &error))?)
         }
+        Request::Retry { bundle } => {
+            let which: Which = bundle.parse().map_err(|error| refusal(&bundle, &error))?;
+            json(&delivery.retry(&which).map_err(|error| refusal(&bundle, &error))?)
+        }
+        Request::Trust => json(&reload_trust(delivery, about, now_ms)?),
     }
+}
+
+/// Reads the trusted keys again, and judges by them. Errors: a key cannot be read, and nothing changed; or the state directory.
+pub(crate) fn reload_trust(delivery: &Delivery, about: &About, now_ms: u64) -> Result<Judged, Refusal> {
+    let keys = load_trusted(&about.trusted).map_err(|e| Refusal::new(Exit::Config, e.to_string()))?;
+    let trust = Trust { keys, signers: about.signers.clone() };
+    delivery.set_trust(trust, now_ms).map_err(|e| Refusal::new(Exit::from_io(&e), e.to_string()))
 }
 
 /// What status says.
@@ -178,8 +219,8 @@ fn status(delivery: &Delivery, about: &About, stats: &LinkStats, lacking: Lackin
         daemon: "receiver".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
-        started_ms: about.started_ms,
-        alarms: alarms::of(&deliveries, &link),
+        started_at: Stamp(about.started_ms),
+        alarms: alarms::of(&deliveries, &link, delivery.noted(now_ms)),
         link,
         deliveries,
     }
@@ -207,21 +248,30 @@ fn link_view(about: &About, stats: &LinkStats) -> LinkView {
         blocks_failed: stats.blocks_failed,
         blocks_parked: stats.blocks_parked,
         blocks_lost: stats.blocks_lost,
-        memory: stats.memory,
+        memory: stats.usage.memory,
         minute: stats.windows[0],
         hour: stats.windows[1],
         day: stats.windows[2],
-        last_heard_ms: (stats.last_heard_ms > 0).then_some(stats.last_heard_ms),
+        last_heard_at: (stats.last_heard_ms > 0).then_some(Stamp(stats.last_heard_ms)),
+        unsigned_memory: stats.usage.unsigned_memory,
+        objects: stats.usage.objects,
+        unsigned_objects: stats.usage.unsigned_objects,
+        open_blocks: stats.usage.open_blocks,
     }
 }
 
-fn refusal(bundle: &str, error: &RejectError) -> Refusal {
+fn refusal(bundle: &str, error: &DecideError) -> Refusal {
     let exit = match error {
-        RejectError::Unknown => Exit::NoInput,
-        RejectError::Ambiguous | RejectError::Malformed => Exit::Usage,
-        RejectError::Over(_) => Exit::DataErr,
-        RejectError::Running => Exit::TempFail,
-        RejectError::Disk => Exit::IoErr,
+        DecideError::Unknown => Exit::NoInput,
+        DecideError::Ambiguous | DecideError::Malformed => Exit::Usage,
+        DecideError::Over(_)
+        | DecideError::NotHeld(_)
+        | DecideError::Held(_)
+        | DecideError::NothingToRetry(_)
+        | DecideError::Older(_) => Exit::DataErr,
+        DecideError::Trust(_) => Exit::NoPerm,
+        DecideError::Running => Exit::TempFail,
+        DecideError::Disk => Exit::IoErr,
     };
     Refusal::new(exit, format!("{bundle}: {error}"))
 }

@@ -2,13 +2,16 @@
 //! told, so that a simulator can drive it single-threaded; the daemon calls it from its threads.
 //!
 //! 1. The pipeline asks whether an object is wanted, and hands over its blocks ([`crate::sink::Sink`], `receive`).
-//! 2. `manifests`: announce and hashes are opened with the trusted keys; what is not trusted goes to quarantine.
+//! 2. `manifests`: announce and hashes are admitted, or change nothing; what a key signed wrong goes to quarantine. `unknown` keeps
+//!    what another trust would admit.
 //! 3. `advance`: a bundle that is whole is proven, published, written down. [`Delivery::work`] does this.
 //! 4. `install`: whose turn it is for the hook, and what became of it.
-//! 5. `watch`: beacons and time say what is incomplete or missing.
-//! 6. `operator`, `status`: what people ask and decide.
+//! 5. `beacons`, `watch`: beacons and time say what is incomplete or missing.
+//! 6. `operator`, `trusting`, `status`, `alarms`: what people ask and decide.
 
 mod advance;
+pub mod alarms;
+mod beacons;
 mod install;
 mod manifests;
 mod operator;
@@ -16,37 +19,44 @@ mod rebuild;
 mod receive;
 pub mod status;
 pub mod ticket;
+mod trusting;
+mod unknown;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use checkvalve_host::disk::Disk;
 use checkvalve_host::journal::{JournalError, Sync as Durable};
 use checkvalve_host::log::Throttle;
-use checkvalve_protocol::crypto::TrustStore;
+use checkvalve_protocol::admit::Trust;
 use checkvalve_protocol::id::{BundleId, ChannelName};
 use checkvalve_protocol::limits::MAX_MANIFEST_LEN;
+use checkvalve_protocol::manifest::Announce;
+use checkvalve_protocol::partition::Oti;
 use checkvalve_protocol::wire::ObjectKind;
 
 use crate::audit::Audit;
 use crate::hook::HookPolicy;
 use crate::inbox::{Durability, Inbox};
 use crate::ledger::file::LedgerFile;
-use crate::sink::ObjectProgress;
+use crate::sink::{ObjectProgress, StoreError};
 use crate::store::log::BootId;
-use crate::store::space::Space;
+use crate::store::space::{self, Space};
 use crate::store::{OpenError as StoreOpenError, Staged, Store};
 
 pub use install::HookRun;
-pub use operator::{RejectError, Which};
+pub use operator::{DecideError, Which};
+pub use trusting::Judged;
 
-/// Bundles at once of which data came but no announce.
-const MAX_UNANNOUNCED: usize = 16;
+/// Announces that wait for the disk at once; those of more bundles have to come again.
+const ADOPTIONS: usize = 16_384;
+/// Bytes of them.
+const ADOPTION_BYTES: usize = 32 << 20;
 /// Bundles remembered as not wanted because their sequence is over and forgotten.
 const MAX_SPURNED: usize = 4_096;
 
@@ -67,10 +77,8 @@ pub struct Settings {
     pub channels: BTreeMap<ChannelName, Policy>,
     /// A bundle of which nothing came for so long is incomplete, in milliseconds.
     pub silence_ms: u64,
-    /// Bytes of staging's disk that are left alone.
-    pub reserve: u64,
-    /// Most bytes in staging.
-    pub quota: u64,
+    /// What staging may take.
+    pub space: space::Limits,
     /// A block in which so many files begin is stored in one piece first; [`CROWD`](crate::store::CROWD).
     pub crowd: usize,
 }
@@ -82,13 +90,15 @@ pub struct Policy {
     pub hook: Option<Arc<HookPolicy>>,
     /// How long a missing bundle holds up later ones, in milliseconds. None: for ever.
     pub wait_for_missing_ms: Option<u64>,
+    /// Bytes that its unfinished bundles may take. None: four fifths of what staging may.
+    pub quota: Option<u64>,
 }
 
 /// All deliveries.
 pub struct Delivery {
     disk: Arc<dyn Disk>,
     settings: Settings,
-    trust: RwLock<TrustStore>,
+    trust: RwLock<Arc<Trust>>,
     store: Store,
     ledger: LedgerFile,
     audit: Audit,
@@ -97,14 +107,38 @@ pub struct Delivery {
     spurned: Mutex<(HashSet<BundleId>, VecDeque<BundleId>)>,
     /// Bundles whose stored blocks were given up.
     lost: Mutex<BTreeSet<BundleId>>,
+    /// Bundles that somebody signed for, and of which the data plane has not been told.
+    vouched: Mutex<Vec<BundleId>>,
+    /// Bundles in staging that nobody signed for, and when a block came last, in Unix milliseconds.
+    strays: Mutex<HashMap<BundleId, u64>>,
+    adoptions: Arc<Adoptions>,
+    unknown: Mutex<unknown::Unknown>,
+    noted: Mutex<alarms::Noted>,
+    /// Signed objects and beacons that changed nothing, by the rule that they broke.
+    discards: Mutex<Discards>,
     jobs: Jobs,
     /// Channels whose hook runs.
     running: Mutex<BTreeSet<ChannelName>>,
     waker: OnceLock<Box<dyn Fn() + Send + Sync>>,
-    heard: Mutex<watch::Heard>,
+    heard: Mutex<beacons::Heard>,
     watched: Mutex<watch::Watched>,
     now_ms: AtomicU64,
     throttle: Throttle,
+    /// Each bundle has a line; of a flood of them some do.
+    announced_log: Throttle,
+    /// Lines about states that the passing of time brings about.
+    states_log: Throttle,
+}
+
+/// Counts by rule.
+#[derive(Default)]
+struct Discards(BTreeMap<&'static str, u64>);
+
+impl Discards {
+    fn add(&mut self, rule: &'static str) {
+        let count = self.0.entry(rule).or_default();
+        *count = count.saturating_add(1);
+    }
 }
 
 /// Why deliveries cannot begin. One line each.
@@ -121,13 +155,21 @@ pub enum OpenError {
     State(io::Error),
 }
 
-/// What is known of a bundle under way beside what is on the disk.
+/// What is known of a bundle under way that somebody signed for, beside what is on the disk.
 #[derive(Default)]
 struct Live {
     announced: bool,
     hashes: bool,
+    /// The hashes came when the announce was not in memory: whether they are its, or a withdrawal, has yet to be seen.
+    unjudged: bool,
     /// Length of its data object, once announced.
     data_len: u64,
+    /// OTI of its data object, as announced; None where it has no data.
+    oti: Option<Oti>,
+    /// The announce, until the disk has it.
+    adopting: Option<Adoption>,
+    /// The hashes, until the disk has them.
+    pending_hashes: Option<PendingHashes>,
     /// When a block came last, in Unix milliseconds; 0: none since the start.
     last_ms: u64,
     progress: Option<ObjectProgress>,
@@ -135,6 +177,52 @@ struct Live {
     trouble: Option<String>,
     /// Not tried again before this, in Unix milliseconds.
     retry_ms: u64,
+}
+
+/// An announce that was admitted, and its signed bytes.
+#[derive(Clone)]
+struct Adoption {
+    announce: Arc<Announce>,
+    bytes: Arc<Vec<u8>>,
+    _place: Arc<AdoptionPlace>,
+}
+
+/// Hashes that were admitted.
+#[derive(Clone)]
+struct PendingHashes {
+    bytes: Arc<Vec<u8>>,
+    _place: Arc<AdoptionPlace>,
+}
+
+/// Announces and hashes that wait for the disk, and their bytes.
+#[derive(Default)]
+struct Adoptions {
+    count: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+/// One of them, until it is dropped.
+struct AdoptionPlace(Arc<Adoptions>, usize);
+
+impl AdoptionPlace {
+    /// None: there are too many.
+    fn take(adoptions: &Arc<Adoptions>, bytes: usize) -> Option<Self> {
+        let held = adoptions.bytes.load(Ordering::Relaxed);
+        let fits = adoptions.count.load(Ordering::Relaxed) < ADOPTIONS
+            && held.saturating_add(bytes) <= ADOPTION_BYTES.max(bytes);
+        fits.then(|| {
+            adoptions.count.fetch_add(1, Ordering::Relaxed);
+            adoptions.bytes.fetch_add(bytes, Ordering::Relaxed);
+            Self(Arc::clone(adoptions), bytes)
+        })
+    }
+}
+
+impl Drop for AdoptionPlace {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, Ordering::Relaxed);
+        self.0.bytes.fetch_sub(self.1, Ordering::Relaxed);
+    }
 }
 
 /// Work that may take long.
@@ -156,7 +244,7 @@ impl Delivery {
     pub fn open(
         disk: Arc<dyn Disk>,
         settings: Settings,
-        trust: TrustStore,
+        trust: Trust,
         boot: BootId,
         now_ms: u64,
     ) -> Result<Self, OpenError> {
@@ -166,7 +254,7 @@ impl Delivery {
             tracing::warn!(torn_bytes = recovered.torn_bytes, corrupt = ?recovered.corrupt, "ledger was damaged");
         }
         let audit = Audit::open(&disk, &settings.state.join("audit.jsonl")).map_err(OpenError::State)?;
-        let space = Space::new(settings.reserve, settings.quota);
+        let space = Space::new(settings.space);
         let store = Store::open(Arc::clone(&disk), &settings.staging, boot, space, settings.crowd)?;
         let manifests = settings.state.join("manifests");
         disk.create_dir_all(&manifests, 0o750).map_err(OpenError::State)?;
@@ -181,7 +269,7 @@ impl Delivery {
         let this = Self {
             disk,
             settings,
-            trust: RwLock::new(TrustStore::new()),
+            trust: RwLock::default(),
             store,
             ledger,
             audit,
@@ -189,6 +277,12 @@ impl Delivery {
             lives: Mutex::default(),
             spurned: Mutex::default(),
             lost: Mutex::default(),
+            vouched: Mutex::default(),
+            strays: Mutex::default(),
+            adoptions: Arc::default(),
+            unknown: Mutex::default(),
+            noted: Mutex::default(),
+            discards: Mutex::default(),
             jobs: Jobs::default(),
             running: Mutex::default(),
             waker: OnceLock::new(),
@@ -196,7 +290,10 @@ impl Delivery {
             watched: Mutex::default(),
             now_ms: AtomicU64::new(now_ms),
             throttle: Throttle::new(20, 60_000),
+            announced_log: Throttle::new(600, 60_000),
+            states_log: Throttle::new(60, 60_000),
         };
+        this.ledger.lock().configure(this.settings.channels.keys().cloned());
         // Empty is also what is lost; where nothing ever came the audit trail has nothing either.
         if damaged || this.ledger.lock().entries().next().is_none() {
             let rebuilt = this.rebuild().map_err(OpenError::State)?;
@@ -246,6 +343,17 @@ impl Delivery {
     /// The last thing before the process ends: what is known is written down.
     pub fn tick_last(&self, now_ms: u64) {
         self.now_ms.store(now_ms, Ordering::Relaxed);
+        let waits =
+            |(id, live): (&BundleId, &Live)| (live.adopting.is_some() || live.pending_hashes.is_some()).then_some(*id);
+        let waiting: Vec<BundleId> = self.lives().iter().filter_map(waits).collect();
+        for id in waiting {
+            let Some(staged) = self.begin(id) else { continue };
+            let _alone = staged.advancing.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Err(error) = self.adopt(&staged) {
+                tracing::warn!(bundle = %id, %error, "what came last is not kept");
+            }
+        }
+        self.ledger.lock().keep_counters();
         self.save();
     }
 
@@ -253,30 +361,37 @@ impl Delivery {
     fn recover(&self) {
         for staged in self.store.all() {
             let id = staged.id;
-            let state = self.ledger.lock().entry(id).map(|entry| entry.state);
-            if state.is_some_and(|state| !state.is_open()) {
+            let known = self.ledger.lock().entry(id).map(|entry| entry.state);
+            if known.is_some_and(|state| !state.is_open()) {
                 self.discard(id);
                 continue;
             }
             if matches!(self.adopt_published(&staged), Ok(true)) {
                 continue;
             }
-            self.ledger.lock().seen(id, self.now());
-            self.lives().entry(id).or_default();
+            // Until something counts that is of it.
+            self.strays.lock().unwrap_or_else(PoisonError::into_inner).insert(id, self.now());
+            if known.is_some() {
+                self.lives().entry(id).or_default();
+                self.vouch(id, None);
+            }
             for kind in [ObjectKind::Announce, ObjectKind::Hashes] {
-                match self.store.object(&staged, kind, MAX_MANIFEST_LEN as u64) {
-                    Ok(None) => {}
-                    // It was kept without waiting for the disk: a power cut may have left anything.
-                    Ok(Some(bytes)) if !self.is_intact(id, kind, &bytes) => {
-                        tracing::warn!(bundle = %id, ?kind, "a signed object in staging is damaged and has to come again");
-                    }
-                    Ok(Some(bytes)) => {
-                        if let Err(error) = self.take_object(&staged, kind, &bytes) {
-                            self.trouble(id, &error.to_string());
-                        }
+                // They were kept without waiting for the disk: a power cut may have left anything.
+                let taken = match self.store.object(&staged, kind, MAX_MANIFEST_LEN as u64) {
+                    Ok(None) => Ok(()),
+                    Ok(Some(bytes)) => self.take_object(id, kind, &bytes),
+                    Err(error) => Err(error.into()),
+                };
+                match taken {
+                    Ok(()) => {}
+                    Err(StoreError::Refused) => {
+                        tracing::warn!(bundle = %id, ?kind, "a signed object in staging does not count and has to come again");
                     }
                     Err(error) => self.trouble(id, &error.to_string()),
                 }
+            }
+            if let Err(error) = self.adopt(&staged) {
+                self.trouble(id, &error.to_string());
             }
             self.sleep(&staged);
             self.enqueue(Job::Advance(id));
@@ -284,21 +399,6 @@ impl Delivery {
         self.finish_withdrawals();
         if let Err(error) = self.ledger.save(Durable::No) {
             tracing::error!(%error, "ledger cannot be written");
-        }
-    }
-
-    /// Whether an object that was kept is what was kept.
-    fn is_intact(&self, id: BundleId, kind: ObjectKind, bytes: &[u8]) -> bool {
-        let trust = self.trust.read().unwrap_or_else(PoisonError::into_inner);
-        match kind {
-            ObjectKind::Announce => {
-                let known = self.ledger.lock().entry(id).and_then(|entry| entry.announce);
-                known.map_or_else(
-                    || checkvalve_protocol::manifest::Announce::open(bytes, &trust).is_ok(),
-                    |digest| blake3::hash(bytes) == digest,
-                )
-            }
-            _ => checkvalve_protocol::manifest::Hashes::open(bytes, &trust).is_ok(),
         }
     }
 
@@ -312,6 +412,21 @@ impl Delivery {
 
     fn policy(&self, channel: &ChannelName) -> Policy {
         self.settings.channels.get(channel).cloned().unwrap_or_default()
+    }
+
+    /// What the bundles of a channel may take: one does not shut out the others.
+    fn share(&self, channel: &ChannelName) -> space::Share {
+        const PART: u64 = 5;
+        // Where there is but one, nobody else needs what it leaves.
+        let part = if self.ledger.lock().channels().count() > 1 { PART - 1 } else { PART };
+        let space = self.store.space();
+        let limits = space.limits();
+        let most = space.staged().saturating_add(space.free().saturating_sub(limits.reserve)).min(limits.quota);
+        let bytes = self.settings.channels.get(channel).and_then(|policy| policy.quota);
+        space::Share {
+            bytes: bytes.unwrap_or((most / PART).saturating_mul(part)),
+            files: (limits.files / PART).saturating_mul(part),
+        }
     }
 
     fn enqueue(&self, job: Job) {
@@ -354,9 +469,16 @@ impl Delivery {
         });
     }
 
-    /// Removes what staging has of a bundle that came to an end.
+    /// Removes what staging and the data plane have of a bundle that came to an end, or has to come again.
     fn discard(&self, id: BundleId) {
+        self.clean_up(id);
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+    }
+
+    /// Removes what staging has of a bundle that is published.
+    fn clean_up(&self, id: BundleId) {
         self.lives().remove(&id);
+        self.strays.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         if let Err(error) = self.store.remove(id) {
             tracing::warn!(bundle = %id, %error, "staging cannot be cleaned; the next start does it");
         }

@@ -13,11 +13,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use checkvalve_host::disk::{Disk, Kind, read_all, write_atomic};
-use checkvalve_protocol::crypto::TrustStore;
+use checkvalve_host::disk::{Disk, DiskFile, Kind, read_all, write_atomic};
+use checkvalve_host::json::Stamp;
+use checkvalve_protocol::admit::{Trust, Verdict, admit, admit_hashes};
 use checkvalve_protocol::id::{BundleId, ChannelName};
 use checkvalve_protocol::limits::MAX_MANIFEST_LEN;
-use checkvalve_protocol::manifest::{Announce, EntryKind, Hashes, ManifestError, Outcome};
+use checkvalve_protocol::manifest::{Announce, EntryKind, ManifestError, Opened, Outcome};
 use serde::{Deserialize, Serialize};
 
 use crate::store::tree::Tree;
@@ -47,6 +48,17 @@ pub enum FinishError {
     /// What was written may be lost although it can be read, and no later sync tells.
     #[error("sync: {0}")]
     Sync(#[source] io::Error),
+}
+
+/// Why the recorded manifest of a bundle cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// It cannot be read.
+    #[error("{0}")]
+    Disk(#[from] io::Error),
+    /// No key that is trusted now signed it.
+    #[error("{0}")]
+    Manifest(#[from] ManifestError),
 }
 
 /// Where published and refused bundles go.
@@ -96,8 +108,8 @@ pub struct Reason {
     pub reason: String,
     /// The key that signed it, if a trusted one did, or the one that it names.
     pub signer: Option<String>,
-    /// When, in Unix milliseconds.
-    pub at_ms: u64,
+    /// When.
+    pub at: Stamp,
 }
 
 impl Inbox {
@@ -135,21 +147,21 @@ impl Inbox {
         tree.create_directories()?;
         let entries = &tree.announce().entries;
         for (_, span) in tree.files().iter().enumerate().filter(|&(index, _)| !tree.is_finished(index)) {
-            let entry = &entries[span.entry as usize];
-            let (path, EntryKind::File { mode, .. }) = (tree.root().join(entry.path.as_path()), &entry.kind) else {
+            let entry = entries.at(span.entry as usize);
+            let (path, EntryKind::File { mode, .. }) = (tree.root().join(entry.path.as_path()), entry.kind) else {
                 unreachable!("spans are of files")
             };
             if span.size == 0 {
-                match disk.create_new(&path, u32::from(*mode)) {
+                match disk.create_new(&path, u32::from(mode)) {
                     Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.into()),
                     _ => {}
                 }
             }
-            disk.set_mode(&path, u32::from(*mode))?;
+            disk.set_mode(&path, u32::from(mode))?;
             disk.set_mtime(&path, entry.mtime.secs, entry.mtime.nanos)?;
         }
         for entry in entries {
-            if let EntryKind::Symlink { target } = &entry.kind {
+            if let EntryKind::Symlink { target } = entry.kind {
                 let path = tree.root().join(entry.path.as_path());
                 if let Err(error) = disk.symlink(target.as_bytes(), &path) {
                     if error.kind() != io::ErrorKind::AlreadyExists {
@@ -162,8 +174,8 @@ impl Inbox {
             }
         }
         if self.durability == Durability::Fsync {
-            for span in tree.files() {
-                let path = tree.root().join(entries[span.entry as usize].path.as_path());
+            for span in tree.files().iter() {
+                let path = tree.root().join(entries.at(span.entry as usize).path.as_path());
                 self.sync_file(&path).map_err(FinishError::Sync)?;
             }
         }
@@ -181,18 +193,26 @@ impl Inbox {
         Ok(disk.set_mode(tree.root(), 0o755)?)
     }
 
-    /// Step 2.
-    pub fn record(&self, place: &Place, announce: &[u8], hashes: &[u8]) -> io::Result<()> {
-        for (path, bytes) in self.manifest_paths(place).iter().zip([announce, hashes]) {
+    /// Step 2. `announce` and `hashes` are the files of the signed objects.
+    pub fn record(&self, place: &Place, announce: &Path, hashes: &Path) -> io::Result<()> {
+        let disk = self.disk.as_ref();
+        for (path, from) in self.manifest_paths(place).iter().zip([announce, hashes]) {
             let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-            self.disk.create_dir_all(dir, 0o750)?;
-            if self.durability == Durability::Fsync {
-                write_atomic(self.disk.as_ref(), path, bytes, 0o640)?;
-                continue;
-            }
-            match self.disk.remove_file(path) {
+            disk.create_dir_all(dir, 0o750)?;
+            // Without an fsync of its own it is as durable as the rest: once all is synced, before the bundle is published.
+            let whole = self.durability == Durability::Fsync;
+            let to = if whole { path.with_extension("part") } else { path.clone() };
+            match disk.remove_file(&to) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => self.disk.create_new(path, 0o640)?.write_all_at(bytes, 0)?,
+                _ => {}
+            }
+            let source = disk.open_read(from)?;
+            let copy = disk.create_new(&to, 0o640)?;
+            copy_file(source.as_ref(), copy.as_ref())?;
+            if whole {
+                copy.sync_all()?;
+                disk.rename(&to, path)?;
+                disk.sync_dir(dir)?;
             }
         }
         Ok(())
@@ -202,7 +222,7 @@ impl Inbox {
     pub fn settle(&self, tree: &Tree) -> io::Result<()> {
         match self.durability {
             // What is no directory that can be opened, and no file, can only be synced with all the rest.
-            Durability::Fsync if tree.announce().entries.iter().all(|entry| can_be_synced(&entry.kind)) => {
+            Durability::Fsync if tree.announce().entries.iter().all(|entry| can_be_synced(entry.kind)) => {
                 self.disk.sync_dir(tree.root())
             }
             Durability::Fsync | Durability::Syncfs => {
@@ -247,6 +267,18 @@ impl Inbox {
         Ok((read(&announce)?, read(&hashes)?))
     }
 
+    /// Opens the recorded manifest of a published bundle: its announce, and the hashes of its files in order. One after the other,
+    /// so that neither's signed bytes are in memory for longer than they are read.
+    pub fn manifest(&self, place: &Place, trust: &Trust) -> Result<(Announce, Vec<[u8; 32]>), RecordError> {
+        let [announce, hashes] = self.manifest_paths(place);
+        let read = |path: &Path| read_all(self.disk.as_ref(), path, MAX_MANIFEST_LEN as u64);
+        let refused = |verdict: Verdict| RecordError::Manifest(verdict.error().clone());
+        let announce = admit(place.id, &read(&announce)?, None, trust).map_err(refused)?.announce;
+        let Opened { value, signer, digest, .. } = announce;
+        let outcome = admit_hashes(&value, signer, &digest, &read(&hashes)?, trust).map_err(refused)?.outcome;
+        Ok((value, files_of(Some(outcome))))
+    }
+
     /// Removes the record of a bundle that nobody needs any more.
     pub fn forget(&self, place: &Place) -> io::Result<()> {
         for path in self.manifest_paths(place) {
@@ -272,6 +304,37 @@ impl Inbox {
             self.disk.sync_dir(parent)?;
         }
         self.disk.sync_dir(&self.quarantine)
+    }
+
+    /// Moves what [`Inbox::withdraw`] moved back to the inbox, and forgets why it was moved. False: there is nothing to move. May be
+    /// done again.
+    pub fn put_back(&self, place: &Place, channel: &ChannelName) -> io::Result<bool> {
+        let (to, dir) = (self.path(channel, place.sequence), self.quarantine_path(place));
+        let content = dir.join("content");
+        let missing = |result: io::Result<()>| match result {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            other => other.map(|()| true),
+        };
+        let moved = match self.disk.rename_noreplace(&content, &to) {
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                // As large as it is: whoever watches the inbox sees all of it at once.
+                let part = self.staging.join(format!("returning-{}", place.id));
+                missing(self.disk.remove_tree(&part))?;
+                copy_tree(self.disk.as_ref(), &content, &part)?;
+                self.disk.sync_fs(&part)?;
+                self.disk.rename_noreplace(&part, &to)?;
+                true
+            }
+            result => missing(result)?,
+        };
+        if moved {
+            self.keep_names(channel)?;
+        }
+        missing(self.disk.remove_tree(&dir))?;
+        if let Some(parent) = dir.parent() {
+            missing(self.disk.sync_dir(parent))?;
+        }
+        Ok(moved)
     }
 
     /// Moves a published bundle to `content` in its quarantine directory. May be done again.
@@ -329,29 +392,43 @@ fn is_readable(mode: u16) -> bool {
     mode & 0o400 != 0
 }
 
-fn can_be_synced(kind: &EntryKind) -> bool {
+fn can_be_synced<T>(kind: EntryKind<T>) -> bool {
     match kind {
         EntryKind::File { .. } => true,
-        EntryKind::Directory { mode } => is_readable(*mode),
+        EntryKind::Directory { mode } => is_readable(mode),
         EntryKind::Symlink { .. } => false,
     }
 }
 
-/// Opens the recorded manifest of a published bundle. Errors: as [`Announce::open`], [`Hashes::open`] and
-/// [`Opened::belongs_to`](checkvalve_protocol::manifest::Opened::belongs_to).
+/// Opens the recorded manifest of a published bundle. Errors: as [`admit`].
 pub fn open_record(
+    bundle: BundleId,
     announce: &[u8],
     hashes: &[u8],
-    trust: &TrustStore,
+    trust: &Trust,
 ) -> Result<(Announce, Vec<[u8; 32]>), ManifestError> {
-    let announce = Announce::open(announce, trust)?;
-    let hashes = Hashes::open(hashes, trust)?;
-    hashes.belongs_to(&announce)?;
-    let files = match hashes.value.outcome {
-        Outcome::Complete { files } => files,
-        Outcome::Withdrawn { .. } => Vec::new(),
-    };
-    Ok((announce.value, files))
+    let admitted = admit(bundle, announce, Some(hashes), trust).map_err(|verdict| verdict.error().clone())?;
+    Ok((admitted.announce.value, files_of(admitted.outcome)))
+}
+
+fn files_of(outcome: Option<Outcome>) -> Vec<[u8; 32]> {
+    match outcome {
+        Some(Outcome::Complete { files }) => files,
+        Some(Outcome::Withdrawn { .. }) | None => Vec::new(),
+    }
+}
+
+fn copy_file(from: &dyn DiskFile, to: &dyn DiskFile) -> io::Result<()> {
+    let (mut buf, mut at) = (vec![0; COPY], 0);
+    loop {
+        match from.read_at(&mut buf, at)? {
+            0 => return Ok(()),
+            n => {
+                to.write_all_at(&buf[..n], at)?;
+                at += n as u64;
+            }
+        }
+    }
 }
 
 /// Copies a tree of files, directories and symlinks with modes and times.
@@ -370,14 +447,7 @@ fn copy_tree(disk: &dyn Disk, from: &Path, to: &Path) -> io::Result<()> {
         }
         _ => {
             let (source, copy) = (disk.open_read(from)?, disk.create_new(to, meta.mode)?);
-            let (mut buf, mut at) = (vec![0; COPY], 0);
-            loop {
-                match source.read_at(&mut buf, at)? {
-                    0 => break,
-                    n => copy.write_all_at(&buf[..n], at)?,
-                }
-                at = copy.len()?;
-            }
+            copy_file(source.as_ref(), copy.as_ref())?;
         }
     }
     disk.set_mtime(to, meta.mtime.secs, meta.mtime.nanos)

@@ -261,7 +261,7 @@ mod tests {
 
     fn reassembly(path: &Path) -> Reassembly {
         let seconds = Duration::from_secs(9);
-        let limits = Limits { memory: 1 << 20, objects: 4, idle: seconds, ask_again: seconds };
+        let limits = Limits { objects: 4, idle: seconds, ask_again: seconds, ..Limits::new(1 << 20) };
         Reassembly::with_memory(limits, Box::new(Lasting::create(path, BOOT, limits.memory).unwrap()))
     }
 
@@ -271,7 +271,7 @@ mod tests {
             let symbol = Symbol { bundle: BundleId(bundle), kind: ObjectKind::Data, sbn: 0, esi, oti };
             let counter = bundle * 1_000 + u64::from(esi);
             let header = Header { sealed: true, session: SessionId(1), counter, content: Content::Symbol(symbol) };
-            let mut want = |_: &Symbol| Wanted::Yes { have: Default::default(), parked: Vec::new() };
+            let mut want = |_: &Symbol| Wanted::Yes { have: Default::default(), parked: Vec::new(), signed: true };
             reassembly.handle(Time(counter), &header, &[esi as u8; 64], &mut want).unwrap();
         }
     }

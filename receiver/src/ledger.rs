@@ -8,28 +8,50 @@ mod entry;
 pub mod file;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::RangeInclusive;
 
 pub use channel::{Channel, Next};
+use checkvalve_protocol::beacon::Beacon;
+use checkvalve_protocol::beacon::order::{Known, Order};
 use checkvalve_protocol::id::{BundleId, ChannelName, KeyId};
-use checkvalve_protocol::limits::MAX_CHANNELS;
-pub use entry::{Announced, Conflict, Entry, Heard, Signer, Standing, State};
+use checkvalve_protocol::limits::{MAX_CHANNELS, MAX_TRANSFER_LENGTH};
+pub use entry::{Announced, Conflict, Entry, Heard, Hold, Signer, Standing, State};
 
 /// Ended bundles that are remembered per channel; of older ones only that their sequences are over.
 pub const HISTORY: usize = 10_000;
 /// Bundles per channel of which nothing but beacons told that are remembered by name.
 pub const HEARD_ONLY: usize = 4_096;
-/// Bundles without a trusted signature that are remembered (and kept in quarantine).
-pub const UNTRUSTED: usize = 256;
+/// Bundles that are remembered (and kept in quarantine) of which nothing counted.
+pub const REFUSED: usize = 1_000;
+/// Bundles that are held.
+pub const HELD: usize = 256;
+/// How often the counters of senders are written down, in milliseconds.
+const COUNTED_MS: u64 = 60_000;
+/// Announced bundles that may claim one sequence.
+const MOST_CLAIMS: usize = 8;
+/// Channels that the config does not name, of one key.
+const CHANNELS_OF_KEY: usize = 16;
+/// Announced bundles of one channel that are under way.
+pub const MOST_OPEN: usize = 4_096;
 
 /// All bundles and channels.
 #[derive(Default)]
 pub struct Ledger {
     entries: HashMap<BundleId, Entry>,
     channels: BTreeMap<ChannelName, Channel>,
+    /// Channels that the config names.
+    configured: BTreeSet<ChannelName>,
+    /// Channels of which only beacons tell, and which the config does not name: not written down.
+    heard_of: BTreeSet<ChannelName>,
     /// Those still to be received.
     open: BTreeSet<BundleId>,
     changed: BTreeSet<BundleId>,
     changed_channels: BTreeSet<ChannelName>,
+    /// What is known of the sender that has a key.
+    senders: BTreeMap<KeyId, Known>,
+    changed_senders: BTreeSet<KeyId>,
+    /// When the counters of senders were written down last, in Unix milliseconds.
+    counted_ms: u64,
 }
 
 impl Ledger {
@@ -92,7 +114,7 @@ impl Ledger {
         self.entries.get(&id)
     }
 
-    /// Data of a bundle arrived; nothing else need be known of it.
+    /// A bundle is known; nothing else need be known of it.
     pub fn seen(&mut self, id: BundleId, now_ms: u64) {
         if !self.entries.contains_key(&id) {
             self.insert(Entry::new(id, now_ms));
@@ -102,7 +124,7 @@ impl Ledger {
     /// What is known of a bundle from elsewhere, after the ledger was damaged. False: its sequence is forgotten, or another's.
     pub fn relearn(&mut self, entry: Entry) -> bool {
         let (id, sequence) = (entry.id, entry.sequence);
-        let Some(name) = entry.channel.clone().filter(|name| self.ensure_channel(name)) else { return false };
+        let Some(name) = entry.channel.clone().filter(|name| self.ensure_channel(name, true)) else { return false };
         let holder = self.at(&name, sequence).filter(|holder| holder.id != id).map(|holder| holder.standing);
         let is_over = self.channels.get(&name).is_some_and(|channel| channel.is_over(sequence));
         if is_over || holder == Some(Standing::Signed) {
@@ -117,7 +139,7 @@ impl Ledger {
         true
     }
 
-    /// A trusted announce arrived. Errors: it is not accepted, and nothing changed.
+    /// An announce that counts arrived. Errors: it is not accepted, and nothing changed.
     pub fn announced(&mut self, a: Announced, now_ms: u64) -> Result<(), Conflict> {
         let over = || Conflict::Over { channel: a.channel.clone(), sequence: a.sequence };
         if let Some(entry) = self.entries.get(&a.id) {
@@ -128,21 +150,30 @@ impl Ledger {
                 return Err(over());
             }
         }
-        if !self.channels.contains_key(&a.channel) && self.channels.len() >= MAX_CHANNELS {
+        if let Some(channel) = self.channels.get(&a.channel) {
+            if channel.is_over(a.sequence) {
+                return Err(over());
+            }
+            if channel.is_jump(a.sequence) {
+                let newest = channel.newest();
+                return Err(Conflict::Jump { channel: a.channel, sequence: a.sequence, newest });
+            }
+            let others = channel.claims(a.sequence).iter().filter(|id| **id != a.id);
+            let signed = others.filter_map(|id| self.entries.get(id)).filter(|e| e.standing == Standing::Signed);
+            let signed: Vec<&Entry> = signed.collect();
+            let taken = signed.iter().find(|e| e.published).or_else(|| signed.get(MOST_CLAIMS - 1));
+            if let Some(holder) = taken.map(|e| e.id) {
+                return Err(Conflict::SequenceTaken { channel: a.channel, sequence: a.sequence, holder });
+            }
+        }
+        let is_known = self.entries.get(&a.id).is_some_and(|entry| entry.standing == Standing::Signed);
+        if !is_known && self.open_of(&a.channel) >= MOST_OPEN {
+            return Err(Conflict::Crowded);
+        }
+        if self.has_many_channels(a.signer.key, &a.channel) || !self.ensure_channel(&a.channel, true) {
             return Err(Conflict::Channels);
         }
-        if let Some(holder) = self.at(&a.channel, a.sequence)
-            && holder.id != a.id
-            && holder.standing == Standing::Signed
-        {
-            return Err(Conflict::SequenceTaken { channel: a.channel, sequence: a.sequence, holder: holder.id });
-        }
-        let channel = self.channels.entry(a.channel.clone()).or_default();
-        if channel.is_over(a.sequence) {
-            return Err(over());
-        }
-        channel.on_wire(a.sequence);
-        self.changed_channels.insert(a.channel.clone());
+        self.change_channel(&a.channel, |channel| channel.on_wire(a.sequence));
         self.release(a.id, &a.channel, a.sequence);
         self.seen(a.id, now_ms);
         self.change(a.id, now_ms, |entry| {
@@ -153,64 +184,130 @@ impl Ledger {
             entry.standing = Standing::Signed;
             entry.signer = Some(a.signer);
             entry.announce = Some(a.digest);
+            entry.hold = None;
+            if entry.state == State::Held {
+                entry.state = State::Receiving;
+            }
         });
         self.take_slot(a.id, &a.channel, a.sequence);
         Ok(())
     }
 
-    /// Writes down an untrusted bundle that went to quarantine: what it claims never takes the place of anything
-    /// better. False: [`UNTRUSTED`] of them are remembered already, and nothing changed.
-    pub fn claimed(&mut self, mut entry: Entry) -> bool {
-        match self.entries.get(&entry.id).map(|old| old.standing) {
-            Some(Standing::Signed) => return false,
-            Some(Standing::Claimed) => {}
-            _ if self.entries.values().filter(|e| e.standing == Standing::Claimed).count() >= UNTRUSTED => {
+    /// Announced bundles of a channel that are under way.
+    fn open_of(&self, channel: &ChannelName) -> usize {
+        let open = self.open.iter().filter_map(|id| self.entries.get(id));
+        open.filter(|e| e.standing == Standing::Signed && e.channel.as_ref() == Some(channel)).count()
+    }
+
+    /// Whether a channel would be one too many of those that the config does not name, for its key: others find theirs, too.
+    fn has_many_channels(&self, key: KeyId, channel: &ChannelName) -> bool {
+        if self.configured.contains(channel) || self.channels.contains_key(channel) && !self.heard_of.contains(channel)
+        {
+            return false;
+        }
+        let signed = self.entries.values().filter(|e| e.standing == Standing::Signed && e.state != State::Held);
+        let its = signed.filter(|e| e.signer.as_ref().is_some_and(|signer| signer.key == key));
+        let names: BTreeSet<&ChannelName> = its.filter_map(|e| e.channel.as_ref()).collect();
+        names.into_iter().filter(|name| !self.configured.contains(*name)).count() >= CHANNELS_OF_KEY
+    }
+
+    /// Whether what is complete may be published, or another bundle of its sequence was. The answer takes effect at once: it has the
+    /// sequence from now on. Errors: the bundle that has it.
+    pub fn win(&mut self, id: BundleId) -> Result<(), BundleId> {
+        let Some(entry) = self.entries.get(&id) else { return Ok(()) };
+        let (Some(name), sequence) = (entry.channel.clone(), entry.sequence) else { return Ok(()) };
+        let Some(channel) = self.channels.get_mut(&name) else { return Ok(()) };
+        let others = channel.claims(sequence).iter().filter(|other| **other != id);
+        if let Some(holder) = others.filter_map(|id| self.entries.get(id)).find(|e| e.published) {
+            return Err(holder.id);
+        }
+        channel.win_slot(sequence, id);
+        Ok(())
+    }
+
+    /// Another bundle that was announced for the same sequence, if one is whole or still to come.
+    #[must_use]
+    pub fn rival(&self, id: BundleId) -> Option<BundleId> {
+        let entry = self.entries.get(&id)?;
+        let claims = self.channels.get(entry.channel.as_ref()?)?.claims(entry.sequence);
+        claims.iter().find(|other| **other != id && self.entries.contains_key(other)).copied()
+    }
+
+    /// Writes down a bundle that is held: it takes nobody's place. False: [`HELD`] are held already.
+    pub fn hold(&mut self, mut entry: Entry, hold: Hold) -> bool {
+        let known = self.entries.get(&entry.id).is_some_and(|e| e.state == State::Held);
+        if !known && self.entries.values().filter(|e| e.state == State::Held).count() >= HELD {
+            return false;
+        }
+        self.forget(entry.id);
+        (entry.state, entry.hold) = (State::Held, Some(hold));
+        self.insert(entry);
+        true
+    }
+
+    /// Writes down a bundle that is refused for what a key signed. False: [`REFUSED`] are remembered already that nothing else is
+    /// known of, and nothing changed.
+    pub fn refused(&mut self, mut entry: Entry) -> bool {
+        if let Some(known) = self.entries.get(&entry.id) {
+            if !known.state.is_open() && known.state != State::Held {
                 return false;
             }
-            _ => {}
+            if known.standing == Standing::Signed {
+                // Its announce is good; what came now is not.
+                let change = |e: &mut Entry| {
+                    e.state = State::Quarantined;
+                    (e.rule, e.reason) = (entry.rule.clone(), entry.reason.clone());
+                };
+                self.change(entry.id, entry.changed_ms, change);
+                return true;
+            }
         }
-        if let Some(old) = self.entries.get(&entry.id)
-            && old.standing == Standing::Heard
-            && old.channel.is_some()
-        {
-            (entry.channel, entry.sequence) = (old.channel.clone(), old.sequence);
+        let refused = |e: &&Entry| e.state == State::Quarantined && e.announce.is_none();
+        if self.entries.values().filter(refused).count() >= REFUSED {
+            return false;
         }
-        entry.standing = Standing::Claimed;
-        let (id, sequence) = (entry.id, entry.sequence);
-        let channel = entry.channel.clone();
+        self.forget(entry.id);
+        entry.state = State::Quarantined;
+        let (id, sequence, channel) = (entry.id, entry.sequence, entry.channel.clone());
         self.insert(entry);
-        if let Some(channel) = channel
-            && self.channels.contains_key(&channel)
-            && self.at(&channel, sequence).is_none()
-        {
+        if let Some(channel) = channel.filter(|channel| sequence > 0 && self.is_near(channel, sequence)) {
             self.take_slot(id, &channel, sequence);
         }
         true
     }
 
-    /// Forgives bundles that were quarantined because `key` was not trusted: they may come again.
-    pub fn trusted(&mut self, key: KeyId, now_ms: u64) {
-        let forgiven: Vec<BundleId> =
-            self.entries.values().filter(|e| e.untrusted == Some(key)).map(|e| e.id).collect();
-        for id in forgiven {
-            self.change(id, now_ms, |entry| {
-                entry.untrusted = None;
-                entry.standing = Standing::Heard;
-                entry.state = State::Missing;
-                entry.reason = Some(format!("key {key} is trusted now: to be sent again"));
-            });
+    /// Everything is forgotten that refused a bundle: it is received again, or published.
+    pub fn retry(&mut self, id: BundleId, now_ms: u64) {
+        self.change(id, now_ms, |entry| {
+            entry.state = State::Missing;
+            (entry.rule, entry.hold, entry.spoilt) = (None, None, 0);
+            entry.reason = Some("an operator asked for it again".into());
+        });
+    }
+
+    /// Gives a bundle its place in its channel again, after an operator decided that it may have it.
+    pub fn place(&mut self, id: BundleId) {
+        let Some(entry) = self.entries.get(&id) else { return };
+        let (Some(name), sequence) = (entry.channel.clone(), entry.sequence) else { return };
+        if sequence > 0 && self.is_near(&name, sequence) {
+            self.change_channel(&name, |channel| channel.begun(sequence));
+            self.take_slot(id, &name, sequence);
         }
     }
 
-    /// Gives up a sequence of which not even the bundle's id is known. False: it is known, or over.
-    pub fn reject_unknown(&mut self, name: &ChannelName, sequence: u64) -> bool {
-        let Some(channel) = self.channels.get_mut(name) else { return false };
-        if channel.slot(sequence).is_some() || !channel.is_expected(sequence) || sequence > channel.newest() {
-            return false;
-        }
-        channel.reject(sequence);
-        self.changed_channels.insert(name.clone());
-        true
+    /// An operator says that sequences of a channel up to this one are in use.
+    pub fn allow(&mut self, name: &ChannelName, sequence: u64) {
+        self.change_channel(name, |channel| channel.allow(sequence));
+    }
+
+    /// Whether a sequence is one that a channel which exists may have.
+    fn is_near(&self, name: &ChannelName, sequence: u64) -> bool {
+        self.channels.get(name).is_some_and(|channel| !channel.is_jump(sequence) && !channel.is_over(sequence))
+    }
+
+    /// Gives up those sequences of which not even the bundle's id is known. False: there are none.
+    pub fn reject_unknown(&mut self, name: &ChannelName, sequences: RangeInclusive<u64>) -> bool {
+        self.change_channel(name, |channel| channel.reject(sequences)).unwrap_or_default()
     }
 
     /// Changes a channel. None: there is no such channel.
@@ -236,34 +333,87 @@ impl Ledger {
         self.channels.values_mut().for_each(|channel| channel.clock_went_back(now_ms));
     }
 
-    /// Makes sure that a channel exists. False: there are [`MAX_CHANNELS`] already.
-    pub fn ensure_channel(&mut self, name: &ChannelName) -> bool {
-        if !self.channels.contains_key(name) {
-            if self.channels.len() >= MAX_CHANNELS {
-                return false;
-            }
-            self.channels.insert(name.clone(), Channel::default());
-            self.changed_channels.insert(name.clone());
+    /// Names the channels of the config: they always have their place.
+    pub fn configure(&mut self, names: impl IntoIterator<Item = ChannelName>) {
+        self.configured = names.into_iter().collect();
+        for name in self.configured.clone() {
+            self.channels.entry(name).or_default();
         }
+    }
+
+    /// Makes sure that a channel exists, for a bundle that was announced or for what a beacon says. False: there are
+    /// [`MAX_CHANNELS`] of that kind already that the config does not name. What only a beacon tells of is not written down.
+    pub fn ensure_channel(&mut self, name: &ChannelName, announced: bool) -> bool {
+        if self.channels.contains_key(name) && !(announced && self.heard_of.contains(name)) {
+            return true;
+        }
+        let configured = self.configured.contains(name);
+        let heard_of = self.heard_of.len();
+        let others =
+            self.channels.keys().filter(|name| !self.configured.contains(*name)).count().saturating_sub(heard_of);
+        if !configured && (if announced { others } else { heard_of }) >= MAX_CHANNELS {
+            return false;
+        }
+        if announced || configured {
+            self.heard_of.remove(name);
+            self.changed_channels.insert(name.clone());
+        } else {
+            self.heard_of.insert(name.clone());
+        }
+        self.channels.entry(name.clone()).or_default();
         true
+    }
+
+    /// Takes a beacon that a trusted key signed, and says what it is. Its session and epoch are to be made durable at once, its
+    /// counter now and then: until it is, a beacon of the last minute may be news again after a crash.
+    pub fn hear(&mut self, signer: KeyId, beacon: &Beacon, now_ms: u64) -> Order {
+        let order = match self.senders.get_mut(&signer) {
+            Some(known) => known.take(beacon),
+            None => {
+                self.senders.insert(signer, Known::first(beacon));
+                Order::NewSession
+            }
+        };
+        let due = self.counted_ms.abs_diff(now_ms) >= COUNTED_MS;
+        if matches!(order, Order::NewSession | Order::NewEpoch) || due && order != Order::Repeated {
+            self.counted_ms = if due { now_ms } else { self.counted_ms };
+            self.changed_senders.insert(signer);
+        }
+        order
+    }
+
+    /// What is known of the sender that has a key.
+    #[must_use]
+    pub fn sender(&self, key: KeyId) -> Option<&Known> {
+        self.senders.get(&key)
+    }
+
+    /// All that is known of senders is written down at the next save.
+    pub fn keep_counters(&mut self) {
+        self.changed_senders.extend(self.senders.keys().copied());
+    }
+
+    /// Whether nothing but beacons tells of a channel, which the config does not name.
+    #[must_use]
+    pub fn is_heard_of(&self, name: &ChannelName) -> bool {
+        self.heard_of.contains(name)
     }
 
     /// What a beacon says of one bundle. `on_wire`: it is being transmitted now.
     pub fn heard(&mut self, name: &ChannelName, heard: Heard, now_ms: u64) {
-        let Some(channel) = self.channels.get(name) else { return };
-        if channel.is_over(heard.sequence) {
+        let Some(channel) = self.channels.get(name).filter(|_| !self.heard_of.contains(name)) else { return };
+        if channel.is_over(heard.sequence) || channel.is_jump(heard.sequence) {
             return;
         }
         let holder = channel.slot(heard.sequence).copied();
         let known = self.entries.get(&heard.id);
         let expected = channel.is_expected(heard.sequence) || heard.on_wire;
-        if known.is_none() && (!expected || channel.heard_only >= HEARD_ONLY) {
+        if known.is_none() && (!expected || self.heard_only(name) >= HEARD_ONLY) {
             return;
         }
-        if holder.is_some_and(|id| id != heard.id)
-            || known.is_some_and(|e| e.channel.is_some() && e.sequence != heard.sequence)
-        {
-            return; // a signed announce, or the first beacon, said otherwise
+        let elsewhere = |e: &Entry| e.channel.as_ref().is_some_and(|c| c != name || e.sequence != heard.sequence);
+        if holder.is_some_and(|id| id != heard.id) || known.is_some_and(elsewhere) {
+            return; // an announce, or the first beacon, said otherwise
         }
         self.seen(heard.id, now_ms);
         let takes = holder.is_none();
@@ -273,7 +423,8 @@ impl Ledger {
                 entry.sequence = heard.sequence;
             }
             if entry.standing != Standing::Signed {
-                entry.bytes = heard.bytes;
+                entry.signer = Some(heard.signer);
+                entry.bytes = heard.bytes.min(MAX_TRANSFER_LENGTH);
                 if !heard.name.is_empty() {
                     entry.name = heard.name;
                 }
@@ -315,17 +466,32 @@ impl Ledger {
         let names: Vec<ChannelName> = self.channels.keys().cloned().collect();
         for name in names {
             while let Some(channel) = self.channels.get_mut(&name) {
-                let Some((sequence, id)) = channel.oldest_beyond(HISTORY) else { break };
+                let Some((sequence, ids)) = channel.oldest_beyond(HISTORY) else { break };
                 let passed = channel.passed();
                 let ended = |e: &Entry| e.state.is_over() || e.state == State::Complete && sequence <= passed;
-                if !self.entries.get(&id).is_none_or(ended) {
+                if !ids.iter().all(|id| self.entries.get(id).is_none_or(ended)) {
                     break;
                 }
                 channel.raise_floor(sequence);
                 self.changed_channels.insert(name.clone());
-                self.changed.insert(id);
-                gone.extend(self.entries.remove(&id));
+                for id in ids {
+                    self.changed.insert(id);
+                    gone.extend(self.entries.remove(&id));
+                }
             }
+        }
+        // What was refused or given up without a place in its channel.
+        let placed = |e: &Entry| {
+            let channel = e.channel.as_ref().and_then(|name| self.channels.get(name));
+            channel.is_some_and(|channel| channel.claims(e.sequence).contains(&e.id))
+        };
+        let over = self.entries.values().filter(|e| e.state.is_over() && !placed(e));
+        let mut over: Vec<(u64, BundleId)> = over.map(|e| (e.changed_ms, e.id)).collect();
+        over.sort_unstable();
+        over.truncate(over.len().saturating_sub(HISTORY));
+        for (_, id) in over {
+            self.changed.insert(id);
+            gone.extend(self.entries.remove(&id));
         }
         gone
     }
@@ -350,21 +516,23 @@ impl Ledger {
         {
             slots.clear_slot(old.sequence, id);
         }
-        if let Some(holder) = self.at(channel, sequence)
-            && holder.id != id
-            && holder.standing == Standing::Heard
-        {
-            self.forget(holder.id);
+        let heard = |id: &BundleId| self.entries.get(id).is_some_and(|e| e.standing == Standing::Heard);
+        let claims = self.channels.get(channel).map(|c| c.claims(sequence).to_vec()).unwrap_or_default();
+        for other in claims.into_iter().filter(|other| *other != id && heard(other)).collect::<Vec<_>>() {
+            self.forget(other);
         }
+    }
+
+    /// Bundles of a channel that only beacons tell of.
+    fn heard_only(&self, name: &ChannelName) -> usize {
+        let heard = |id: &BundleId| self.entries.get(id).is_some_and(|e| e.standing == Standing::Heard);
+        self.channels.get(name).map_or(0, |channel| channel.slots().filter(|(_, id)| heard(id)).count())
     }
 
     fn take_slot(&mut self, id: BundleId, name: &ChannelName, sequence: u64) {
         let Some(channel) = self.channels.get_mut(name) else { return };
         channel.set_slot(sequence, id);
-        channel.heard_only = channel
-            .slots()
-            .filter(|(_, id)| self.entries.get(id).is_some_and(|e| e.standing == Standing::Heard))
-            .count();
+        self.changed_channels.insert(name.clone());
     }
 }
 

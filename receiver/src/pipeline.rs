@@ -6,9 +6,12 @@
 //! 2. `work`, several threads: decodes blocks that lack source symbols and hands each block to the [`Sink`], which
 //!    stores it, in the order of the object where that takes no waiting worth the name ([`ready`]). Blocks wait here in memory
 //!    when the disk is slow; when that memory is full, symbols are dropped and counted.
-//! 3. `tend`, one thread: beacons, progress, time.
+//! 3. `check`, one thread: signed objects that came in one block, and beacons ([`manifests`]). It waits for no disk, so that one that
+//!    stands still keeps no bundle from being known.
+//! 4. `tend`, one thread: progress, time.
 
 mod cores;
+mod manifests;
 mod ready;
 mod receive;
 mod resume;
@@ -22,17 +25,17 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use checkvalve_protocol::beacon::Beacon;
 use checkvalve_protocol::fec::Plans;
-use checkvalve_protocol::id::SessionId;
-use checkvalve_protocol::receive::{DropReason, Drops, Limits, Reassembly, ReceivedBlock};
+use checkvalve_protocol::receive::{DropReason, Drops, Limits, Reassembly, ReceivedBlock, Usage};
 use checkvalve_protocol::seal::Opener;
 use checkvalve_protocol::time::Time;
+use checkvalve_protocol::wire::ObjectKind;
 
 use crate::link::{Link, ReceiveBuffer};
-use crate::sink::{ObjectProgress, Sink};
+use crate::sink::{ObjectProgress, Sink, StoreError};
 use crate::windows::{LinkWindow, Sample, Windows};
 use cores::Cores;
+use manifests::{Budget, Check, Waiting};
 use ready::{Next, Place, Ready};
 pub use resume::take_up;
 
@@ -43,8 +46,10 @@ pub struct PipelineConfig {
     pub listen: Vec<SocketAddr>,
     /// The link key; None for `insecure` mode.
     pub link_key: Option<[u8; 32]>,
-    /// Bytes that blocks may take before they are stored.
-    pub memory: u64,
+    /// What blocks and objects may take before they are stored.
+    pub limits: Limits,
+    /// Signatures that are checked a second, at most.
+    pub signatures: u32,
     /// Bytes of the kernel's receive buffer, a lane.
     pub kernel_buffer: usize,
     /// Threads that decode and store.
@@ -76,8 +81,8 @@ pub struct LinkStats {
     pub blocks_parked: u64,
     /// Unfinished blocks whose symbols could not be kept either.
     pub blocks_lost: u64,
-    /// Bytes held in blocks that are not stored yet.
-    pub memory: u64,
+    /// What is in use.
+    pub usage: Usage,
     /// Unix time in milliseconds of the last authentic datagram; 0 before the first.
     pub last_heard_ms: u64,
     /// The last minute, hour and day.
@@ -97,6 +102,8 @@ struct Shared {
     state: Mutex<State>,
     /// Blocks wait, or it is time to stop.
     work: Condvar,
+    /// Something waits to be checked, or it is time to stop.
+    check: Condvar,
     /// A block was stored.
     room: Condvar,
     /// Bytes of blocks from which on the threads that receive wait for those that store.
@@ -114,7 +121,7 @@ struct State {
     /// Blocks that had to leave memory unfinished.
     parked: VecDeque<ReceivedBlock>,
     drops: Drops,
-    beacons: VecDeque<(SessionId, Beacon)>,
+    waiting: Waiting,
 }
 
 #[derive(Default)]
@@ -134,19 +141,10 @@ struct Counts {
 const MAX_PARKED: usize = 16;
 /// Blocks that wait before a thread that stores looks for a better place.
 const BACKLOG: usize = 4;
-/// Objects known to the reassembly at once.
-const MAX_OBJECTS: usize = 256;
-
 impl Pipeline {
     /// Opens the sockets and starts the threads. Errors: a socket cannot be opened, a thread cannot be started.
     pub fn start(config: &PipelineConfig, sink: Arc<dyn Sink>) -> io::Result<Self> {
-        let limits = Limits {
-            memory: config.memory,
-            objects: MAX_OBJECTS,
-            idle: Duration::from_secs(20),
-            // Sooner than a bundle is called incomplete, so that a resend is not met with an old answer.
-            ask_again: Duration::from_millis(500),
-        };
+        let limits = config.limits;
         // The sockets first: the kernel holds what comes while the blocks of the run before are looked after.
         let (mut links, mut buffers) = (Vec::new(), Vec::new());
         for &address in &config.listen {
@@ -158,7 +156,7 @@ impl Pipeline {
         let plans = Plans::new();
         let lasting = config.lasting.as_deref().and_then(|path| {
             resume::go_on(path, config.boot, &plans, &*sink);
-            resume::lasting_memory(path, config.boot, config.memory)
+            resume::lasting_memory(path, config.boot, limits.memory)
         });
         let reassembly = match lasting {
             Some(memory) => Reassembly::with_memory(limits, Box::new(memory)),
@@ -173,11 +171,12 @@ impl Pipeline {
                 ready: Ready::default(),
                 parked: VecDeque::new(),
                 drops: Drops::default(),
-                beacons: VecDeque::new(),
+                waiting: Waiting::default(),
             }),
             work: Condvar::new(),
+            check: Condvar::new(),
             room: Condvar::new(),
-            pressed: config.memory / 8 * 7,
+            pressed: limits.memory / 8 * 7,
             stop: AtomicBool::new(false),
             origin: Instant::now(),
             cores: Cores::new(config.listen.len()),
@@ -192,6 +191,8 @@ impl Pipeline {
         for worker in 0..config.workers.max(1) {
             this.spawn(format!("work-{worker}"), work)?;
         }
+        let budget = Budget::new(config.signatures);
+        this.spawn("check".into(), move |shared| check(shared, budget))?;
         this.spawn("tend".into(), tend)?;
         Ok(this)
     }
@@ -218,7 +219,7 @@ impl Pipeline {
             blocks_failed: get(&counts.failed),
             blocks_parked: get(&counts.parked),
             blocks_lost: get(&counts.lost),
-            memory: state.reassembly.memory(),
+            usage: state.reassembly.usage(),
             last_heard_ms: get(&counts.last_heard_ms),
             windows: self.shared.lock_windows().get(self.shared.uptime_ms()),
         }
@@ -239,6 +240,7 @@ impl Pipeline {
     pub fn stop(mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
         self.shared.work.notify_all();
+        self.shared.check.notify_all();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a thread of the data plane panicked");
@@ -282,9 +284,17 @@ impl Shared {
 }
 
 impl State {
-    /// Blocks that are complete, to the workers.
+    /// Blocks that are complete, to the workers; signed objects of one block to whoever checks them.
     fn collect_ready(&mut self, shared: &Shared) {
         while let Some(block) = self.reassembly.poll_block() {
+            if block.kind() != ObjectKind::Data && block.oti().blocks() == 1 && !block.has_parked() {
+                if let Some(refused) = self.waiting.push(block) {
+                    self.drops.add(DropReason::Limit);
+                    self.reassembly.discarded(refused);
+                }
+                shared.check.notify_one();
+                continue;
+            }
             let place = Place { bundle: block.bundle(), kind: block.kind(), sbn: block.sbn() };
             self.ready.push(shared.now(), place, block);
             shared.work.notify_one();
@@ -373,10 +383,17 @@ fn store(shared: &Shared, mut block: ReceivedBlock) {
     let count = if whole { &shared.counts.whole } else { &shared.counts.decoded };
     count.fetch_add(1, Ordering::Relaxed);
     let oti = block.oti();
-    match shared.sink.block(block.bundle(), block.kind(), &oti, block.sbn(), block.data()) {
+    let stored = shared.sink.block(block.bundle(), block.kind(), &oti, block.sbn(), block.data());
+    if block.kind() != ObjectKind::Data {
+        take_up_vouched(shared);
+    }
+    match stored {
         Ok(()) => shared.lock().reassembly.stored(block),
+        Err(StoreError::Refused) => shared.lock().reassembly.discarded(block),
         Err(error) => {
-            shared.counts.failed.fetch_add(1, Ordering::Relaxed);
+            // That a bundle ended meanwhile, or has no room, is no failure of the disk.
+            let failed = u64::from(!matches!(error, StoreError::Unwanted | StoreError::NoRoom));
+            shared.counts.failed.fetch_add(failed, Ordering::Relaxed);
             tracing::debug!(bundle = %block.bundle(), sbn = block.sbn(), %error, "block not stored");
             shared.lock().reassembly.failed(block);
         }
@@ -384,11 +401,81 @@ fn store(shared: &Shared, mut block: ReceivedBlock) {
     shared.room.notify_all();
 }
 
-/// 3. Beacons, progress and time, ten times a second.
+/// 3. Signed objects and beacons, as many a second as may be checked.
+fn check(shared: &Shared, mut budget: Budget) {
+    while !shared.stopping() {
+        let mut state = shared.lock();
+        if state.waiting.is_empty() {
+            let waited = shared.check.wait_timeout(state, Duration::from_millis(100));
+            drop(waited.unwrap_or_else(PoisonError::into_inner));
+            continue;
+        }
+        if let Err(wait) = budget.take(shared.now()) {
+            drop(state);
+            std::thread::sleep(wait.min(Duration::from_millis(100)));
+            continue;
+        }
+        let next = state.waiting.next();
+        drop(state);
+        match next {
+            Some(Check::Beacon(session, signed)) => {
+                let sent = shared.sink.beacon(unix_ms(), session, &signed);
+                let mut state = shared.lock();
+                match sent {
+                    Some(datagrams) => state.reassembly.sent(session, datagrams),
+                    None => state.drops.add(DropReason::Beacon),
+                }
+            }
+            Some(Check::Object(block)) => check_object(shared, *block),
+            None => {}
+        }
+        take_up_vouched(shared);
+    }
+    // What came before a stop is still taken in: it may not come again.
+    loop {
+        let next = shared.lock().waiting.next();
+        match next {
+            Some(Check::Object(block)) => check_object(shared, *block),
+            Some(Check::Beacon(..)) => {}
+            None => return,
+        }
+    }
+}
+
+fn check_object(shared: &Shared, mut block: ReceivedBlock) {
+    let whole = block.is_whole();
+    if block.decode(&shared.plans).is_err() {
+        let mut state = shared.lock();
+        state.reassembly.undecodable(block);
+        return state.collect_ready(shared);
+    }
+    let count = if whole { &shared.counts.whole } else { &shared.counts.decoded };
+    count.fetch_add(1, Ordering::Relaxed);
+    let taken = shared.sink.manifest(block.bundle(), block.kind(), block.data());
+    let mut state = shared.lock();
+    match taken {
+        Ok(()) => state.reassembly.stored(block),
+        Err(error) => {
+            tracing::debug!(bundle = %block.bundle(), %error, "signed object not taken");
+            state.reassembly.discarded(block);
+        }
+    }
+}
+
+/// Bundles that somebody signed for have more room.
+fn take_up_vouched(shared: &Shared) {
+    let vouched = shared.sink.vouched();
+    if !vouched.is_empty() {
+        let mut state = shared.lock();
+        vouched.into_iter().for_each(|bundle| state.reassembly.vouch(bundle));
+    }
+}
+
+/// 4. Progress and time, ten times a second.
 fn tend(shared: &Shared) {
     while !shared.stopping() {
         std::thread::sleep(Duration::from_millis(100));
-        let (beacons, progress, sample): (Vec<_>, Vec<_>, Sample) = {
+        let (expired, progress, sample): (Vec<_>, Vec<_>, Sample) = {
             let mut state = shared.lock();
             let now = shared.now();
             state.reassembly.handle_timeout(now);
@@ -396,13 +483,12 @@ fn tend(shared: &Shared) {
             let kernel = shared.counts.kernel.iter().map(|count| count.load(Ordering::Relaxed)).sum();
             let memory = state.drops.get(DropReason::Memory);
             let sample = Sample { tally: state.reassembly.tally(), kernel, memory };
-            (state.beacons.drain(..).collect(), state.reassembly.progress().collect(), sample)
+            let expired = std::iter::from_fn(|| state.reassembly.poll_expired()).collect();
+            (expired, state.reassembly.progress().collect(), sample)
         };
         shared.lock_windows().add(shared.uptime_ms(), sample);
         let now_ms = unix_ms();
-        for (session, beacon) in beacons {
-            shared.sink.beacon(now_ms, session, beacon);
-        }
+        expired.into_iter().for_each(|bundle| shared.sink.expired(bundle));
         for p in progress {
             let count = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
             let done = ObjectProgress {

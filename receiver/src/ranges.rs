@@ -9,7 +9,11 @@ pub struct Ranges {
     /// First → one past the last.
     ranges: BTreeMap<u64, u64>,
     len: u64,
+    pages: u64,
 }
+
+/// Bytes that a disk gives out at a time.
+pub const PAGE: u64 = 4_096;
 
 impl Ranges {
     /// An empty set.
@@ -30,6 +34,12 @@ impl Ranges {
         self.ranges.is_empty()
     }
 
+    /// How many pages of 4,096 bytes the ranges lie in; one in which several do counts for each.
+    #[must_use]
+    pub fn pages(&self) -> u64 {
+        self.pages
+    }
+
     /// How many ranges the set needs.
     #[must_use]
     pub fn count(&self) -> usize {
@@ -46,13 +56,11 @@ impl Ranges {
             if e < start {
                 break;
             }
-            self.ranges.remove(&s);
-            self.len -= e - s;
+            self.drop_range(s, e);
             start = start.min(s);
             end = end.max(e);
         }
-        self.ranges.insert(start, end);
-        self.len += end - start;
+        self.put_range(start, end);
     }
 
     /// Takes a range out.
@@ -64,17 +72,26 @@ impl Ranges {
             if e <= range.start {
                 break;
             }
-            self.ranges.remove(&s);
-            self.len -= e - s;
+            self.drop_range(s, e);
             if s < range.start {
-                self.ranges.insert(s, range.start);
-                self.len += range.start - s;
+                self.put_range(s, range.start);
             }
             if range.end < e {
-                self.ranges.insert(range.end, e);
-                self.len += e - range.end;
+                self.put_range(range.end, e);
             }
         }
+    }
+
+    fn put_range(&mut self, start: u64, end: u64) {
+        self.ranges.insert(start, end);
+        self.len += end - start;
+        self.pages += pages(&(start..end));
+    }
+
+    fn drop_range(&mut self, start: u64, end: u64) {
+        self.ranges.remove(&start);
+        self.len -= end - start;
+        self.pages -= pages(&(start..end));
     }
 
     /// Whether every number of `range` is in the set; an empty range is.
@@ -101,6 +118,14 @@ impl Ranges {
         self.ranges.iter().map(|(&s, &e)| s..e)
     }
 
+    /// The parts of `range` that are in the set, in order.
+    #[must_use]
+    pub fn within(&self, range: Range<u64>) -> Vec<Range<u64>> {
+        let from = self.ranges.range(..=range.start).next_back().map_or(range.start, |(&s, _)| s);
+        let cut = self.ranges.range(from..).take_while(|&(&s, _)| s < range.end);
+        cut.map(|(&s, &e)| s.max(range.start)..e.min(range.end)).filter(|r| !r.is_empty()).collect()
+    }
+
     /// The parts of `range` that are not in the set, in order.
     #[must_use]
     pub fn gaps(&self, range: Range<u64>) -> Vec<Range<u64>> {
@@ -121,6 +146,12 @@ impl Ranges {
         }
         gaps
     }
+}
+
+/// How many pages of 4,096 bytes a range lies in.
+#[must_use]
+pub fn pages(range: &Range<u64>) -> u64 {
+    if range.is_empty() { 0 } else { range.end.div_ceil(PAGE) - range.start / PAGE }
 }
 
 impl FromIterator<Range<u64>> for Ranges {
@@ -157,13 +188,24 @@ mod tests {
                 plain.retain(|n| !range.contains(n));
             }
             assert_eq!(set.len(), plain.len() as u64);
+            assert_eq!(set.pages(), set.iter().map(|r| pages(&r)).sum::<u64>());
             assert!(set.iter().flatten().eq(plain.iter().copied()));
             let probe = next(60)..next(70);
             let gaps: Vec<u64> = set.gaps(probe.clone()).into_iter().flatten().collect();
             assert!(gaps.iter().copied().eq(probe.clone().filter(|n| !plain.contains(n))), "{probe:?}");
+            let inside: Vec<u64> = set.within(probe.clone()).into_iter().flatten().collect();
+            assert!(inside.iter().copied().eq(probe.clone().filter(|n| plain.contains(n))), "{probe:?}");
             assert_eq!(set.covers(probe.clone()), probe.clone().all(|n| plain.contains(&n)), "{probe:?}");
             let mut touching = set.iter().zip(set.iter().skip(1));
             assert!(touching.all(|(a, b)| a.end < b.start), "ranges neither touch nor overlap");
         }
+    }
+
+    #[test]
+    fn pages_are_whole() {
+        let set: Ranges = [0..1, 4_095..4_097, 8_192..12_288].into_iter().collect();
+        assert_eq!(set.pages(), 1 + 2 + 1);
+        assert_eq!((0..9_000).step_by(2).map(|n| n..n + 2).collect::<Ranges>().pages(), 3);
+        assert_eq!(pages(&(5..5)), 0);
     }
 }

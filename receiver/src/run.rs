@@ -20,16 +20,19 @@ use checkvalve_host::exit::Exit;
 use checkvalve_host::lock::{Lock, LockError};
 use checkvalve_host::notify::Notifier;
 use checkvalve_host::progress::human_bytes;
+use checkvalve_protocol::admit::Trust;
 use checkvalve_protocol::id::BundleId;
+use checkvalve_protocol::receive::Limits;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
 use crate::config::{Checked, Config};
-use crate::control::{About, answer};
+use crate::control::{About, answer, reload_trust};
 use crate::delivery::{Delivery, OpenError, Policy, Settings};
 use crate::hook::HookPolicy;
 use crate::pipeline::{LinkStats, Pipeline, PipelineConfig};
 use crate::store::log::BootId;
+use crate::store::space;
 
 /// Threads for what may take long.
 const WORKERS: usize = 2;
@@ -86,13 +89,14 @@ pub fn run(config: &Path) -> Result<(), RunError> {
     let lock = Lock::acquire(&checked.config.state.join("lock"))?;
     let disk: Arc<dyn Disk> = Arc::new(OsDisk);
     let boot = boot_id()?;
-    let delivery = Delivery::open(disk, settings(&checked), checked.trusted.clone(), boot, now_ms())?;
+    let trust = Trust { keys: checked.trusted.clone(), signers: checked.config.signers() };
+    let delivery = Delivery::open(disk, settings(&checked), trust, boot, now_ms())?;
     let delivery = Arc::new(delivery);
     let server = Server::bind(&checked.config.control)?;
     let pipeline = start_pipeline(&checked, boot, &delivery)?;
     let workers = Workers::start(&delivery)?;
     if checked.trusted.is_empty() {
-        tracing::warn!(directory = %checked.config.keys.trusted.display(), "no key is trusted: every bundle will be quarantined");
+        tracing::warn!(directory = %checked.config.keys.trusted.display(), "no key is trusted: nothing counts");
     }
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -104,7 +108,7 @@ pub fn run(config: &Path) -> Result<(), RunError> {
     );
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let pipeline = Arc::new(Mutex::new(Some(pipeline)));
-    let served = runtime.block_on(serve(&checked, server, &delivery, &pipeline, &workers));
+    let served = runtime.block_on(serve(config, &checked, server, &delivery, &pipeline, &workers));
     runtime.shutdown_timeout(Duration::from_secs(1));
     if let Some(pipeline) = pipeline.lock().unwrap_or_else(PoisonError::into_inner).take() {
         pipeline.stop();
@@ -122,6 +126,7 @@ type SharedPipeline = Arc<Mutex<Option<Pipeline>>>;
 
 /// Hooks, control socket, signals and watchdog, until a signal comes or something dies.
 async fn serve(
+    config: &Path,
     checked: &Checked,
     server: Server,
     delivery: &Arc<Delivery>,
@@ -130,11 +135,12 @@ async fn serve(
 ) -> Result<(), RunError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let notifier = Notifier::from_env();
     let about = Arc::new(about(checked));
-    let (stats_of, for_requests) = (Arc::clone(pipeline), Arc::clone(delivery));
+    let (stats_of, for_requests, told) = (Arc::clone(pipeline), Arc::clone(delivery), Arc::clone(&about));
     let serving = server.serve(move |request| {
-        let (delivery, about, pipeline) = (Arc::clone(&for_requests), Arc::clone(&about), Arc::clone(&stats_of));
+        let (delivery, about, pipeline) = (Arc::clone(&for_requests), Arc::clone(&told), Arc::clone(&stats_of));
         async move {
             let work = move || {
                 answer(request.body, &delivery, &about, || stats(&pipeline), &|id| lacking(&pipeline, id), now_ms())
@@ -155,6 +161,11 @@ async fn serve(
         tokio::select! {
             _ = terminate.recv() => break Ok(()),
             _ = interrupt.recv() => break Ok(()),
+            _ = hangup.recv() => {
+                let (delivery, about) = (Arc::clone(delivery), Arc::clone(&about));
+                let config = config.to_owned();
+                tokio::task::spawn_blocking(move || reload(&config, &delivery, &about));
+            }
             served = &mut serving => break served.map(|never| match never {}).map_err(RunError::System),
             () = &mut hooks => break Err(RunError::Failed),
             () = tokio::time::sleep(ROUND) => {
@@ -226,7 +237,8 @@ fn start_pipeline(checked: &Checked, boot: BootId, delivery: &Arc<Delivery>) -> 
     let config = PipelineConfig {
         listen: checked.listen.clone(),
         link_key: checked.link_key.as_ref().map(|key| *key.as_bytes()),
-        memory: checked.block_memory,
+        limits: limits(checked),
+        signatures: checked.config.limits.signatures,
         kernel_buffer: wanted,
         workers: checked.workers,
         lasting: Some(checked.config.control.with_extension("blocks")),
@@ -244,6 +256,36 @@ fn start_pipeline(checked: &Checked, boot: BootId, delivery: &Arc<Delivery>) -> 
     Ok(pipeline)
 }
 
+/// Reads the trusted keys, and which of them may sign for which channel, again.
+fn reload(config: &Path, delivery: &Delivery, about: &About) {
+    let read = Config::peek(config).map_err(|error| error.to_string()).and_then(|config| {
+        let about = About { signers: config.signers(), ..about.clone() };
+        reload_trust(delivery, &about, now_ms()).map_err(|refusal| refusal.to_string())
+    });
+    match read {
+        Ok(judged) => tracing::info!(
+            trusted = judged.trusted,
+            refused = judged.refused.len(),
+            admitted = judged.admitted.len(),
+            "trusted keys were read again"
+        ),
+        Err(error) => tracing::error!(error, "trusted keys cannot be read again; those from before stay"),
+    }
+}
+
+fn limits(checked: &Checked) -> Limits {
+    let limits = &checked.config.limits;
+    Limits {
+        objects: limits.objects,
+        open_blocks: limits.open_blocks,
+        unsigned_objects: limits.unannounced,
+        announces: limits.unannounced.div_ceil(4),
+        // Sooner than a bundle is called incomplete, so that a resend is not met with an old answer.
+        ask_again: Duration::from_millis(500),
+        ..Limits::new(checked.block_memory)
+    }
+}
+
 fn settings(checked: &Checked) -> Settings {
     let config = &checked.config;
     let channels = config.channels.iter().map(|(name, channel)| {
@@ -258,7 +300,8 @@ fn settings(checked: &Checked) -> Settings {
         });
         let wait = channel.wait_for_missing.and_then(|wait| wait.duration());
         let wait_for_missing_ms = wait.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
-        (name.clone(), Policy { hook, wait_for_missing_ms })
+        let quota = channel.quota.map(|quota| quota.bytes());
+        (name.clone(), Policy { hook, wait_for_missing_ms, quota })
     });
     Settings {
         inbox: config.inbox.clone(),
@@ -268,8 +311,13 @@ fn settings(checked: &Checked) -> Settings {
         durability: config.durability,
         channels: channels.collect(),
         silence_ms: config.silence.millis(),
-        reserve: config.reserve.bytes(),
-        quota: config.quota.map_or(u64::MAX, |quota| quota.bytes()),
+        space: space::Limits {
+            files: config.limits.files,
+            unsigned_bytes: config.limits.unannounced_bytes.bytes(),
+            unsigned_files: config.limits.files / 4,
+            unsigned_bundles: config.limits.unannounced_bundles as u64,
+            ..space::Limits::new(config.reserve.bytes(), config.quota.map_or(u64::MAX, |quota| quota.bytes()))
+        },
         crowd: crate::store::CROWD,
     }
 }
@@ -281,6 +329,7 @@ fn about(checked: &Checked) -> About {
         lanes: checked.listen.len(),
         sealed: checked.link_key.is_some(),
         trusted: checked.config.keys.trusted.clone(),
+        signers: checked.config.signers(),
     }
 }
 

@@ -4,13 +4,12 @@
 
 use std::io;
 
-use checkvalve_protocol::beacon::Beacon;
 use checkvalve_protocol::id::{BundleId, SessionId};
 use checkvalve_protocol::partition::{BlockSet, Oti};
 use checkvalve_protocol::receive::ReceivedBlock;
 use checkvalve_protocol::wire::ObjectKind;
 
-/// What takes decoded blocks and beacons. Every method may be called from several threads at once.
+/// What takes decoded blocks, signed objects and beacons. Every method may be called from several threads at once.
 pub trait Sink: Send + Sync {
     /// Whether an object is wanted. Called once per new object, and again after [`Sink::block`] has failed; from the
     /// receive thread, so it never touches a disk. Only authenticated datagrams lead here.
@@ -45,9 +44,23 @@ pub trait Sink: Send + Sync {
         Vec::new()
     }
 
-    /// A beacon of the newest session, in the order in which they came. Never touches a disk. `now_ms` as in
-    /// [`Sink::tick`].
-    fn beacon(&self, now_ms: u64, session: SessionId, beacon: Beacon);
+    /// A signed object that came in one block. Never touches a disk. Errors: [`StoreError::Refused`] or [`StoreError::Unwanted`]: it
+    /// counts as not received.
+    fn manifest(&self, bundle: BundleId, kind: ObjectKind, bytes: &[u8]) -> Result<(), StoreError>;
+
+    /// What came as a beacon in a datagram of this session, in the order in which they came. Never touches a disk. `now_ms` as in
+    /// [`Sink::tick`]. If it counts, how many datagrams it says were sent before it.
+    fn beacon(&self, now_ms: u64, session: SessionId, signed: &[u8]) -> Option<u64>;
+
+    /// Bundles that a trusted key signed for, as became known since the last call.
+    fn vouched(&self) -> Vec<BundleId> {
+        Vec::new()
+    }
+
+    /// Nothing came for long of a bundle that nobody signed for. May wait for the disk.
+    fn expired(&self, bundle: BundleId) {
+        let _ = bundle;
+    }
 
     /// How far an object is, for status only; a few times a second per object at most. Never touches a disk.
     fn progress(&self, bundle: BundleId, kind: ObjectKind, progress: ObjectProgress);
@@ -64,6 +77,8 @@ pub enum Want {
     Yes {
         /// SBNs under the given OTI that need not be decoded again.
         have: BlockSet,
+        /// A trusted key signed for its bundle.
+        signed: bool,
     },
     /// It is complete, or its bundle has come to an end: its datagrams are counted and dropped. This may change
     /// (a key is trusted later, a disk fault is mended), so the answer is to be forgotten after some seconds.
@@ -75,12 +90,12 @@ pub enum Want {
 /// Why the symbols of an object are not collected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum RefuseReason {
-    /// Its length is not what the signed announce says, or no announce can be that long.
-    #[error("its length is not the announced one")]
+    /// Its OTI is not what the signed announce says, or no announce can be that long.
+    #[error("its OTI is not the announced one")]
     Length,
-    /// Too many bundles are being received whose announce has not come.
-    #[error("too many bundles without an announce")]
-    TooMany,
+    /// No trusted key has the tag of its bundle's id.
+    #[error("its bundle is of no trusted key")]
+    Signer,
     /// Staging has reached `quota`, or the disk its reserve.
     #[error("no room in staging")]
     NoRoom,
@@ -98,6 +113,9 @@ pub enum StoreError {
     /// The bundle has come to an end meanwhile, or the block is none of its object.
     #[error("not wanted any more")]
     Unwanted,
+    /// The signed object that it completes does not count: it is to come again.
+    #[error("not rightly signed")]
+    Refused,
 }
 
 impl From<io::Error> for StoreError {

@@ -9,8 +9,10 @@
 //!
 //! Nothing in staging is ever visible in the inbox; [`crate::inbox`] moves out what is proven.
 
+mod account;
 mod adopt;
 mod assembly;
+mod discard;
 pub mod hashing;
 pub mod log;
 mod parked;
@@ -23,18 +25,20 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use checkvalve_host::disk::{Disk, read_all};
 use checkvalve_host::journal::JournalError;
-use checkvalve_protocol::id::BundleId;
+use checkvalve_protocol::id::{BundleId, ChannelName};
 use checkvalve_protocol::partition::{BlockSet, Oti};
 use checkvalve_protocol::receive::ReceivedBlock;
 use checkvalve_protocol::wire::ObjectKind;
 
 use crate::sink::StoreError;
+use account::{Account, Item, Reserved};
 use log::{BootId, Log, Stored};
-use space::Space;
+use space::{Cost, Share, Space};
 use staged::Place;
 pub use staged::Staged;
 use tree::Tree;
@@ -54,7 +58,9 @@ pub struct Store {
     bundles: RwLock<HashMap<BundleId, Arc<Staged>>>,
     /// Taken before any bundle's `blocks`.
     log: Mutex<Log>,
-    space: Space,
+    space: Arc<Space>,
+    /// Bytes of data objects that were stored since this run began.
+    written: AtomicU64,
     /// A block in which so many files begin goes to the flat file first.
     crowd: usize,
 }
@@ -77,16 +83,17 @@ impl Store {
         disk.create_dir_all(root, 0o700)?;
         disk.set_mode(root, 0o700)?;
         let (log, mut known) = Log::open(&disk, &root.join(JOURNAL), boot)?;
+        let space = Arc::new(space);
         let mut bundles = HashMap::new();
         for name in disk.read_dir(root)? {
             let id = name.to_str().and_then(|name| name.parse::<BundleId>().ok());
             let dir = root.join(&name);
             if let Some(id) = id {
                 let stored = known.remove(&id).unwrap_or_default();
-                space.take(stored.all.len());
-                let staged = Staged::new(id, dir, Place::Asleep(None), stored);
-                space.take(staged.parked.find(disk.as_ref(), &staged.parked_dir())?);
-                staged.find_oti(disk.as_ref());
+                space.count_unsigned();
+                let account = Account::unsigned(Arc::clone(&space));
+                let staged = Staged::new(id, dir, Place::Asleep(None), stored, account);
+                staged.find(disk.as_ref())?;
                 bundles.insert(id, Arc::new(staged));
             } else if !name.as_encoded_bytes().starts_with(b"journal")
                 && !name.as_encoded_bytes().starts_with(b".journal")
@@ -102,6 +109,7 @@ impl Store {
             bundles: RwLock::new(bundles),
             log: Mutex::new(log),
             space,
+            written: AtomicU64::new(0),
             crowd,
         };
         for id in known.into_keys() {
@@ -122,15 +130,65 @@ impl Store {
         self.bundles.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    /// A bundle in staging, which begins if it was not there. Touches no disk.
+    /// A signed object that was kept does not count.
+    pub fn drop_object(&self, staged: &Staged, kind: ObjectKind) -> io::Result<()> {
+        ignore_missing(self.disk.remove_file(&staged.object(kind)))
+    }
+
+    /// A bundle in staging, which begins if it was not there, as one that nobody signed for. None: there are too many of
+    /// these. Touches no disk.
     #[must_use]
-    pub fn begin(&self, id: BundleId) -> Arc<Staged> {
+    pub fn begin(&self, id: BundleId) -> Option<Arc<Staged>> {
         if let Some(staged) = self.get(id) {
-            return staged;
+            return Some(staged);
         }
         let mut bundles = self.bundles.write().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(Staged::new(id, self.root.join(id.to_string()), Place::New, Stored::default()));
-        Arc::clone(bundles.entry(id).or_insert_with(new))
+        if let Some(staged) = bundles.get(&id) {
+            return Some(Arc::clone(staged));
+        }
+        self.space.begin_unsigned().then(|| self.make(&mut bundles, id))
+    }
+
+    /// The same for a bundle that a trusted key signed for or speaks of, which always finds its place: [`Store::vouch`].
+    pub fn begin_signed(&self, id: BundleId, channel: &ChannelName, share: Share) -> Arc<Staged> {
+        let staged = self.get(id).unwrap_or_else(|| {
+            let mut bundles = self.bundles.write().unwrap_or_else(PoisonError::into_inner);
+            bundles.get(&id).cloned().unwrap_or_else(|| {
+                self.space.count_unsigned();
+                self.make(&mut bundles, id)
+            })
+        });
+        staged.account.vouch(channel, share);
+        staged
+    }
+
+    /// A trusted key signed for a bundle, or speaks of it: what it takes counts for its channel from now on, whose bundles
+    /// may take `share` in all. Nothing happens if it is not in staging. Touches no disk.
+    pub fn vouch(&self, id: BundleId, channel: &ChannelName, share: Share) {
+        if let Some(staged) = self.get(id) {
+            staged.account.vouch(channel, share);
+        }
+    }
+
+    fn make(&self, bundles: &mut HashMap<BundleId, Arc<Staged>>, id: BundleId) -> Arc<Staged> {
+        let account = Account::unsigned(Arc::clone(&self.space));
+        let staged = Staged::new(id, self.root.join(id.to_string()), Place::New, Stored::default(), account);
+        let staged = Arc::new(staged);
+        bundles.insert(id, Arc::clone(&staged));
+        staged
+    }
+
+    /// Whether a bundle may take so many bytes more of its data object. Touches no disk.
+    #[must_use]
+    pub fn fits(&self, id: BundleId, bytes: u64) -> bool {
+        let cost = Cost::bytes(bytes);
+        self.get(id).map_or_else(|| self.space.fits(cost, None), |staged| staged.account.fits(cost))
+    }
+
+    /// Bytes of data objects that were stored since this run began; what was given up is not taken off.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
     }
 
     /// Room in staging.
@@ -147,10 +205,7 @@ impl Store {
 
     /// Whether staging is where it was: its journal has a name.
     pub fn is_there(&self) -> io::Result<bool> {
-        match self.disk.lstat(&self.root.join(JOURNAL)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            other => other.map(|_| true),
-        }
+        self.is_missing(&self.root.join(JOURNAL)).map(|missing| !missing)
     }
 
     /// Writes down what could not be written while the disk failed, as soon as it can be: a restart relies on it.
@@ -175,20 +230,18 @@ impl Store {
         blocks.stored.all.iter().filter_map(|range| whole_blocks(oti, &range)).collect()
     }
 
-    /// Keeps the symbols of an unfinished block; gives how many of it are kept now.
+    /// Keeps the symbols of an unfinished block; gives how many of it are kept now. Errors: [`StoreError::NoRoom`] also where
+    /// symbols of too many blocks are kept; the block may be dropped then.
     pub fn park(&self, staged: &Staged, block: &ReceivedBlock) -> Result<u32, StoreError> {
-        let bytes = u64::from(block.received()) * u64::from(block.oti().symbol_size());
-        if !self.space.fits(bytes) {
-            return Err(StoreError::NoRoom);
-        }
+        let _room = self.reserve(staged, staged.parked.more(block))?;
         let place = staged.read_place();
         if matches!(*place, Place::Gone) {
             return Err(StoreError::Unwanted);
         }
         staged.create_dir(self.disk.as_ref())?;
         staged.keep_oti(self.disk.as_ref(), block.kind(), &block.oti())?;
-        let (symbols, bytes) = staged.parked.keep(self.disk.as_ref(), &staged.parked_dir(), block)?;
-        self.space.take(bytes);
+        let symbols = staged.parked.keep(self.disk.as_ref(), &staged.parked_dir(), block)?;
+        staged.account.set(Item::Parked, || staged.parked.cost());
         Ok(symbols)
     }
 
@@ -216,7 +269,9 @@ impl Store {
     /// A block is stored, and its symbols need not be kept any more.
     pub fn drop_parked(&self, staged: &Staged, kind: ObjectKind, oti: &Oti, sbn: u32) {
         let dir = staged.parked_dir();
-        self.space.give_back(staged.parked.drop_block(self.disk.as_ref(), &dir, kind, oti, sbn));
+        if staged.parked.drop_block(self.disk.as_ref(), &dir, kind, oti, sbn) {
+            staged.account.set(Item::Parked, || staged.parked.cost());
+        }
     }
 
     /// A block of an announce or of hashes; gives the object once it is whole.
@@ -229,19 +284,30 @@ impl Store {
         buf: &[u8],
     ) -> Result<Option<Vec<u8>>, StoreError> {
         let mut assembly = staged.assembly.lock().unwrap_or_else(PoisonError::into_inner);
-        if oti.blocks() > 1 {
-            if !self.space.fits(buf.len() as u64) {
-                return Err(StoreError::NoRoom);
-            }
-            staged.create_dir(self.disk.as_ref())?;
+        if oti.blocks() == 1 {
+            return Ok(assembly.add(self.disk.as_ref(), staged.dir(), kind, oti, sbn, buf)?);
         }
-        assembly.add(self.disk.as_ref(), staged.dir(), kind, oti, sbn, buf).map_err(StoreError::from)
+        let _room = self.reserve(staged, Cost::file(buf.len() as u64))?;
+        let place = staged.read_place();
+        if matches!(*place, Place::Gone) {
+            return Err(StoreError::Unwanted);
+        }
+        staged.create_dir(self.disk.as_ref())?;
+        let whole = assembly.add(self.disk.as_ref(), staged.dir(), kind, oti, sbn, buf);
+        let item = if kind == ObjectKind::Announce { Item::AnnouncePart } else { Item::HashesPart };
+        staged.account.set(item, || assembly.cost(kind));
+        Ok(whole?)
     }
 
     /// Keeps a signed object beside the data, so that a restart finds it. Not durable.
-    pub fn keep_object(&self, staged: &Staged, kind: ObjectKind, bytes: &[u8]) -> io::Result<()> {
+    pub fn keep_object(&self, staged: &Staged, kind: ObjectKind, bytes: &[u8]) -> Result<(), StoreError> {
+        // Removing waits for this, so that no directory comes back.
+        let place = staged.read_place();
+        if matches!(*place, Place::Gone) {
+            return Err(StoreError::Unwanted);
+        }
         staged.create_dir(self.disk.as_ref())?;
-        self.put(&staged.object(kind), bytes)
+        self.put(staged, kind, bytes)
     }
 
     /// A signed object that was kept. None: there is none.
@@ -273,8 +339,7 @@ impl Store {
     /// Makes all that is stored survive a power cut. Errors: what was stored since the last time is given up.
     pub fn checkpoint(&self) -> io::Result<()> {
         let (before, mut log, records) = loop {
-            let before: Vec<(Arc<Staged>, Stored)> =
-                self.all().into_iter().map(|s| (Arc::clone(&s), s.stored())).collect();
+            let before: Vec<(Arc<Staged>, Stored, u64)> = self.all().into_iter().map(of_now).collect();
             let (rewrites, records) = {
                 // Whoever is between writing and saying so holds this; what they wrote is counted next time.
                 let log = self.log();
@@ -291,8 +356,12 @@ impl Store {
             }
         };
         log.checkpoint(records).map_err(io::Error::other)?;
-        for (staged, stored) in before {
-            staged.blocks().stored.set_synced(&stored);
+        for (staged, stored, losses) in before {
+            let mut blocks = staged.blocks();
+            // What was lost meanwhile may have come again since, and that is not synced.
+            if blocks.losses == losses {
+                blocks.stored.set_synced(&stored);
+            }
         }
         if log.is_long() {
             self.rewrite(&mut log)?;
@@ -307,13 +376,12 @@ impl Store {
             tracing::error!(%error, "staging journal");
         }
         for staged in self.all() {
-            let before = {
+            {
                 let mut blocks = staged.blocks();
-                let before = blocks.stored.all.len();
                 blocks.stored.back_to_synced();
-                before - blocks.stored.all.len()
-            };
-            self.space.give_back(before);
+                blocks.losses += 1;
+                staged.recount(&blocks);
+            }
             *staged.hashing() = hashing::Hashing::default();
         }
     }
@@ -324,7 +392,7 @@ impl Store {
             return Ok(());
         };
         *staged.place.write().unwrap_or_else(PoisonError::into_inner) = Place::Gone;
-        self.space.give_back(staged.fill().1 + staged.parked.bytes());
+        staged.account.close();
         if let Err(error) = self.log().forget(id) {
             tracing::warn!(%error, "staging journal");
         }
@@ -336,10 +404,38 @@ impl Store {
         log.rewrite(self.boot, &stored).map_err(io::Error::other)
     }
 
-    /// Writes a small file anew, not durably.
-    fn put(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        ignore_missing(self.disk.remove_file(path))?;
-        self.disk.create_new(path, 0o600)?.write_all_at(bytes, 0)
+    /// Writes a signed object anew, not durably.
+    fn put(&self, staged: &Staged, kind: ObjectKind, bytes: &[u8]) -> Result<(), StoreError> {
+        let item = if kind == ObjectKind::Announce { Item::Announce } else { Item::Hashes };
+        self.charge(staged, item, Cost::file(bytes.len() as u64))?;
+        let path = staged.object(kind);
+        ignore_missing(self.disk.remove_file(&path))?;
+        Ok(self.disk.create_new(&path, 0o600)?.write_all_at(bytes, 0)?)
+    }
+
+    /// Something of a bundle costs so much now. If there is no room, the disk is asked what it has.
+    fn charge(&self, staged: &Staged, item: Item, cost: Cost) -> Result<(), StoreError> {
+        if staged.account.charge(item, cost).is_err() {
+            self.refresh_space()?;
+            staged.account.charge(item, cost)?;
+        }
+        Ok(())
+    }
+
+    /// Room for what is to be written, likewise.
+    fn reserve<'a>(&self, staged: &'a Staged, cost: Cost) -> Result<Reserved<'a>, StoreError> {
+        if let Ok(room) = staged.account.reserve(cost) {
+            return Ok(room);
+        }
+        self.refresh_space()?;
+        Ok(staged.account.reserve(cost)?)
+    }
+
+    fn is_missing(&self, path: &Path) -> io::Result<bool> {
+        match self.disk.lstat(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+            other => other.map(|_| false),
+        }
     }
 
     /// The journal, in which a sync that failed is mended as soon as the disk allows it.
@@ -353,6 +449,15 @@ impl Store {
         }
         log
     }
+}
+
+/// What a bundle has stored, and how often it lost something before.
+fn of_now(staged: Arc<Staged>) -> (Arc<Staged>, Stored, u64) {
+    let (stored, losses) = {
+        let blocks = staged.blocks();
+        (blocks.stored.clone(), blocks.losses)
+    };
+    (staged, stored, losses)
 }
 
 /// The blocks of `oti` that lie wholly in a range of bytes.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use checkvalve_protocol::crypto::{SigningKey, TrustStore};
 use checkvalve_protocol::id::{BundleId, ChannelName};
-use checkvalve_protocol::manifest::{Announce, Entry, EntryKind, Hashes, Outcome, Timestamp};
+use checkvalve_protocol::manifest::{Announce, Entry, EntryKind, EntryRef, Hashes, Outcome, Timestamp};
 use checkvalve_protocol::partition::Oti;
 use checkvalve_protocol::path::{LinkTarget, SafePath};
 
@@ -61,12 +61,14 @@ impl Sample {
 
     pub(crate) fn new(id: u64, sequence: u64, name: &str, entries: Vec<Entry>) -> Self {
         let announce = Announce {
-            bundle: BundleId(id),
+            bundle: BundleId::new(id, key().public().id()),
             channel: default_channel(),
             sequence,
             name: name.into(),
             created_ms: 1,
-            entries,
+            symbol_size: 64,
+            block_symbols: 8,
+            entries: entries.into(),
         };
         let data = (0..announce.data_len()).map(|n| (n.wrapping_mul(2_654_435_761) >> 7) as u8).collect();
         Self { announce, data }
@@ -130,7 +132,7 @@ impl Sample {
         assert_eq!(found + 1, self.announce.entries.len(), "nothing else is there");
     }
 
-    fn span(&self, entry: &Entry) -> &[u8] {
+    fn span(&self, entry: EntryRef<'_>) -> &[u8] {
         let at = self.announce.entries.iter().position(|e| e == entry).unwrap();
         let span = self.announce.files().find(|f| f.entry == at);
         span.map_or(&[], |f| &self.data[f.offset as usize..(f.offset + f.size) as usize])

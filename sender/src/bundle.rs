@@ -28,6 +28,10 @@ pub struct Identity {
     pub name: Vec<u8>,
     /// When it was claimed, in milliseconds since 1970.
     pub created_ms: u64,
+    /// T of its data object in bytes.
+    pub symbol_size: u16,
+    /// B of its data object in symbols.
+    pub block_symbols: u16,
 }
 
 /// What a bundle consists of, and what its files looked like when that was found out.

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod adopt;
 mod check_config;
 mod copy;
 mod keygen;
@@ -13,9 +14,11 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use checkvalve_host::config::ConfigError;
-use checkvalve_host::control::{Client, ControlError};
+use checkvalve_host::control::{Client, ControlError, Refusal};
 use checkvalve_host::exit::Exit;
-use checkvalve_host::log;
+use checkvalve_host::json::SCHEMA;
+use checkvalve_host::log::{self, escape};
+use checkvalve_protocol::id::ChannelName;
 use clap::{Parser, Subcommand};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -68,6 +71,11 @@ enum Command {
     /// With --ticket exactly what the other side lacks is sent, with a margin for the loss that the ticket states. How much that is
     /// and how long it takes is said beforehand.
     Resend(resend::Args),
+    /// Go on after the sender's state was lost, restored from a backup or cloned. The daemon must be stopped.
+    ///
+    /// Begins a new epoch, so that the receiver tells this sender from the one that was, and goes on after the sequences that the
+    /// receiver knows. What is unsent is sent under new ids and sequences, since nobody knows what the receiver has heard of it.
+    Adopt(adopt::Args),
     /// Tickets: the text that a person carries back from the other side.
     Ticket {
         /// What to do with one.
@@ -95,6 +103,9 @@ enum CommandError {
     Run(#[from] crate::run::RunError),
     #[error("{text}")]
     Said { exit: Exit, text: String },
+    /// More than one thing was refused; the first says how it ends.
+    #[error("{first}, and {} more", .others.len())]
+    Several { first: Refusal, others: Vec<Refusal> },
 }
 
 impl CommandError {
@@ -112,6 +123,17 @@ impl CommandError {
             Self::Control(error) => error.exit(),
             Self::Run(error) => error.exit(),
             Self::Said { exit, .. } => *exit,
+            Self::Several { first, .. } => first.exit,
+        }
+    }
+
+    /// What to tell, a line each.
+    fn lines(&self) -> Vec<String> {
+        match self {
+            Self::Several { first, others } => {
+                std::iter::once(first).chain(others).map(|refusal| refusal.text.clone()).collect()
+            }
+            other => vec![other.to_string()],
         }
     }
 }
@@ -130,7 +152,9 @@ pub fn main() -> Exit {
     match execute(&cli) {
         Ok(()) => Exit::Ok,
         Err(error) => {
-            eprintln!("checkvalve-sender: {error}");
+            for line in error.lines() {
+                eprintln!("checkvalve-sender: {}", escape(&line));
+            }
             error.exit()
         }
     }
@@ -145,10 +169,21 @@ fn execute(cli: &Cli) -> Result<(), CommandError> {
         Command::Send(args) => send::send(args, &cli.config, cli.json),
         Command::Status(args) => status::status(args, &cli.config, cli.json),
         Command::Resend(args) => resend::resend(args, &cli.config, cli.json),
+        Command::Adopt(args) => adopt::run(args, &cli.config, cli.json),
         Command::Ticket { command } => ticket::ticket(command, cli.json),
         Command::Keygen { kind } => keygen::keygen(kind, cli.json),
         Command::CheckConfig => check_config::check_config(&cli.config, cli.json),
     }
+}
+
+/// Whether the configuration has this channel. Errors: it has not, and which it has.
+fn known_channel(config: &Config, channel: &ChannelName) -> Result<(), CommandError> {
+    let names = config.channel_names();
+    if names.contains(channel) {
+        return Ok(());
+    }
+    let names: Vec<_> = names.iter().map(ChannelName::as_str).collect();
+    Err(CommandError::new(Exit::Usage, format!("there is no channel {channel}; there is {}", names.join(", "))))
 }
 
 /// Asks the daemon of this config.
@@ -159,15 +194,26 @@ fn ask<T: DeserializeOwned>(config: &Config, request: &Request) -> Result<T, Com
         .map_err(|e| CommandError::new(Exit::Protocol, format!("the daemon is of another version: {e}")))
 }
 
-/// Prints a line to standard output. A reader that has gone is none of our business.
+/// Prints lines to standard output, safe for a terminal whatever names they hold; escaping a line again does not change it. A
+/// reader that has gone is none of our business.
 fn say(text: impl std::fmt::Display) {
-    drop(writeln!(io::stdout(), "{text}"));
+    let text = text.to_string();
+    let lines: String = text.split('\n').map(|line| escape(line) + "\n").collect();
+    drop(io::stdout().write_all(lines.as_bytes()));
 }
 
-/// Prints a value as one line of JSON.
+/// Prints a value as one line of JSON. Its fields come after the version of the format.
 fn say_json<T: Serialize>(value: &T) -> Result<(), CommandError> {
-    let text = serde_json::to_string(value).map_err(|e| CommandError::new(Exit::Software, e.to_string()))?;
-    say(text);
+    #[derive(Serialize)]
+    struct Printed<'a, T> {
+        schema: u32,
+        #[serde(flatten)]
+        value: &'a T,
+    }
+    let text = serde_json::to_string(&Printed { schema: SCHEMA, value });
+    let text = text.map_err(|e| CommandError::new(Exit::Software, e.to_string()))?;
+    // Names in it were escaped when they became text.
+    drop(writeln!(io::stdout(), "{text}"));
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 mod check;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -151,8 +151,23 @@ impl Config {
     /// Reads a config file and checks everything that can be without sending: directories, keys, ranges.
     /// Errors: [`ConfigError`], one line that names the key and says what to write instead.
     pub fn load(path: &Path) -> Result<Checked, ConfigError> {
-        let config: Self = config::load(path)?;
+        let config = Self::peek(path)?;
         check::check(config).map_err(|error| error.in_file(path))
+    }
+
+    /// The channels that there are.
+    #[must_use]
+    pub fn channel_names(&self) -> BTreeSet<ChannelName> {
+        if self.channels.is_empty() {
+            check::usual_channel().into_iter().collect()
+        } else {
+            self.channels.keys().cloned().collect()
+        }
+    }
+
+    /// What follows from the link. Errors: [`ConfigError`], which names the key.
+    pub fn parameters(&self) -> Result<Parameters, ConfigError> {
+        check::parameters(self)
     }
 
     /// Reads a config file for the one key that commands need to find the daemon. Errors: as [`Config::load`], without

@@ -2,7 +2,9 @@
 
 use checkvalve_host::control::Refusal;
 use checkvalve_host::exit::Exit;
+use checkvalve_host::json::{Stamp, hex_unless_utf8};
 use checkvalve_host::log::escape_bytes;
+use checkvalve_protocol::beacon::Epoch;
 use checkvalve_protocol::id::{ChannelName, SessionId};
 use checkvalve_protocol::ticket::Ticket;
 use serde::{Deserialize, Serialize};
@@ -67,8 +69,10 @@ pub struct Status {
     pub version: String,
     /// The daemon's process.
     pub pid: u32,
-    /// When it was started, in milliseconds since 1970.
-    pub started_ms: u64,
+    /// When it was started.
+    pub started_at: Stamp,
+    /// The state that it goes on with; another one after `adopt`.
+    pub epoch: Epoch,
     /// The present run.
     pub session: SessionView,
     /// The link.
@@ -83,7 +87,7 @@ pub struct Status {
 pub struct SessionView {
     /// Its id, which every datagram carries.
     pub id: SessionId,
-    /// Its number, higher than any before.
+    /// Its number: counts the runs of this epoch.
     pub number: u64,
 }
 
@@ -100,15 +104,15 @@ pub struct LinkView {
     pub rate_bits: u64,
     /// Whether datagrams are sealed with a link key.
     pub sealed: bool,
-    /// What was sent in this session; its fields are the data plane's ([`LinkStats`]).
-    pub sent: Value,
+    /// What was sent in this session.
+    pub sent: LinkStats,
 }
 
 /// What the daemon itself adds to a [`Status`].
 #[derive(Debug, Clone)]
 pub struct About {
-    /// See [`Status::started_ms`].
-    pub started_ms: u64,
+    /// See [`Status::started_at`].
+    pub started_at: Stamp,
     /// See [`SessionView::id`].
     pub session: SessionId,
     /// The link, its `sent` empty.
@@ -161,6 +165,9 @@ pub struct AskedView {
     pub id: Option<checkvalve_protocol::id::BundleId>,
     /// What it is called, escaped where it is not printable text.
     pub name: Option<String>,
+    /// The bytes of that in hexadecimal digits; only there where they are not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name_hex: Option<String>,
     /// How many source blocks symbols are sent of.
     pub blocks: u64,
     /// How many it has.
@@ -204,7 +211,7 @@ pub fn answer(
         Refusal::new(Exit::Protocol, format!("the daemon does not understand the command: {error}"))
     })?;
     match request {
-        Request::Status => json(&status(engine, about, &stats())),
+        Request::Status => json(&status(engine, about, stats())),
         Request::Find { channel, inode, since_ms } => {
             json(&Found { bundle: engine.find_dropped(&channel, inode, since_ms) })
         }
@@ -252,16 +259,15 @@ pub fn answer(
 
 /// What status says.
 #[must_use]
-pub fn status(engine: &Engine, about: &About, stats: &LinkStats) -> Status {
-    let mut link = about.link.clone();
-    link.sent = serde_json::to_value(stats).unwrap_or_default();
+pub fn status(engine: &Engine, about: &About, sent: LinkStats) -> Status {
     Status {
         daemon: "sender".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
-        started_ms: about.started_ms,
+        started_at: about.started_at,
+        epoch: engine.epoch(),
         session: SessionView { id: about.session, number: engine.session_number() },
-        link,
+        link: LinkView { sent, ..about.link.clone() },
         view: engine.view(),
     }
 }
@@ -291,6 +297,7 @@ fn asked_view((bundle, result): Asked) -> AskedView {
             not_retained,
             id: Some(chosen.id),
             name: Some(escape_bytes(&name)),
+            name_hex: hex_unless_utf8(&name),
             blocks: chosen.blocks,
             of_blocks: chosen.of_blocks,
             bytes: chosen.bytes,
@@ -304,6 +311,7 @@ fn asked_view((bundle, result): Asked) -> AskedView {
             not_retained,
             id: None,
             name: None,
+            name_hex: None,
             blocks: 0,
             of_blocks: 0,
             bytes: 0,

@@ -19,6 +19,7 @@ mod resending;
 mod restoring;
 mod sending;
 mod ticket;
+mod trouble;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -27,8 +28,9 @@ use std::sync::Arc;
 
 use checkvalve_host::disk::Disk;
 use checkvalve_host::journal::Sync;
+use checkvalve_protocol::beacon::Epoch;
 use checkvalve_protocol::crypto::SigningKey;
-use checkvalve_protocol::id::{BundleId, ChannelName};
+use checkvalve_protocol::id::{BundleId, ChannelName, KeyId};
 use checkvalve_protocol::transmit::Parameters;
 
 use crate::holding::{Holding, Home};
@@ -36,8 +38,10 @@ use crate::ledger::{BundleRecord, Ledger, LedgerError};
 use crate::pipeline::{Finished, Job};
 use crate::spool::{Place, Seen, Spool};
 use crate::work::{Done, Loading, Work};
+use trouble::Topic;
 
 pub use open::OpenError;
+pub(crate) use open::taken_back;
 pub use resending::{Chosen, ResendError};
 pub use restoring::{PREFIX as RESTORE_PREFIX, RestoreError, Restoring};
 pub use ticket::{Asked, Priced};
@@ -124,7 +128,10 @@ pub struct Engine {
     setup: Setup,
     holding: Holding,
     ledger: Ledger,
+    epoch: Epoch,
     session_number: u64,
+    /// The id of the key that signs.
+    signer: KeyId,
     spool: Spool,
     now: Now,
     next_scan_ms: u64,
@@ -155,7 +162,7 @@ pub struct Engine {
     /// Bundles and channels with which to wait, until when.
     held_up: BTreeMap<HeldUp, u64>,
     /// What a person should look at, by what it is about.
-    troubles: BTreeMap<String, String>,
+    troubles: BTreeMap<Topic, String>,
     beacon_changed: bool,
 }
 
@@ -185,7 +192,13 @@ enum HeldUp {
 }
 
 impl Engine {
-    /// The number of this session: higher than that of any before.
+    /// The state that this session is of.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The number of this session: higher than that of any before in its epoch.
     #[must_use]
     pub fn session_number(&self) -> u64 {
         self.session_number
@@ -214,9 +227,9 @@ impl Engine {
     pub fn watching(&mut self, problem: Option<String>) {
         match problem {
             Some(problem) => {
-                self.trouble("watch", format!("inotify does not work, so that drops are found late: {problem}"))
+                self.trouble(Topic::Watch, format!("inotify does not work, so that drops are found late: {problem}"))
             }
-            None => self.untrouble("watch"),
+            None => self.untrouble(&Topic::Watch),
         }
     }
 
@@ -273,10 +286,10 @@ impl Engine {
         let old = self.ledger.get(record.id).and_then(|old| self.due_of(old));
         let result = self.ledger.put(record.clone(), sync);
         if let Err(error) = &result {
-            self.trouble("ledger", format!("the ledger cannot be written: {error}"));
+            self.trouble(Topic::Ledger, format!("the ledger cannot be written: {error}"));
             return result;
         }
-        self.untrouble("ledger");
+        self.untrouble(&Topic::Ledger);
         self.beacon_changed = true;
         let new = self.due_of(&record);
         let pending = self.pending.entry(record.channel).or_default();
@@ -311,31 +324,17 @@ impl Engine {
     }
 
     fn hold_up(&mut self, what: HeldUp) {
-        self.held_up.insert(what, self.now.mono_ms + RETRY_MS);
+        self.held_up.insert(what, self.now.mono_ms.saturating_add(RETRY_MS));
     }
 
     fn is_held_up(&self, what: &HeldUp) -> bool {
         self.held_up.contains_key(what)
     }
 
-    /// Says once what a person should look at; keeps it for status.
-    fn trouble(&mut self, about: &str, what: String) {
-        if self.troubles.get(about) != Some(&what) {
-            tracing::warn!(about, "{what}");
-            self.troubles.insert(about.to_owned(), what);
-        }
-    }
-
-    fn untrouble(&mut self, about: &str) {
-        if self.troubles.remove(about).is_some() {
-            tracing::info!(about, "works again");
-        }
-    }
-
     fn write_uptime_if_due(&mut self) {
         const EVERY_MS: u64 = 600_000;
         if self.now.mono_ms >= self.next_uptime_ms {
-            self.next_uptime_ms = self.now.mono_ms + EVERY_MS;
+            self.next_uptime_ms = self.now.mono_ms.saturating_add(EVERY_MS);
             // Only retention is the longer for it.
             drop(self.ledger.write_uptime());
         }
@@ -348,14 +347,14 @@ impl Engine {
             let next = pending.iter().find(|due| !self.active.contains_key(&due.id) && !self.waits_for_disk(due.id))?;
             let wait = if next.scheduled { next.at_ms.saturating_sub(uptime) } else { 0 };
             // What is due already waits for a job to end, which wakes by itself.
-            (wait > 0).then_some(now + wait)
+            (wait > 0).then(|| now.saturating_add(wait))
         };
         let dues = self.pending.values().filter_map(due);
         let times = [self.next_scan_ms, self.next_keeping_ms, self.next_uptime_ms];
         let held_up = self.held_up.values().copied();
-        let looks = self.active.values().any(sending::Active::is_waiting).then_some(now + LOOK_MS);
+        let looks = self.active.values().any(sending::Active::is_waiting).then(|| now.saturating_add(LOOK_MS));
         let all = times.into_iter().chain(self.spool.next_look_ms()).chain(dues).chain(held_up).chain(looks);
-        all.min().unwrap_or(now + RETRY_MS)
+        all.min().unwrap_or(now.saturating_add(RETRY_MS))
     }
 
     fn waits_for_disk(&self, id: BundleId) -> bool {

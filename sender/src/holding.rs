@@ -64,7 +64,7 @@ impl Holding {
         state: &Path,
         channels: impl IntoIterator<Item = ChannelName>,
     ) -> Result<Self, (PathBuf, io::Error)> {
-        let mut holding = Self { spool: spool.to_owned(), state: state.to_owned(), bases: BTreeMap::new() };
+        let mut holding = Self::closed(spool, state);
         for channel in channels {
             let folder = holding.folder(&channel);
             holding.ensure_folder(disk, &channel).map_err(|e| (folder.clone(), e))?;
@@ -72,6 +72,12 @@ impl Holding {
             holding.bases.insert(channel, base);
         }
         Ok(holding)
+    }
+
+    /// A holding area to look at with [`Holding::scan`], where nothing is created.
+    #[must_use]
+    pub fn closed(spool: &Path, state: &Path) -> Self {
+        Self { spool: spool.to_owned(), state: state.to_owned(), bases: BTreeMap::new() }
     }
 
     /// The spool's folder of a channel.
@@ -302,6 +308,15 @@ impl Home {
     pub fn meta(&self, disk: &dyn Disk) -> io::Result<Meta> {
         let name = self.name(disk)?.ok_or(io::ErrorKind::NotFound)?;
         disk.lstat(&self.root().join(name))
+    }
+
+    /// Gives what is held as one bundle to another, `id`, durably. Errors: those of renaming and of fsync; it may then be held
+    /// as either.
+    pub fn reassign(&self, disk: &dyn Disk, id: BundleId) -> io::Result<Self> {
+        let moved = Self { dir: self.dir.with_file_name(id.to_string()), id, ..self.clone() };
+        disk.rename_noreplace(&self.dir, &moved.dir)?;
+        self.dir.parent().map_or(Ok(()), |parent| disk.sync_dir(parent))?;
+        Ok(moved)
     }
 
     /// Writes the signed announce. Not durable by itself: it can be made again from the content, and its digest is known.

@@ -1,5 +1,5 @@
-//! What the sender knows and must not forget: which bundles there are, which sequences and ESIs are used up, which number
-//! the session has.
+//! What the sender knows and must not forget: which bundles there are, which sequences and ESIs are used up, which epoch
+//! it is, which number the session has.
 //!
 //! One journal; every record is the whole new state of one thing, the last one counts, so that replaying is reading.
 //! Whatever must not be used twice (a sequence, ESIs, a session's number) is durable before it is used.
@@ -12,8 +12,10 @@ use std::sync::Arc;
 
 use checkvalve_host::disk::Disk;
 use checkvalve_host::journal::{CorruptRange, Journal, JournalError, Sync};
+use checkvalve_protocol::beacon::Epoch;
 use checkvalve_protocol::codec;
 use checkvalve_protocol::id::{BundleId, ChannelName};
+use checkvalve_protocol::limits::MAX_SEQUENCE;
 
 pub use record::{BundleRecord, Resend, State};
 use record::{Change, Line};
@@ -22,6 +24,8 @@ use record::{Change, Line};
 const REMEMBERED: usize = 1_000;
 /// Records that may be superseded before the journal is rewritten.
 const SUPERSEDED: usize = 2_000;
+/// The latest that the ledger's clock is believed to be, in milliseconds: at the end of its numbers everything would be due.
+const MAX_UPTIME_MS: u64 = 1 << 53;
 /// Most bytes of an encoded record.
 const MAX_LINE: usize = 1 << 20;
 
@@ -29,6 +33,8 @@ const MAX_LINE: usize = 1 << 20;
 pub struct Ledger {
     journal: Journal,
     lines: usize,
+    epoch: Option<Epoch>,
+    /// Of the newest session of this epoch.
     session_number: u64,
     uptime_ms: u64,
     channels: BTreeMap<ChannelName, Channel>,
@@ -46,6 +52,14 @@ pub struct Damage {
     pub empty: bool,
 }
 
+impl Damage {
+    /// Whether anything was lost.
+    #[must_use]
+    pub fn is_real(&self) -> bool {
+        !self.corrupt.is_empty() || self.unknown > 0
+    }
+}
+
 #[derive(Default)]
 struct Channel {
     last: u64,
@@ -60,6 +74,11 @@ pub enum LedgerError {
     /// The journal cannot be opened or written to.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// An epoch has no more numbers for sessions.
+    #[error(
+        "sessions of this epoch are used up, {MAX_SEQUENCE} is the last; `checkvalve-sender adopt` begins another epoch"
+    )]
+    Sessions,
 }
 
 impl Ledger {
@@ -70,6 +89,7 @@ impl Ledger {
         let mut ledger = Self {
             journal,
             lines: recovered.records.len(),
+            epoch: None,
             session_number: 0,
             uptime_ms: 0,
             channels: BTreeMap::new(),
@@ -85,19 +105,29 @@ impl Ledger {
         Ok((ledger, damage))
     }
 
-    /// Begins a session and gives its number: higher than any before, also when the clock was set back, and later than
-    /// `wall_ms` (milliseconds since 1970) where that is higher, so that it is new even when the ledger was lost.
-    /// Errors: [`LedgerError::Journal`]; the number is then not used.
-    pub fn begin_session(&mut self, wall_ms: u64) -> Result<u64, LedgerError> {
-        let number = self.session_number.saturating_add(1).max(wall_ms);
+    /// The newest epoch. None: none has begun.
+    #[must_use]
+    pub fn epoch(&self) -> Option<Epoch> {
+        self.epoch
+    }
+
+    /// Begins an epoch, durably. Does nothing if it is not newer than the present one. Errors: [`LedgerError::Journal`].
+    pub fn begin_epoch(&mut self, epoch: Epoch) -> Result<(), LedgerError> {
+        self.write(vec![Change::Epoch(epoch)], Sync::Yes)
+    }
+
+    /// Begins a session and gives its number: 1 in a new epoch, then always one more.
+    /// Errors: [`LedgerError::Journal`], the number is then not used; [`LedgerError::Sessions`].
+    pub fn begin_session(&mut self) -> Result<u64, LedgerError> {
+        let number = next(self.session_number).ok_or(LedgerError::Sessions)?;
         self.write(vec![Change::Session(number)], Sync::Yes)?;
         Ok(number)
     }
 
-    /// The sequence that the next bundle of a channel will have, if it takes it.
+    /// The sequence that the next bundle of a channel will have, if it takes it. None: [`MAX_SEQUENCE`] was given out.
     #[must_use]
-    pub fn next_sequence(&self, channel: &ChannelName) -> u64 {
-        self.last_sequence(channel).saturating_add(1)
+    pub fn next_sequence(&self, channel: &ChannelName) -> Option<u64> {
+        next(self.last_sequence(channel))
     }
 
     /// The newest sequence that a channel has given out; 0 before the first.
@@ -110,6 +140,12 @@ impl Ledger {
     #[must_use]
     pub fn uptime_ms(&self) -> u64 {
         self.uptime_ms
+    }
+
+    /// When it will be `ms` milliseconds later on that clock.
+    #[must_use]
+    pub fn after(&self, ms: u64) -> u64 {
+        self.uptime_ms.saturating_add(ms)
     }
 
     /// Lets `ms` milliseconds pass on the ledger's clock. Every record carries the time, so that it is durable with them.
@@ -164,6 +200,29 @@ impl Ledger {
         self.write(vec![Change::Channel { name: channel.clone(), last }], Sync::Yes)
     }
 
+    /// Takes a bundle in without writing it down: for what the next [`Ledger::begin_anew`] or [`Ledger::rewrite`] makes durable.
+    pub fn remember(&mut self, bundle: BundleRecord) {
+        self.apply(Line { uptime_ms: self.uptime_ms, change: Change::Bundle(Box::new(bundle)) });
+    }
+
+    /// Goes on as another state: begins `epoch`, gives out none of the sequences up to `last` of each channel again, and forgets
+    /// some bundles, whose sequences stay used up. All of it is durable when this returns, or none.
+    ///
+    /// Errors: [`LedgerError::Journal`]. What this ledger says is then not what is on the disk: drop it.
+    pub fn begin_anew(
+        &mut self,
+        epoch: Epoch,
+        last: &BTreeMap<ChannelName, u64>,
+        forgotten: &[BundleId],
+    ) -> Result<(), LedgerError> {
+        let last = last.iter().map(|(name, &last)| Change::Channel { name: name.clone(), last });
+        let forgotten = forgotten.iter().copied().map(Change::Forget);
+        for change in std::iter::once(Change::Epoch(epoch)).chain(last).chain(forgotten) {
+            self.apply(Line { uptime_ms: self.uptime_ms, change });
+        }
+        self.rewrite()
+    }
+
     /// Forgets the oldest bundles that are over, and rewrites the journal when most of it is superseded.
     /// Errors: [`LedgerError::Journal`]; nothing is lost then.
     pub fn tidy(&mut self) -> Result<(), LedgerError> {
@@ -171,7 +230,7 @@ impl Ledger {
         if !forgotten.is_empty() {
             self.write(forgotten.into_iter().map(Change::Forget).collect(), Sync::No)?;
         }
-        let live = self.bundles.len() + self.channels.len() + 1;
+        let live = self.bundles.len() + self.channels.len() + 2;
         if self.lines > 2 * live + SUPERSEDED { self.rewrite() } else { Ok(()) }
     }
 
@@ -179,7 +238,9 @@ impl Ledger {
     pub fn rewrite(&mut self) -> Result<(), LedgerError> {
         let channels = self.channels.iter().map(|(name, c)| Change::Channel { name: name.clone(), last: c.last });
         let bundles = self.bundles.values().map(|b| Change::Bundle(Box::new(b.clone())));
-        let changes = std::iter::once(Change::Session(self.session_number)).chain(channels).chain(bundles);
+        // The epoch first: what comes before it is not of it.
+        let epoch = self.epoch.map(Change::Epoch).into_iter();
+        let changes = epoch.chain([Change::Session(self.session_number)]).chain(channels).chain(bundles);
         let lines: Vec<_> = changes.map(|change| self.encode(change)).collect();
         self.journal.rewrite(&lines)?;
         self.lines = lines.len();
@@ -207,9 +268,14 @@ impl Ledger {
     }
 
     fn apply(&mut self, line: Line) {
-        self.uptime_ms = self.uptime_ms.max(line.uptime_ms);
+        self.uptime_ms = self.uptime_ms.max(line.uptime_ms.min(MAX_UPTIME_MS));
         match line.change {
             Change::Session(number) => self.session_number = self.session_number.max(number),
+            Change::Epoch(epoch) => {
+                if self.epoch.is_none_or(|old| old.number < epoch.number) {
+                    (self.epoch, self.session_number) = (Some(epoch), 0);
+                }
+            }
             Change::Uptime => {}
             Change::Channel { name, last } => {
                 let channel = self.channels.entry(name).or_default();
@@ -249,6 +315,11 @@ impl Ledger {
         }
         ids
     }
+}
+
+/// The number after one that is given out. None: it was the last.
+fn next(number: u64) -> Option<u64> {
+    number.checked_add(1).filter(|next| *next <= MAX_SEQUENCE)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! The daemon's decisions are in [`engine`], which a simulator can drive; threads, sockets and clocks are in [`run`].
 #![deny(unsafe_code)]
 
+pub mod adopt;
 pub mod bundle;
 pub mod cli;
 pub mod config;
@@ -14,4 +15,5 @@ pub mod link;
 pub mod pipeline;
 pub mod run;
 pub mod spool;
+pub mod trouble;
 pub mod work;

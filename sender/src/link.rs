@@ -13,6 +13,8 @@ use std::time::Duration;
 use checkvalve_protocol::transmit::Batch;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::trouble::Trouble;
+
 /// Send buffer asked for, in bytes: some batches ahead, so that the sender does not sleep for each.
 const SEND_BUFFER: usize = 4 << 20;
 /// Datagrams in one `sendmmsg` where the kernel does not segment.
@@ -27,7 +29,7 @@ pub struct Link {
     destination: SocketAddr,
     segment: AtomicBool,
     retries: AtomicU64,
-    trouble: Mutex<Option<String>>,
+    trouble: Mutex<Option<Trouble>>,
 }
 
 /// What became of a batch.
@@ -73,10 +75,9 @@ impl Link {
         self.segment.load(Ordering::Relaxed)
     }
 
-    /// Why nothing leaves over this lane at the moment, for people; None when all is well.
-    pub fn trouble(&self) -> Option<String> {
-        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        trouble.as_ref().map(|trouble| format!("to {}: {trouble}", self.destination))
+    /// Why nothing leaves over this lane at the moment; None when all is well.
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Sends the whole batch, and tries again for as long as the kernel refuses: nobody above would send these
@@ -131,14 +132,18 @@ impl Link {
         if trouble.is_some() == error.is_some() {
             return;
         }
-        *trouble = error.map(|error| match error.raw_os_error() {
-            Some(libc::EMSGSIZE) => {
-                "a datagram is larger than the interface's MTU: lower link.mtu or raise the interface's".into()
-            }
-            _ => format!("send: {error}"),
+        *trouble = error.map(|error| {
+            let (code, what) = match error.raw_os_error() {
+                Some(libc::EMSGSIZE) => (
+                    "datagram-too-large",
+                    "a datagram is larger than the interface's MTU: lower link.mtu or raise the interface's".to_owned(),
+                ),
+                _ => ("cannot-send", format!("send: {error}")),
+            };
+            Trouble::new(code, format!("to {}: {what}", self.destination))
         });
         match &*trouble {
-            Some(trouble) => tracing::error!(destination = %self.destination, %trouble, "nothing leaves; trying again"),
+            Some(Trouble { text, .. }) => tracing::error!(trouble = %text, "nothing leaves; trying again"),
             None => tracing::info!(destination = %self.destination, "the link takes datagrams again"),
         }
     }

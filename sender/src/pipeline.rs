@@ -21,7 +21,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use checkvalve_host::disk::Disk;
-use checkvalve_protocol::beacon::ChannelState;
+use checkvalve_protocol::beacon::{ChannelState, Epoch};
 use checkvalve_protocol::crypto::{LinkKey, SigningKey};
 use checkvalve_protocol::fec::{FecError, Plans};
 use checkvalve_protocol::id::{BundleId, ChannelName, SessionId};
@@ -29,10 +29,11 @@ use checkvalve_protocol::seal::Sealer;
 use checkvalve_protocol::time::Time;
 use checkvalve_protocol::transmit::pacer::BUCKET;
 use checkvalve_protocol::transmit::{Parameters, Selection, StreamId, Transmitter};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::bundle::{Plan, ReadError};
 use crate::link::Link;
+use crate::trouble::Trouble;
 
 /// One transmission of a bundle: a pass, a resend of parts, or its withdrawal.
 pub struct Job {
@@ -118,8 +119,10 @@ pub struct PipelineConfig {
     pub parameters: Parameters,
     /// The session.
     pub session: SessionId,
-    /// Its number, higher than any before.
+    /// Its number in the epoch, higher than any before.
     pub session_number: u64,
+    /// The state that the session is of.
+    pub epoch: Epoch,
 }
 
 /// The secrets of the pipeline.
@@ -127,12 +130,12 @@ pub struct PipelineConfig {
 pub struct Keys {
     /// What seals datagrams; None is the insecure mode.
     pub link: Option<LinkKey>,
-    /// Who signs hashes.
+    /// Who signs hashes and beacons.
     pub signing: Arc<SigningKey>,
 }
 
 /// What went over the link in this session.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkStats {
     /// Datagrams sent.
     pub datagrams: u64,
@@ -141,7 +144,7 @@ pub struct LinkStats {
     /// Times that the system refused to send, and it was tried again.
     pub send_errors: u64,
     /// Why nothing leaves at the moment, of each lane where that is so.
-    pub trouble: Option<String>,
+    pub troubles: Vec<Trouble>,
 }
 
 /// The pipeline cannot start.
@@ -209,6 +212,8 @@ struct State {
     channels: Vec<ChannelState>,
     next_channel: usize,
     next_beacon: Time,
+    /// Beacons that were made.
+    beacons: u64,
 }
 
 /// A job from its first block until its last symbol has gone.
@@ -265,6 +270,7 @@ impl Pipeline {
                 channels: Vec::new(),
                 next_channel: 0,
                 next_beacon: Time::ZERO,
+                beacons: 0,
             }),
             work: Condvar::new(),
             room: Condvar::new(),
@@ -304,8 +310,8 @@ impl Pipeline {
         LinkStats {
             datagrams: self.shared.datagrams.load(Ordering::Relaxed),
             bytes: self.shared.bytes.load(Ordering::Relaxed),
-            send_errors: links.iter().map(Link::retries).sum(),
-            trouble: links.iter().filter_map(Link::trouble).reduce(|all, next| format!("{all}; {next}")),
+            send_errors: links.iter().map(Link::retries).fold(0, u64::saturating_add),
+            troubles: links.iter().filter_map(Link::trouble).collect(),
         }
     }
 

@@ -18,6 +18,7 @@ use checkvalve_host::config::{ConfigError, list};
 use checkvalve_host::control::{BindError, Refusal, Reply, Server};
 use checkvalve_host::disk::{Disk, OsDisk};
 use checkvalve_host::exit::Exit;
+use checkvalve_host::json::Stamp;
 use checkvalve_host::lock::{Lock, LockError};
 use checkvalve_host::notify::Notifier;
 use checkvalve_protocol::id::SessionId;
@@ -27,7 +28,7 @@ use tokio::sync::oneshot;
 use crate::config::{Checked, Config};
 use crate::control::{About, LinkView};
 use crate::engine::{Engine, Now, OpenError, Setup};
-use crate::pipeline::{Keys, Pipeline, PipelineConfig, StartError};
+use crate::pipeline::{Keys, LinkStats, Pipeline, PipelineConfig, StartError};
 
 use shell::{Input, Shell};
 
@@ -100,13 +101,14 @@ pub fn run(config: &Path) -> Result<(), RunError> {
     let keys = Keys { link: checked.link_key.clone(), signing: Arc::clone(&checked.signing_key) };
     let engine = Engine::open(setup(&checked, &disk, &keys), clock.now())?;
     let session = SessionId(random().ok_or(RunError::Random)?);
-    let about = about(&checked, session, clock.now().wall_ms);
+    let (epoch, number) = (engine.epoch().number, engine.session_number());
+    let about = about(&checked, session, Stamp(clock.now().wall_ms));
     let pipeline = Pipeline::start(pipeline_config(&checked, session, &engine), keys, Arc::clone(&disk))?;
     let server = Server::bind(&checked.config.control)?;
     let (inputs, received) = mpsc::channel();
     let notifier = Notifier::from_env();
     let shell = Shell::new(engine, pipeline, disk, clock, about, inputs.clone());
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), %session, destination = list(&checked.destinations),
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), epoch, number, %session, destination = list(&checked.destinations),
         rate = %checked.config.link.rate, sealed = checked.link_key.is_some(), "started");
     let (ended, end) = oneshot::channel();
     let thread = std::thread::Builder::new().name("engine".into()).spawn(move || {
@@ -177,10 +179,11 @@ fn pipeline_config(checked: &Checked, session: SessionId, engine: &Engine) -> Pi
         parameters: checked.parameters,
         session,
         session_number: engine.session_number(),
+        epoch: engine.epoch(),
     }
 }
 
-fn about(checked: &Checked, session: SessionId, started_ms: u64) -> About {
+fn about(checked: &Checked, session: SessionId, started_at: Stamp) -> About {
     let link = &checked.config.link;
     let link = LinkView {
         destination: list(&checked.destinations),
@@ -188,13 +191,13 @@ fn about(checked: &Checked, session: SessionId, started_ms: u64) -> About {
         mtu: link.mtu,
         rate_bits: link.rate.bits(),
         sealed: checked.link_key.is_some(),
-        sent: serde_json::Value::Null,
+        sent: LinkStats::default(),
     };
-    About { started_ms, session, link }
+    About { started_at, session, link }
 }
 
-/// 64 random bits, not 0.
-fn random() -> Option<u64> {
+/// 64 random bits, not 0. None: the system gives none.
+pub(crate) fn random() -> Option<u64> {
     let mut bytes = [0; 8];
     let filled = SystemRandom::new().fill(&mut bytes).is_ok();
     Some(u64::from_le_bytes(bytes)).filter(|&number| filled && number != 0)

@@ -79,7 +79,9 @@ struct Candidate {
 pub struct Waiting<'a> {
     /// Where.
     pub place: &'a Place,
-    /// Why.
+    /// Why, for programs: words joined by `-`, never changed.
+    pub code: &'static str,
+    /// Why, for people.
     pub why: &'a str,
     /// Whether a person should look.
     pub problem: bool,
@@ -116,7 +118,7 @@ impl Spool {
             Seen::Written => {
                 candidate.open = true;
                 // Writing comes in torrents; looking each time would only slow it down.
-                candidate.look_at_ms = now_ms + settle_ms / 4;
+                candidate.look_at_ms = now_ms.saturating_add(settle_ms / 4);
             }
             Seen::Closed => candidate.open = false,
             Seen::Touched | Seen::Removed => {}
@@ -191,7 +193,7 @@ impl Spool {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return self.forget(place),
             Err(e) => {
                 candidate.problem = Some(format!("cannot be looked at: {e}"));
-                candidate.look_at_ms = now_ms + settle_ms.max(1_000);
+                candidate.look_at_ms = now_ms.saturating_add(settle_ms.max(1_000));
                 return;
             }
         };
@@ -206,16 +208,16 @@ impl Spool {
         match &candidate.quiet {
             Some((before, since)) if *before == looks && now_ms.saturating_sub(*since) >= settle_ms => {
                 if candidate.open {
-                    candidate.look_at_ms = now_ms + settle_ms.max(1_000);
+                    candidate.look_at_ms = now_ms.saturating_add(settle_ms.max(1_000));
                 } else {
                     candidate.whole = true;
                     candidate.look_at_ms = now_ms;
                 }
             }
-            Some((before, since)) if *before == looks => candidate.look_at_ms = since + settle_ms,
+            Some((before, since)) if *before == looks => candidate.look_at_ms = since.saturating_add(settle_ms),
             _ => {
                 candidate.quiet = Some((looks, now_ms));
-                candidate.look_at_ms = now_ms + settle_ms;
+                candidate.look_at_ms = now_ms.saturating_add(settle_ms);
             }
         }
     }
@@ -228,7 +230,7 @@ impl Spool {
     /// It could not be claimed; tries again after `retry_ms`. Gives whether this is news.
     pub fn unclaimable(&mut self, place: &Place, why: String, now_ms: u64, retry_ms: u64) -> bool {
         let Some(candidate) = self.candidates.get_mut(place) else { return false };
-        candidate.look_at_ms = now_ms + retry_ms;
+        candidate.look_at_ms = now_ms.saturating_add(retry_ms);
         let news = candidate.problem.as_deref() != Some(&why);
         candidate.problem = Some(why);
         news
@@ -244,11 +246,15 @@ impl Spool {
 
     /// What waits, and why.
     pub fn waiting(&self) -> impl Iterator<Item = Waiting<'_>> {
-        self.candidates.iter().map(|(place, c)| match &c.problem {
-            Some(why) => Waiting { place, why, problem: true },
-            None if c.whole => Waiting { place, why: "about to be claimed", problem: false },
-            None if c.open => Waiting { place, why: "open for writing", problem: false },
-            None => Waiting { place, why: "settling", problem: false },
+        self.candidates.iter().map(|(place, c)| {
+            let (code, why) = match &c.problem {
+                Some(why) if c.whole => ("cannot-claim", why.as_str()),
+                Some(why) => ("cannot-look", why.as_str()),
+                None if c.whole => ("claiming", "about to be claimed"),
+                None if c.open => ("open", "open for writing"),
+                None => ("settling", "settling"),
+            };
+            Waiting { place, code, why, problem: c.problem.is_some() }
         })
     }
 

@@ -19,6 +19,8 @@ use crate::spool::{Place, Signature};
 
 /// Bytes that are read at once when only hashes are wanted.
 const READ: usize = 1 << 20;
+/// Why a bundle of another key is not sent.
+const OTHER_KEY: &str = "it was announced with another signing key than the present one; drop it again";
 
 /// One piece of work.
 pub enum Work {
@@ -76,6 +78,10 @@ pub struct Loading {
     pub record: BundleRecord,
     /// Who signs.
     pub key: Arc<SigningKey>,
+    /// T in bytes that follows from the link as it is now.
+    pub symbol_size: u16,
+    /// B in symbols, likewise.
+    pub block_symbols: u16,
 }
 
 /// A bundle that is ready for the wire.
@@ -136,19 +142,23 @@ impl Planning {
 impl Loading {
     /// 1. Looks at the tree again: it must still be exactly what was announced.
     /// 2. Reads the signed announce, or makes it again.
-    /// 3. Unless nobody touched the files since they were hashed, hashes them again.
+    /// 3. If none of it was sent yet and the link has other symbols now, announces these instead.
+    /// 4. Unless nobody touched the files since they were hashed, hashes them again.
     fn run(self, disk: &Arc<dyn Disk>) -> Result<Loaded, LoadError> {
+        if !self.is_ours() {
+            return Err(LoadError::Withdraw { reason: OTHER_KEY.to_owned(), announce: None });
+        }
         let stored = self.stored_announce(disk.as_ref());
         let withdraw =
             |reason: &str| LoadError::Withdraw { reason: reason.to_owned(), announce: peek(stored.as_ref().ok()) };
-        let plan = match bundle::plan(disk.as_ref(), &self.home.root(), self.identity()) {
+        let mut plan = match bundle::plan(disk.as_ref(), &self.home.root(), self.identity()) {
             Ok(plan) => plan,
             // It could be read when it was planned: the disk fails, which is no change.
             Err(reason @ RefuseReason::Unreadable { .. }) => return Err(LoadError::Disk(reason.to_string())),
             Err(reason) if reason.is_temporary() => return Err(LoadError::Disk(reason.to_string())),
             Err(reason) => return Err(withdraw(&format!("it changed while it was held: {reason}"))),
         };
-        let announce = match &stored {
+        let mut announce = match &stored {
             Ok(bytes) => bytes.clone(),
             Err(_) => {
                 let bytes = plan.announce.sign(&self.key).map_err(|e| withdraw(&e.to_string()))?;
@@ -163,7 +173,14 @@ impl Loading {
             return Err(withdraw("it changed while it was held"));
         }
         if signed::parse(&announce).is_ok_and(|parsed| parsed.signer != self.key.public().id()) {
-            return Err(withdraw("it was announced with another signing key than the present one; drop it again"));
+            return Err(withdraw(OTHER_KEY));
+        }
+        let present = (self.symbol_size, self.block_symbols);
+        if self.record.next_esi == 0 && (plan.announce.symbol_size, plan.announce.block_symbols) != present {
+            (plan.announce.symbol_size, plan.announce.block_symbols) = present;
+            announce = plan.announce.sign(&self.key).map_err(|e| withdraw(&e.to_string()))?;
+            // Until the ledger has this one's digest, it is made again from what the ledger has.
+            self.home.write_announce(disk.as_ref(), &announce).map_err(|e| LoadError::Disk(e.to_string()))?;
         }
         let plan = Arc::new(plan);
         let fingerprint = plan.fingerprint();
@@ -175,6 +192,9 @@ impl Loading {
     /// again, which must have the digest that the ledger knows, 3. hashes all files, 4. makes that durable.
     fn restore(self, disk: &Arc<dyn Disk>) -> Result<Loaded, LoadError> {
         let refuse = |reason: String| LoadError::Withdraw { reason, announce: None };
+        if !self.is_ours() {
+            return Err(refuse("it was sent with another signing key than the present one".to_owned()));
+        }
         let plan =
             bundle::plan(disk.as_ref(), &self.home.root(), self.identity()).map_err(|e| refuse(e.to_string()))?;
         let announce = plan.announce.sign(&self.key).map_err(|e| refuse(e.to_string()))?;
@@ -231,14 +251,21 @@ impl Loading {
         Ok(Some(Arc::new(hashes)))
     }
 
+    /// Whether the present key may speak of it.
+    fn is_ours(&self) -> bool {
+        self.record.id.tag() == self.key.public().id().tag()
+    }
+
     fn identity(&self) -> Identity {
-        let BundleRecord { id, channel, sequence, name, claimed_ms, .. } = &self.record;
+        let BundleRecord { id, channel, sequence, name, claimed_ms, symbol_size, block_symbols, .. } = &self.record;
         Identity {
             bundle: *id,
             channel: channel.clone(),
             sequence: sequence.unwrap_or_default(),
             name: name.clone(),
             created_ms: *claimed_ms,
+            symbol_size: *symbol_size,
+            block_symbols: *block_symbols,
         }
     }
 }

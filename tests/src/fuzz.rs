@@ -10,19 +10,20 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use checkvalve_protocol::beacon::Beacon;
+use checkvalve_protocol::admit::{Trust, Verdict, admit};
+use checkvalve_protocol::beacon::{Beacon, MIN_BEACON_LEN};
 use checkvalve_protocol::crypto::{LinkKey, PublicKey, SigningKey, TrustStore};
 use checkvalve_protocol::fec::Plans;
 use checkvalve_protocol::id::{BundleId, SessionId};
-use checkvalve_protocol::limits::HEADER_LEN;
+use checkvalve_protocol::limits::{HEADER_LEN, MAX_BEACON_LEN};
 use checkvalve_protocol::manifest::{Announce, EntryKind, Hashes, signed};
 use checkvalve_protocol::partition::{BlockSet, Oti};
-use checkvalve_protocol::path::SafePath;
+use checkvalve_protocol::path::{PathRef, SafePath};
 use checkvalve_protocol::receive::{DropReason, Limits, Reassembly, Wanted, recover};
 use checkvalve_protocol::seal::{Opener, Sealer};
 use checkvalve_protocol::ticket::{Data, Loss, Need, Subject, Ticket};
 use checkvalve_protocol::time::Time;
-use checkvalve_protocol::wire::{Content, Header, ObjectKind, Symbol};
+use checkvalve_protocol::wire::{Content, Header, ObjectKind, Symbol, VERSION};
 
 use crate::rng::Rng;
 
@@ -92,7 +93,7 @@ impl Target {
         match self.name {
             "datagrams" => [&[TAKE], vector].concat(),
             // What is signed.
-            "announce" | "hashes" => vector.get(76..).unwrap_or_default().to_vec(),
+            "announce" | "hashes" | "beacon" => vector.get(signed::PREFIX_LEN..).unwrap_or_default().to_vec(),
             // A mark, the place, room for a checksum, which symbols are there, and these.
             "records" => [&[0; 8], vector.get(..HEADER_LEN).unwrap_or_default(), &[1; 2_000]].concat(),
             _ => vector.to_vec(),
@@ -140,24 +141,35 @@ impl<'a> Input<'a> {
 /// First byte of a step of [`datagrams`] whose rest is a datagram.
 const TAKE: u8 = 0;
 
-/// Bytes that the receiver may hold in [`datagrams`], and objects.
+/// Bytes that the receiver may hold in [`datagrams`], objects that it may know of bundles that somebody signed for, and of others, and
+/// blocks that it may have under way.
 const MEMORY: u64 = 64 << 10;
 const OBJECTS: usize = 4;
+const UNSIGNED: usize = 2;
+const BLOCKS: usize = 16;
 
 /// A receiver, and what it is asked to do: each step is a byte that says what, and what is needed for it.
 ///
 /// It holds no more than its memory and one block, knows no more objects than it may, and only gives out blocks that have enough
 /// symbols or were taken out on purpose.
 fn datagrams(bytes: &[u8]) {
-    let limits =
-        Limits { memory: MEMORY, objects: OBJECTS, idle: Duration::from_secs(2), ask_again: Duration::from_secs(1) };
+    let limits = Limits {
+        objects: OBJECTS,
+        unsigned_objects: UNSIGNED,
+        announces: UNSIGNED,
+        open_blocks: BLOCKS,
+        idle: Duration::from_secs(2),
+        ask_again: Duration::from_secs(1),
+        ..Limits::new(MEMORY)
+    };
     let (mut input, mut now, mut counter) = (Input(bytes), Time::ZERO, 0);
     let (mut receiver, mut opener, plans) = (Reassembly::new(limits), Opener::new(None), Plans::new());
     let sealer = Sealer::new(None, SessionId(7));
     let mut want = |symbol: &Symbol| match symbol.bundle.0 {
         5 => Wanted::No(DropReason::Refused),
-        1 => Wanted::Yes { have: BlockSet::all(symbol.sbn), parked: vec![(symbol.sbn, 1)] },
-        _ => Wanted::Yes { have: BlockSet::new(), parked: Vec::new() },
+        1 => Wanted::Yes { have: BlockSet::all(symbol.sbn), parked: vec![(symbol.sbn, 1)], signed: true },
+        // Some that nobody signed for, until they are vouched for.
+        other => Wanted::Yes { have: BlockSet::new(), parked: Vec::new(), signed: other < 4 },
     };
     while !input.0.is_empty() {
         match input.byte() {
@@ -188,8 +200,10 @@ fn datagrams(bytes: &[u8]) {
                 sealer.seal(&header, &payload, &mut datagram);
                 let _ = receiver.take(now, &mut opener, &mut datagram, &mut want);
             }
-            240..=243 => receiver.forget(BundleId(input.byte().into())),
-            244..=247 => receiver.park_all(),
+            240..=241 => receiver.forget(BundleId(input.byte().into())),
+            242..=243 => receiver.vouch(BundleId(input.byte().into())),
+            244..=245 => receiver.sent(SessionId(7), u64::from_be_bytes(input.bytes())),
+            246..=247 => receiver.park_all(),
             _ => {
                 now = now + Duration::from_millis(u64::from(input.byte()) * 20);
                 receiver.handle_timeout(now);
@@ -200,9 +214,10 @@ fn datagrams(bytes: &[u8]) {
                 block.received() >= u32::from(block.symbols()) || block.has_parked(),
                 "{block:?} came out too early"
             );
-            match input.byte() % 4 {
+            match input.byte() % 5 {
                 0 => receiver.failed(block),
                 1 => receiver.undecodable(block),
+                2 => receiver.discarded(block),
                 _ if block.has_parked() || block.decode(&plans).is_err() => receiver.undecodable(block),
                 _ => {
                     assert_eq!(Some(block.data().len()), block.oti().block_len(block.sbn()));
@@ -214,14 +229,22 @@ fn datagrams(bytes: &[u8]) {
             let symbols = u32::try_from(block.received_symbols().count()).expect("a block is small");
             if input.byte().is_multiple_of(2) { receiver.parked(block, symbols) } else { receiver.recycle(block) }
         }
+        while receiver.poll_expired().is_some() {}
         let most = MEMORY + 32 * 256 + (HEADER_LEN as u64 + 256) * 8;
+        let (usage, tally) = (receiver.usage(), receiver.tally());
         assert!(receiver.memory() <= most, "it holds {} bytes", receiver.memory());
-        assert!(receiver.progress().count() <= OBJECTS, "it knows too many objects");
+        assert!(usage.unsigned_memory <= usage.memory, "{usage:?}");
+        assert!(usage.unsigned_objects <= 2 * UNSIGNED, "it knows too many objects that nobody signed for: {usage:?}");
+        // What is vouched for was known already.
+        assert!(usage.objects <= OBJECTS + 4 * UNSIGNED, "it knows too many objects: {usage:?}");
+        assert!(usage.open_blocks <= BLOCKS, "too many blocks are under way: {usage:?}");
+        assert!(tally.received <= tally.sent && tally.longest_burst <= tally.sent, "{tally:?}");
     }
 }
 
+/// The key that the vectors' receiver trusts, so that the bundles in them are its own.
 fn signer() -> (SigningKey, TrustStore) {
-    let key = SigningKey::from_seed([5; 32]);
+    let key = SigningKey::from_seed(*b"tttttttttttttttttttttttttttttttt");
     let mut trust = TrustStore::new();
     trust.insert(key.public(), "fuzz");
     (key, trust)
@@ -234,6 +257,7 @@ fn announce(bytes: &[u8]) {
     let _ = Announce::peek_head(bytes);
     let sealed = signed::seal(signed::ANNOUNCE, bytes, &key);
     assert_eq!(Announce::peek(&sealed).ok(), Announce::open(&sealed, &trust).ok().map(|opened| opened.value));
+    counts(&sealed, &trust);
     let Ok(opened) = Announce::open(&sealed, &trust) else { return };
     let announce = opened.value;
     announce.check().expect("what was opened keeps the rules");
@@ -254,13 +278,39 @@ fn announce(bytes: &[u8]) {
             directories.insert(entry.path.as_bytes().to_vec());
         }
         if let EntryKind::Symlink { target } = &entry.kind {
-            stays_inside(&entry.path, target.as_bytes());
+            stays_inside(entry.path, target.as_bytes());
         }
     }
 }
 
+/// Whether a receiver believes an announce: only what can be opened, under its own id, by the key of that id; what is unsigned never.
+fn counts(sealed: &[u8], trust: &TrustStore) {
+    let believed = Trust::new(trust.clone());
+    let head = Announce::peek_head(sealed).ok();
+    let bundle = head.map_or(BundleId(0), |head| head.bundle);
+    let named = trust.by_tag(bundle.tag()).is_some();
+    match (Announce::open(sealed, trust), admit(bundle, sealed, None, &believed)) {
+        (Ok(opened), Ok(admitted)) => {
+            assert!(named && admitted.outcome.is_none());
+            assert_eq!(admitted.announce, opened);
+        }
+        (Err(error), Err(Verdict::Refuse { error: found, .. })) => {
+            assert!(named);
+            assert_eq!(error, found);
+        }
+        (_, Err(Verdict::Discard(_))) => assert!(!named, "it is of the key that signed it"),
+        (opened, verdict) => panic!("{opened:?} and {verdict:?}"),
+    }
+    assert!(
+        matches!(admit(BundleId(!bundle.0), sealed, None, &believed), Err(Verdict::Discard(_))),
+        "of another bundle"
+    );
+    let payload = sealed.get(signed::PREFIX_LEN..).unwrap_or_default();
+    assert!(matches!(admit(bundle, &signed::seal_unsigned(payload), None, &believed), Err(Verdict::Discard(_))));
+}
+
 /// Follows the target from the directory of the symlink. A name may be that of another symlink, so `..` may not follow one.
-fn stays_inside(link: &SafePath, target: &[u8]) {
+fn stays_inside(link: PathRef<'_>, target: &[u8]) {
     assert!(target.first() != Some(&b'/') && !target.contains(&0));
     let (mut depth, mut named) = (link.depth() - 1, false);
     for component in target.split(|&byte| byte == b'/') {
@@ -285,14 +335,33 @@ fn hashes(bytes: &[u8]) {
     assert_eq!(Hashes::open(&again, &trust).expect("and opened again").value, opened.value);
 }
 
-/// The content of a beacon.
+/// The payload of a beacon, signed. One that is accepted is the same when signed again, and what has to be left out of it is no fault.
 fn beacon(bytes: &[u8]) {
-    let Ok(beacon) = Beacon::decode(bytes) else { return };
-    assert_eq!(Beacon::decode(&beacon.encode(usize::MAX)).as_ref(), Ok(&beacon), "the same when encoded again");
-    for limit in [256, 1_000, bytes.len()] {
-        let encoded = beacon.encode(limit);
-        assert!(encoded.len() <= limit.max(256), "{} bytes do not fit into {limit}", encoded.len());
-        Beacon::decode(&encoded).expect("what was left out is no fault");
+    let (key, trust) = signer();
+    let _ = Beacon::open(bytes, &trust);
+    let Ok(opened) = Beacon::open(&signed::seal(signed::BEACON, bytes, &key), &trust) else { return };
+    let beacon = opened.value;
+    let open = |signed: &[u8]| Beacon::open(signed, &trust).map(|opened| opened.value);
+    let whole = beacon.sign(&key, usize::MAX);
+    // Numbers in fewer bytes, so never longer.
+    assert!(whole.len() <= signed::PREFIX_LEN + bytes.len());
+    assert_eq!(open(&whole).as_ref(), Ok(&beacon), "the same when signed again");
+    for limit in [0, MIN_BEACON_LEN, 256, 1_000, whole.len() - 1, whole.len(), MAX_BEACON_LEN] {
+        let signed = beacon.sign(&key, limit);
+        assert!(signed.len() <= limit.max(MIN_BEACON_LEN), "{} bytes do not fit into {limit}", signed.len());
+        let less = open(&signed).expect("what was left out is no fault");
+        let recent = |beacon: &Beacon| beacon.channel.as_ref().map_or(0, |channel| channel.recent.len());
+        assert!(recent(&less) <= recent(&beacon));
+        let bare = |beacon: &Beacon| Beacon { on_wire: None, channel: None, ..beacon.clone() };
+        assert_eq!(bare(&less), bare(&beacon), "of what is never left out nothing is lost");
+    }
+    // Whoever sends it on in another session is not heard, and no bundle of another key is spoken of.
+    let trust = Trust::new(trust);
+    assert_eq!(trust.hear(beacon.session, &whole).map(|opened| opened.value).as_ref(), Ok(&beacon));
+    trust.hear(SessionId(!beacon.session.0), &whole).expect_err("it is of another session");
+    let recent = beacon.channel.iter().flat_map(|channel| channel.recent.iter().map(|recent| recent.bundle));
+    for bundle in recent.chain(beacon.on_wire.iter().map(|on_wire| on_wire.bundle)) {
+        assert_eq!(bundle.tag(), key.public().id().tag());
     }
 }
 
@@ -355,7 +424,7 @@ fn paths(bytes: &[u8]) {
     assert!(path.as_path().components().all(|component| matches!(component, std::path::Component::Normal(_))));
     assert_eq!(path.components().count(), path.depth());
     if let Ok(target) = checkvalve_protocol::path::LinkTarget::new(&path, target) {
-        stays_inside(&path, target.as_bytes());
+        stays_inside(path.view(), target.as_bytes());
     }
 }
 
@@ -366,7 +435,7 @@ fn records(bytes: &[u8]) {
         let mark: &[u8; 8] = if extent[0].is_multiple_of(2) { b"cvsource" } else { b"cvrepair" };
         extent[..8].copy_from_slice(mark);
         let kind = extent[11] % 4;
-        extent[8..12].copy_from_slice(&[b'C', b'V', 1, kind]);
+        extent[8..12].copy_from_slice(&[b'C', b'V', VERSION, kind]);
         let checksum = crc32fast::hash(&extent[8..56]);
         extent[56..60].copy_from_slice(&checksum.to_le_bytes());
     }

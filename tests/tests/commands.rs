@@ -102,7 +102,7 @@ fn keys_are_made_with_care_and_trusted_by_hand() {
 }
 
 #[test]
-fn a_sender_whose_key_is_not_trusted_is_quarantined() {
+fn a_sender_whose_key_is_not_trusted_changes_nothing_until_it_is() {
     require_link!();
     let mut pair = Pair::setup().lay();
     for entry in std::fs::read_dir(pair.high.keys.join("trusted.d")).unwrap() {
@@ -111,8 +111,26 @@ fn a_sender_whose_key_is_not_trusted_is_quarantined() {
     pair.start_receiver();
     pair.start_sender();
     let bundle = pair.drop_file("release", b"signed by a stranger");
-    pair.wait_state(&bundle, &["quarantined"]);
+    let key = pair.low.keys.join("signing.key.pub");
+    let alarm = pair.wait_for("an alarm", || {
+        let alarms = pair.receiver_status()?.alarms();
+        alarms.into_iter().find(|(code, _)| code == "unknown-key").map(|(_, text)| text)
+    });
+    assert!(alarm.contains("default/1 (release)") && alarm.contains("trust add"), "{alarm}");
+    pair.wait_sender_state(&bundle, &["transmitted"]);
+    let status = pair.receiver_status().unwrap();
+    assert!(status.bundles().is_empty(), "{:#}", status.0);
+    assert!(status.0["discarded"]["unknown-key"].as_u64() > Some(0), "{:#}", status.0);
     assert_eq!(pair.hook_runs().len(), 0);
+
+    // What it announced is known as soon as it is trusted; the rest a ticket brings.
+    good(&pair.receiver_command(&["trust", "add", key.to_str().unwrap()]));
+    pair.wait_state(&bundle, &["incomplete"]);
+    assert!(!pair.receiver_status().unwrap().alarms().iter().any(|(code, _)| code == "unknown-key"));
+    let ticket = good(&pair.receiver_command(&["ticket", "default/1"]));
+    good(&pair.sender_command_with(&["resend", "--ticket", "-"], &ticket));
+    pair.wait_installed(&bundle);
+    pair.assert_identical(&bundle);
 }
 
 #[test]

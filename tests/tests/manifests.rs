@@ -1,12 +1,16 @@
-//! What a receiver does with bundles that no honest sender makes: signed manifests that break the rules, bundles that
-//! nobody or the wrong key signed, and such as were changed afterwards.
+//! What a receiver does with bundles that no honest sender makes: signed manifests that break the rules are quarantined; what
+//! nobody or the wrong key signed changes nothing; and what was changed on the way has to come again.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use checkvalve_protocol::codec::Bytes;
 use checkvalve_protocol::crypto::SigningKey;
+use checkvalve_protocol::id::BundleId;
 use checkvalve_protocol::manifest::raw::{RawEntry, RawKind};
+use checkvalve_protocol::manifest::{Hashes, Outcome};
 use checkvalve_tests::pair::Pair;
 use checkvalve_tests::pair::forge::Forger;
 use checkvalve_tests::require_link;
@@ -25,9 +29,31 @@ fn reasons(pair: &Pair) -> BTreeMap<PathBuf, Value> {
     found.collect()
 }
 
+/// A bundle of this key's.
+fn id(number: u64, key: &SigningKey) -> BundleId {
+    BundleId::new(number, key.public().id())
+}
+
+/// How many signed objects changed nothing for this rule.
+fn discarded(pair: &Pair, rule: &str) -> u64 {
+    let status = pair.receiver_status().expect("the receiver answers");
+    status.0["discarded"][rule].as_u64().unwrap_or(0)
+}
+
+/// How many datagrams were dropped for this reason.
+fn drops(pair: &Pair, reason: &str) -> u64 {
+    let status = pair.receiver_status().expect("the receiver answers");
+    status.0["link"]["dropped"][reason].as_u64().unwrap_or_else(|| panic!("no count of {reason} in {:#}", status.0))
+}
+
+/// Code and text of each alarm.
+fn alarms(pair: &Pair) -> Vec<(String, String)> {
+    pair.receiver_status().expect("the receiver answers").alarms()
+}
+
 /// Waits for the reason that the bundle with this id was refused with.
-fn reason(pair: &Pair, id: u64) -> String {
-    let id = format!("{id:016x}");
+fn reason(pair: &Pair, id: BundleId) -> String {
+    let id = id.to_string();
     let found = pair.wait_for(&format!("a reason.json for {id}"), || {
         reasons(pair).into_iter().find(|(path, _)| path.to_string_lossy().contains(&id))
     });
@@ -86,7 +112,7 @@ fn signed_manifests_that_break_the_rules_are_quarantined() {
         ("data-too-long", b"n", vec![root, file_entry(b"n/f", u64::MAX)]),
     ];
     for (number, (rule, name, entries)) in cases.iter().enumerate() {
-        let id = 0x1000 + number as u64;
+        let id = id(0x1000 + number as u64, &forger.key);
         let files = entries.iter().filter(|entry| matches!(entry.kind, RawKind::File { .. })).count();
         let signer = Signer::Key(&forger.key);
         let bundle = Bundle::by_hand(id, number as u64 + 1, name, entries, vec![b'x'; files], &signer);
@@ -98,50 +124,114 @@ fn signed_manifests_that_break_the_rules_are_quarantined() {
     assert_eq!(published(&pair), [] as [PathBuf; 0], "something was published");
     assert_eq!(pair.hook_runs().len(), 0, "a hook ran");
 
-    let good = Bundle::file(0x2000, cases.len() as u64 + 1, "good", b"good".to_vec(), &Signer::Key(&forger.key));
+    let (id, signer) = (id(0x2000, &forger.key), Signer::Key(&forger.key));
+    let good = Bundle::file(id, cases.len() as u64 + 1, "good", b"good".to_vec(), &signer);
     forger.transmit(&good, 0);
     pair.wait_for("an honest bundle after all these", || (pair.hook_runs().len() == 1).then_some(()));
 }
 
 #[test]
-fn unsigned_wrongly_signed_and_changed_bundles_are_quarantined() {
+fn what_is_not_rightly_signed_changes_nothing() {
     require_link!();
     let mut pair = Pair::setup().lay();
     pair.start_receiver();
     let mut forger = Forger::new(&pair, 2);
     let stranger = SigningKey::from_seed([66; 32]);
-    let make = |id: u64, signer: &Signer<'_>| Bundle::file(id, id - 0x2fff, "file", b"content".to_vec(), signer);
+    let key = Arc::clone(&forger.key);
+    let trusted = || id(0x3000, &key);
+    let make = |id: BundleId, signer: &Signer<'_>| Bundle::file(id, 1, "file", b"content".to_vec(), signer);
 
-    for (id, bundle, rule) in [
-        (0x3000, make(0x3000, &Signer::Nobody), "unsigned"),
-        (0x3001, make(0x3001, &Signer::Key(&stranger)), "unknown-key"),
-        (0x3002, make(0x3002, &Signer::Tampered(&forger.key)), "bad-signature"),
+    for (bundle, rule, dropped) in [
+        (make(trusted(), &Signer::Nobody), "unsigned", false),
+        (make(trusted(), &Signer::Tampered(&forger.key)), "bad-signature", false),
+        (make(trusted(), &Signer::Key(&stranger)), "unknown-key", false),
+        (make(id(0x3000, &stranger), &Signer::Key(&stranger)), "unknown-key", true),
+        (make(id(0x3000, &stranger), &Signer::Key(&forger.key)), "foreign-bundle", true),
     ] {
+        let (before, unwanted) = (discarded(&pair, rule), drops(&pair, "signer"));
         forger.transmit(&bundle, 0);
-        let reason = reason(&pair, id);
-        assert!(reason.contains(rule), "{rule}: the reason is {reason}");
+        pair.wait_for(rule, || (discarded(&pair, rule) > before).then_some(()));
+        if dropped {
+            pair.wait_for("its data to be dropped", || (drops(&pair, "signer") > unwanted).then_some(()));
+        }
     }
+    let alarms = alarms(&pair);
+    let stranger = stranger.public().id().to_string();
+    let about = alarms.iter().find(|(code, _)| code == "unknown-key").unwrap_or_else(|| panic!("{alarms:?}"));
+    assert!(about.1.contains(&stranger) && about.1.contains("default/1 (file)"), "{about:?}");
 
-    // A good announce, then data that does not hash to what was signed.
-    let mut changed = make(0x3003, &Signer::Key(&forger.key));
-    changed.data[0] ^= 1;
-    forger.transmit(&changed, 0);
-    let reason_given = reason(&pair, 0x3003);
-    assert!(reason_given.contains("\"rule\": \"content\""), "the reason is {reason_given}");
-    assert!(reason_given.contains("file does not have"), "the reason names the file: {reason_given}");
-
-    // A good announce, and the hashes that go with another one.
-    let mut mixed = make(0x3004, &Signer::Key(&forger.key));
-    mixed.hashes = Bundle::file(0x3004, 9, "other", b"content".to_vec(), &Signer::Key(&forger.key)).hashes;
-    forger.transmit(&mixed, 0);
-    let reason_given = reason(&pair, 0x3004);
-    assert!(reason_given.contains("other-announce"), "the reason is {reason_given}");
-
+    assert_eq!(reasons(&pair), BTreeMap::new());
     assert_eq!(pair.hook_runs().len(), 0, "a hook ran");
     assert_eq!(published(&pair), [] as [PathBuf; 0], "something was published");
-    for bundle in pair.receiver_status().unwrap().bundles() {
-        assert_eq!(bundle.state, "quarantined", "{:#}", bundle.all);
-    }
+    let status = pair.receiver_status().unwrap();
+    assert!(status.bundles().is_empty(), "{:#}", status.0);
+
+    // What took its id before does not keep the honest one out.
+    forger.transmit(&make(trusted(), &Signer::Key(&forger.key)), 0);
+    pair.wait_for("the honest bundle", || (pair.hook_runs().len() == 1).then_some(()));
+    assert_eq!(std::fs::read(pair.high.inbox.join("default/00000001/file")).unwrap(), b"content");
+}
+
+#[test]
+fn what_was_changed_on_the_way_comes_again() {
+    require_link!();
+    let mut pair = Pair::setup().lay();
+    pair.start_receiver();
+    let mut forger = Forger::new(&pair, 4);
+    let key = Arc::clone(&forger.key);
+    let make = |number: u64, sequence: u64, name: &str| {
+        Bundle::file(id(number, &key), sequence, name, b"content".to_vec(), &Signer::Key(&key))
+    };
+    let find = |pair: &Pair, name: &str| pair.receiver_status()?.find("default", name);
+
+    // A good announce, then data that does not hash to what was signed.
+    let good = make(0x3003, 1, "file");
+    let mut changed = good.clone();
+    changed.data[0] ^= 1;
+    forger.transmit(&changed, 0);
+    let found = pair.wait_for("the wrong data to be thrown away", || {
+        find(&pair, "file").filter(|bundle| bundle.all["spoilt"].as_u64() == Some(1))
+    });
+    assert!(["receiving", "incomplete"].contains(&found.state.as_str()), "{:#}", found.all);
+    let alarms = alarms(&pair);
+    assert!(alarms.iter().any(|(code, text)| code == "spoilt" && text.contains("default/1")), "{alarms:?}");
+    assert_eq!(pair.hook_runs().len(), 0, "a hook ran");
+    // Whoever takes datagrams is told ten times a second, which is long before a person could ask for it again.
+    std::thread::sleep(Duration::from_millis(300));
+    forger.transmit(&good, 1);
+    pair.wait_for("what was signed", || (pair.hook_runs().len() == 1).then_some(()));
+    assert_eq!(std::fs::read(pair.high.inbox.join("default/00000001/file")).unwrap(), b"content");
+
+    // A good announce, and the hashes that go with another one.
+    let good = make(0x3004, 2, "mixed");
+    let mut mixed = good.clone();
+    mixed.hashes = make(0x3004, 9, "other").hashes;
+    let before = discarded(&pair, "other-announce");
+    forger.transmit(&mixed, 0);
+    pair.wait_for("hashes of another announce", || (discarded(&pair, "other-announce") > before).then_some(()));
+    let found = find(&pair, "mixed").unwrap();
+    assert!(["receiving", "incomplete"].contains(&found.state.as_str()), "{:#}", found.all);
+    forger.transmit(&good, 1);
+    pair.wait_for("its own hashes", || (pair.hook_runs().len() == 2).then_some(()));
+    assert_eq!(reasons(&pair), BTreeMap::new());
+}
+
+#[test]
+fn rightly_signed_hashes_that_do_not_fit_are_refused() {
+    require_link!();
+    let mut pair = Pair::setup().lay();
+    pair.start_receiver();
+    let mut forger = Forger::new(&pair, 5);
+    let mut bundle = Bundle::file(id(0x3005, &forger.key), 1, "file", b"content".to_vec(), &Signer::Key(&forger.key));
+    let announce = *blake3::hash(&bundle.announce).as_bytes();
+    let hashes = Hashes { bundle: bundle.id, announce, outcome: Outcome::Complete { files: vec![[7; 32]; 2] } };
+    bundle.hashes = hashes.sign(&forger.key).unwrap();
+    forger.transmit(&bundle, 0);
+    let given = reason(&pair, bundle.id);
+    assert!(given.contains("\"rule\": \"hash-count\""), "the reason is {given}");
+    let found = pair.receiver_status().unwrap().find("default", "file").unwrap();
+    assert_eq!((found.state.as_str(), &found.all["code"]), ("quarantined", &Value::from("hash-count")));
+    assert_eq!(pair.hook_runs().len(), 0, "a hook ran");
 }
 
 #[test]
@@ -159,12 +249,16 @@ fn an_entry_that_is_valid_in_every_odd_way_is_accepted() {
         symlink_entry(b"n/b/up", b"../a"),
     ];
     // `b/../c` goes up after a name, which is refused; the rest is accepted once it is gone.
-    let refused = Bundle::by_hand(0x4000, 1, b"n", &entries, b"abc".to_vec(), &Signer::Key(&forger.key));
-    forger.transmit(&refused, 0);
-    let given = reason(&pair, 0x4000);
-    assert!(given.contains("target-outside"), "the reason is {given}");
+    let make = |number: u64, sequence: u64, entries: &[RawEntry<'_>]| {
+        let (id, signer) = (id(number, &forger.key), Signer::Key(&forger.key));
+        Bundle::by_hand(id, sequence, b"n", entries, b"abc".to_vec(), &signer)
+    };
+    let refused = make(0x4000, 1, &entries);
     let kept: Vec<RawEntry<'_>> = entries.iter().filter(|entry| entry.path.0 != b"n/a").copied().collect();
-    let accepted = Bundle::by_hand(0x4001, 2, b"n", &kept, b"abc".to_vec(), &Signer::Key(&forger.key));
+    let accepted = make(0x4001, 2, &kept);
+    forger.transmit(&refused, 0);
+    let given = reason(&pair, refused.id);
+    assert!(given.contains("target-outside"), "the reason is {given}");
     forger.transmit(&accepted, 0);
     pair.wait_for("the bundle to be installed", || (pair.hook_runs().len() == 1).then_some(()));
     let landed = pair.high.inbox.join("default/00000002/n");

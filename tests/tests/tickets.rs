@@ -69,8 +69,8 @@ fn alarms_come_before_what_they_warn_of() {
     // The worst of some sixty blocks loses about four fifths of what the repair mends.
     let mut pair = Pair::setup().rate("200 Mbit/s").repair("20 %").gso(false).loss(Loss::Random(100)).start();
     let alarms = |pair: &Pair| -> Vec<String> {
-        let said = json(&pair.receiver_command(&["--json", "status"]));
-        said["alarms"].as_array().unwrap().iter().map(|alarm| alarm.as_str().unwrap().to_owned()).collect()
+        let alarms = pair.receiver_status().expect("the receiver answers").alarms();
+        alarms.into_iter().map(|(code, text)| format!("{code}: {text}")).collect()
     };
     let alarm = |pair: &Pair, about: &str| {
         pair.wait_for(about, || alarms(pair).iter().any(|alarm| alarm.contains(about)).then_some(()));
@@ -82,7 +82,7 @@ fn alarms_come_before_what_they_warn_of() {
     // One in ten is lost, and only two came beside the bundle.
     pair.wait_for("a beacon", || {
         let said = json(&pair.receiver_command(&["--json", "status"]));
-        said["sender"]["last_beacon_ms"].as_u64().map(drop)
+        said["sender"]["last_beacon_at"].as_str().map(drop)
     });
 
     pair.link.set_loss(Loss::Random(1_000));

@@ -66,11 +66,14 @@ impl fmt::Display for ConfigError {
 
 /// Reads a config file.
 ///
-/// Errors: the file cannot be read or is over 1 MiB; it is no TOML; a key is unknown, missing or of the wrong type; a value
+/// Errors: the file cannot be read or is over 1 MiB; its group or others may write to it, and so decide what is trusted; it is no TOML; a key is unknown, missing or of the wrong type; a value
 /// is refused by its type.
 pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
-    let text = read_text(path).map_err(|(problem, hint)| ConfigError::new("", problem, hint).in_file(path))?;
-    parse(&text).map_err(|error| error.in_file(path))
+    let error = |(problem, hint): Told| ConfigError::new("", problem, hint).in_file(path);
+    let file = open_regular(path).map_err(error)?;
+    let meta = file.metadata().map_err(|e| error((plain(&e), "")))?;
+    unwritable("", "it", &escape_path(path), &meta).map_err(|e| e.in_file(path))?;
+    parse(&read_open(file, path).map_err(error)?).map_err(|error| error.in_file(path))
 }
 
 /// Reads the text of a config file. Errors: as [`load`], without the file's name.
@@ -114,7 +117,12 @@ pub fn key_file(key: &str, path: &Path) -> Result<String, ConfigError> {
         let ours = rustix::process::geteuid().as_raw();
         if meta.uid() != ours && meta.uid() != 0 {
             let problem = format!("`{shown}` belongs to another user (uid {})", meta.uid());
-            return Err(ConfigError::new(key, problem, format!("run `chown {ours} {shown}`")));
+            let hint = match ours {
+                // Taking a daemon's key from it would keep it from starting.
+                0 => "run this command as that user, with `runuser -u USER -- COMMAND`".to_owned(),
+                _ => format!("run `chown {ours} {shown}`"),
+            };
+            return Err(ConfigError::new(key, problem, hint));
         }
         if mode & 0o077 != 0 {
             let problem = format!("others may read or write `{shown}` (its mode is {mode:04o})");
@@ -137,6 +145,29 @@ pub fn public_file(key: &str, path: &Path) -> Result<String, ConfigError> {
     })
 }
 
+/// Checks that nobody but this user or root could have changed what `key` names: it belongs to one of them, and neither group nor
+/// others may write to it. Whoever can write to a hook or to the directory of trusted keys decides what is installed.
+pub fn guarded(key: &str, path: &Path) -> Result<(), ConfigError> {
+    let shown = escape_path(path);
+    let meta = std::fs::metadata(path)
+        .map_err(|error| ConfigError::new(key, format!("`{shown}`: {}", plain(&error)), "let this user reach it"))?;
+    let ours = rustix::process::geteuid().as_raw();
+    if meta.uid() != ours && meta.uid() != 0 {
+        let problem = format!("`{shown}` belongs to another user (uid {})", meta.uid());
+        return Err(ConfigError::new(key, problem, format!("run `chown root {shown}`")));
+    }
+    unwritable(key, &format!("`{shown}`"), &shown, &meta)
+}
+
+fn unwritable(key: &str, what: &str, shown: &str, meta: &std::fs::Metadata) -> Result<(), ConfigError> {
+    let mode = meta.mode() & 0o7777;
+    if mode & 0o022 == 0 {
+        return Ok(());
+    }
+    let problem = format!("others may write to {what} (its mode is {mode:04o})");
+    Err(ConfigError::new(key, problem, format!("run `chmod go-w {shown}`")))
+}
+
 fn read_checked(
     key: &str,
     path: &Path,
@@ -149,10 +180,6 @@ fn read_checked(
 }
 
 type Told = (String, &'static str);
-
-fn read_text(path: &Path) -> Result<String, Told> {
-    read_open(open_regular(path)?, path)
-}
 
 /// Opens a regular file without ever waiting, as the one at the other end of a FIFO would have us do.
 fn open_regular(path: &Path) -> Result<std::fs::File, Told> {

@@ -8,6 +8,7 @@ pub mod disk;
 pub mod exit;
 pub mod input;
 pub mod journal;
+pub mod json;
 pub mod lock;
 pub mod log;
 pub mod notify;

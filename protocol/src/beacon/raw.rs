@@ -2,10 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Beacon, BeaconError, ChannelState, OnWire, Recent, RecentState};
+use super::{Beacon, BeaconError, ChannelState, Epoch, OnWire, Recent, RecentState};
 use crate::codec::{self, Bytes};
-use crate::id::{BundleId, ChannelName};
-use crate::limits::MAX_NAME_LEN;
+use crate::extension;
+use crate::id::{BundleId, ChannelName, EpochId, KeyTag, SessionId};
+use crate::limits::{MAX_NAME_LEN, MAX_SEQUENCE};
 
 /// Fewest bytes that a [`Recent`] takes: four integers of one byte, a tag and an empty name.
 const MIN_RECENT_LEN: usize = 5;
@@ -13,7 +14,11 @@ const MIN_RECENT_LEN: usize = 5;
 /// The fields in the order of their bytes.
 #[derive(Serialize, Deserialize)]
 pub(super) struct RawBeacon<'a> {
+    epoch_number: u64,
+    epoch_id: u64,
     session_number: u64,
+    session: u64,
+    counter: u64,
     clock_ms: u64,
     rate_bits: u64,
     datagrams: u64,
@@ -59,7 +64,8 @@ impl RawBeacon<'_> {
             channel.recent.truncate(limit.div_ceil(MIN_RECENT_LEN));
         }
         loop {
-            let bytes = codec::encode(&self);
+            let mut bytes = codec::encode(&self);
+            bytes.extend(extension::encode(&[]));
             if bytes.len() <= limit || !self.shrink() {
                 return bytes;
             }
@@ -83,7 +89,11 @@ impl RawBeacon<'_> {
 impl<'a> From<&'a Beacon> for RawBeacon<'a> {
     fn from(beacon: &'a Beacon) -> Self {
         Self {
+            epoch_number: beacon.epoch.number,
+            epoch_id: beacon.epoch.id.0,
             session_number: beacon.session_number,
+            session: beacon.session.0,
+            counter: beacon.counter,
             clock_ms: beacon.clock_ms,
             rate_bits: beacon.rate_bits,
             datagrams: beacon.datagrams,
@@ -114,67 +124,80 @@ impl<'a> From<&'a Recent> for RawRecent<'a> {
     }
 }
 
-impl TryFrom<RawBeacon<'_>> for Beacon {
-    type Error = BeaconError;
-
-    fn try_from(raw: RawBeacon<'_>) -> Result<Self, BeaconError> {
-        Ok(Self {
-            session_number: raw.session_number,
-            clock_ms: raw.clock_ms,
-            rate_bits: raw.rate_bits,
-            datagrams: raw.datagrams,
-            on_wire: raw.on_wire.map(OnWire::try_from).transpose()?,
-            channel: raw.channel.map(ChannelState::try_from).transpose()?,
-        })
-    }
-}
-
-impl TryFrom<RawOnWire<'_>> for OnWire {
-    type Error = BeaconError;
-
-    fn try_from(raw: RawOnWire<'_>) -> Result<Self, BeaconError> {
-        if raw.sequence == 0 {
-            return Err(BeaconError::SequenceZero);
+impl RawBeacon<'_> {
+    /// What it says, if that can be; `signer` is the tag of the key that signed it.
+    pub(super) fn check(self, signer: KeyTag) -> Result<Beacon, BeaconError> {
+        let numbers = [self.epoch_number, self.session_number, self.counter];
+        if !numbers.iter().all(|number| (1..=MAX_SEQUENCE).contains(number)) {
+            return Err(BeaconError::Number);
         }
-        Ok(Self {
-            bundle: BundleId(raw.bundle),
-            channel: ChannelName::new(raw.channel).map_err(|_| BeaconError::Channel)?,
-            sequence: raw.sequence,
-            pass: raw.pass,
-            passes: raw.passes,
-            blocks: raw.blocks,
-            blocks_sent: raw.blocks_sent,
+        Ok(Beacon {
+            epoch: Epoch { number: self.epoch_number, id: EpochId(self.epoch_id) },
+            session_number: self.session_number,
+            session: SessionId(self.session),
+            counter: self.counter,
+            clock_ms: self.clock_ms,
+            rate_bits: self.rate_bits,
+            datagrams: self.datagrams,
+            on_wire: self.on_wire.map(|on_wire| on_wire.check(signer)).transpose()?,
+            channel: self.channel.map(|channel| channel.check(signer)).transpose()?,
         })
     }
 }
 
-impl TryFrom<RawChannel<'_>> for ChannelState {
-    type Error = BeaconError;
+impl RawOnWire<'_> {
+    fn check(self, signer: KeyTag) -> Result<OnWire, BeaconError> {
+        let channel = ChannelName::new(self.channel).map_err(|_| BeaconError::Channel)?;
+        check_sequence(self.sequence)?;
+        Ok(OnWire {
+            bundle: own(self.bundle, signer)?,
+            channel,
+            sequence: self.sequence,
+            pass: self.pass,
+            passes: self.passes,
+            blocks: self.blocks,
+            blocks_sent: self.blocks_sent,
+        })
+    }
+}
 
-    fn try_from(raw: RawChannel<'_>) -> Result<Self, BeaconError> {
-        let name = ChannelName::new(raw.name).map_err(|_| BeaconError::Channel)?;
-        let mut bound = raw.newest;
-        let mut recent = Vec::with_capacity(raw.recent.len());
-        for (i, raw) in raw.recent.iter().enumerate() {
-            let falls = if i == 0 { raw.sequence <= bound } else { raw.sequence < bound };
-            if raw.sequence == 0 {
-                return Err(BeaconError::SequenceZero);
-            }
-            if !falls {
+impl RawChannel<'_> {
+    fn check(self, signer: KeyTag) -> Result<ChannelState, BeaconError> {
+        let name = ChannelName::new(self.name).map_err(|_| BeaconError::Channel)?;
+        if self.newest > MAX_SEQUENCE {
+            return Err(BeaconError::SequenceTooLarge);
+        }
+        let mut before = None;
+        let mut recent = Vec::with_capacity(self.recent.len());
+        for raw in &self.recent {
+            check_sequence(raw.sequence)?;
+            if before.map_or(raw.sequence > self.newest, |before| raw.sequence >= before) {
                 return Err(BeaconError::Order);
             }
             if raw.name.0.len() > MAX_NAME_LEN {
                 return Err(BeaconError::NameTooLong);
             }
-            bound = raw.sequence;
+            before = Some(raw.sequence);
             recent.push(Recent {
                 sequence: raw.sequence,
-                bundle: BundleId(raw.bundle),
+                bundle: own(raw.bundle, signer)?,
                 bytes: raw.bytes,
                 state: raw.state,
                 name: raw.name.0.to_vec(),
             });
         }
-        Ok(Self { name, priority: raw.priority, newest: raw.newest, recent })
+        Ok(ChannelState { name, priority: self.priority, newest: self.newest, recent })
     }
+}
+
+fn check_sequence(sequence: u64) -> Result<(), BeaconError> {
+    match sequence {
+        0 => Err(BeaconError::SequenceZero),
+        1..=MAX_SEQUENCE => Ok(()),
+        _ => Err(BeaconError::SequenceTooLarge),
+    }
+}
+
+fn own(bundle: u64, signer: KeyTag) -> Result<BundleId, BeaconError> {
+    Some(BundleId(bundle)).filter(|bundle| bundle.tag() == signer).ok_or(BeaconError::ForeignBundle)
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::PublicKey;
-use crate::id::KeyId;
+use crate::id::{KeyId, KeyTag};
 
 /// Public keys by their id, each with a name for people (the comment of its file, or the file's own name).
 #[derive(Clone, Debug, Default)]
@@ -18,14 +18,24 @@ impl TrustStore {
         Self::default()
     }
 
-    /// Trusts `key` under `name`. Gives `false`, and changes nothing, when a key of the same id is there already.
+    /// Trusts `key` under `name`. Gives `false`, and changes nothing, when a key of the same tag is there already: bundles
+    /// would not tell which of them signs.
     pub fn insert(&mut self, key: PublicKey, name: impl Into<String>) -> bool {
         let id = key.id();
-        if self.keys.contains_key(&id) {
+        if self.by_tag(id.tag()).is_some() {
             return false;
         }
         self.keys.insert(id, (key, name.into()));
         true
+    }
+
+    /// The key of that tag, which is in the ids of its bundles.
+    #[must_use]
+    pub fn by_tag(&self, tag: KeyTag) -> Option<KeyId> {
+        // The tag is what an id begins with.
+        let [_, a, b, c] = tag.to_bytes();
+        let first = KeyId([a, b, c, 0, 0, 0, 0, 0]);
+        self.keys.range(first..).next().map(|(id, _)| *id).filter(|id| id.tag() == tag)
     }
 
     /// The key of that id and its name.

@@ -1,8 +1,10 @@
 //! Why a manifest is refused.
 
 use crate::codec::CodecError;
-use crate::id::KeyId;
-use crate::limits::{MAX_ENTRIES, MAX_MANIFEST_LEN, MAX_TRANSFER_LENGTH};
+use crate::extension::ExtensionError;
+use crate::id::{ChannelName, KeyId, KeyTag};
+use crate::limits::{MAX_ENTRIES, MAX_MANIFEST_LEN, MAX_SEQUENCE, MAX_TRANSFER_LENGTH};
+use crate::partition::OtiError;
 use crate::path::PathError;
 
 /// Why signed bytes are not an announce or the hashes of one.
@@ -32,6 +34,15 @@ pub enum ManifestError {
     /// Sequence 0.
     #[error("the sequence is 0; the first is 1")]
     SequenceZero,
+    /// A sequence over [`MAX_SEQUENCE`].
+    #[error("the sequence is {0}; the last is {MAX_SEQUENCE}")]
+    SequenceTooLarge(u64),
+    /// T and B describe no object of the data's length.
+    #[error("its data cannot be sent as it says: {0}")]
+    Oti(#[from] OtiError),
+    /// Its extensions are refused.
+    #[error(transparent)]
+    Extension(ExtensionError),
     /// No entries.
     #[error("there are no entries")]
     NoEntries,
@@ -55,9 +66,20 @@ pub enum ManifestError {
     /// The reason of a withdrawal is longer than [`MAX_REASON_LEN`](super::MAX_REASON_LEN); its length in bytes.
     #[error("a reason of {0} bytes")]
     ReasonTooLong(usize),
-    /// The hashes are those of another bundle.
-    #[error("these are the hashes of another bundle")]
+    /// It came under the id of another bundle, or the hashes are those of another.
+    #[error("it is of another bundle")]
     OtherBundle,
+    /// The tag of the bundle's id is not that of the key that signed; the tag of the id.
+    #[error("the bundle belongs to a key whose id begins with {0}, which did not sign")]
+    ForeignBundle(KeyTag),
+    /// The key that signed may not sign for the channel.
+    #[error("key {key} may not sign for channel {channel}: `channel.{channel}.signers` does not name it")]
+    NotForChannel {
+        /// The key.
+        key: KeyId,
+        /// The channel.
+        channel: ChannelName,
+    },
     /// The hashes are those of another announce of the bundle.
     #[error("these are the hashes of another announce")]
     OtherAnnounce,
@@ -122,6 +144,9 @@ impl ManifestError {
             Self::Codec(error) => error.rule(),
             Self::Channel => "channel",
             Self::SequenceZero => "sequence-zero",
+            Self::SequenceTooLarge(_) => "sequence-too-large",
+            Self::Oti(_) => "oti",
+            Self::Extension(error) => error.rule(),
             Self::NoEntries => "no-entries",
             Self::TooManyEntries => "too-many-entries",
             Self::Name => "name",
@@ -129,16 +154,21 @@ impl ManifestError {
             Self::DataTooLong => "data-too-long",
             Self::ReasonTooLong(_) => "reason-too-long",
             Self::OtherBundle => "other-bundle",
+            Self::ForeignBundle(_) => "foreign-bundle",
+            Self::NotForChannel { .. } => "not-for-channel",
             Self::OtherAnnounce => "other-announce",
             Self::OtherSigner(_) => "other-signer",
             Self::HashCount { .. } => "hash-count",
         }
     }
+}
 
-    /// Whether it is about who signed rather than about what was signed.
-    #[must_use]
-    pub fn is_about_trust(&self) -> bool {
-        matches!(self, Self::Unsigned | Self::UnknownKey(_) | Self::BadSignature | Self::OtherSigner(_))
+impl From<ExtensionError> for ManifestError {
+    fn from(error: ExtensionError) -> Self {
+        match error {
+            ExtensionError::Codec(error) => error.into(),
+            error => Self::Extension(error),
+        }
     }
 }
 

@@ -8,10 +8,11 @@ use std::fmt;
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{Entry, EntryError, EntryKind, ManifestError, Timestamp};
+use super::{Entries, EntryError, EntryKind, EntryRef, ManifestError, Timestamp};
 use crate::codec::{self, Bytes};
+use crate::extension::{self, RawExtension};
 use crate::limits::MAX_ENTRIES;
-use crate::path::{LinkTarget, SafePath};
+use crate::path::{PathRef, TargetRef};
 
 /// An announce; `E` is a sequence of [`RawEntry`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -37,6 +38,10 @@ pub struct RawHead<'a> {
     pub name: Bytes<'a>,
     /// Milliseconds since 1970.
     pub created_ms: u64,
+    /// T of the data object.
+    pub symbol_size: u16,
+    /// B of the data object.
+    pub block_symbols: u16,
 }
 
 /// One entry.
@@ -104,11 +109,17 @@ pub enum RawOutcome<'a> {
     },
 }
 
-impl RawAnnounce<'_, Vec<RawEntry<'_>>> {
+impl<E: Serialize> RawAnnounce<'_, E> {
     /// The payload of a signed announce.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        codec::encode(self)
+        self.encode_with(&[])
+    }
+
+    /// The same with extensions.
+    #[must_use]
+    pub fn encode_with(&self, extensions: &[RawExtension<'_>]) -> Vec<u8> {
+        with_extensions(self, extensions)
     }
 }
 
@@ -116,15 +127,27 @@ impl RawHashes<'_> {
     /// The payload of signed hashes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        codec::encode(self)
+        self.encode_with(&[])
+    }
+
+    /// The same with extensions.
+    #[must_use]
+    pub fn encode_with(&self, extensions: &[RawExtension<'_>]) -> Vec<u8> {
+        with_extensions(self, extensions)
     }
 }
 
-impl<'a> From<&'a Entry> for RawEntry<'a> {
-    fn from(entry: &'a Entry) -> Self {
-        let kind = match &entry.kind {
-            EntryKind::File { size, mode } => RawKind::File { size: *size, mode: *mode },
-            EntryKind::Directory { mode } => RawKind::Directory { mode: *mode },
+fn with_extensions<T: Serialize>(fields: &T, extensions: &[RawExtension<'_>]) -> Vec<u8> {
+    let mut payload = codec::encode(fields);
+    payload.extend(extension::encode(extensions));
+    payload
+}
+
+impl<'a> From<EntryRef<'a>> for RawEntry<'a> {
+    fn from(entry: EntryRef<'a>) -> Self {
+        let kind = match entry.kind {
+            EntryKind::File { size, mode } => RawKind::File { size, mode },
+            EntryKind::Directory { mode } => RawKind::Directory { mode },
             EntryKind::Symlink { target } => RawKind::Symlink { target: Bytes(target.as_bytes()) },
         };
         let Timestamp { secs, nanos } = entry.mtime;
@@ -132,16 +155,16 @@ impl<'a> From<&'a Entry> for RawEntry<'a> {
     }
 }
 
-impl TryFrom<RawEntry<'_>> for Entry {
+impl<'a> TryFrom<RawEntry<'a>> for EntryRef<'a> {
     type Error = EntryError;
 
-    fn try_from(raw: RawEntry<'_>) -> Result<Self, EntryError> {
-        let path = SafePath::new(raw.path.0).map_err(EntryError::Path)?;
+    fn try_from(raw: RawEntry<'a>) -> Result<Self, EntryError> {
+        let path = PathRef::new(raw.path.0).map_err(EntryError::Path)?;
         let kind = match raw.kind {
             RawKind::File { size, mode } => EntryKind::File { size, mode },
             RawKind::Directory { mode } => EntryKind::Directory { mode },
             RawKind::Symlink { target } => {
-                EntryKind::Symlink { target: LinkTarget::new(&path, target.0).map_err(EntryError::Target)? }
+                EntryKind::Symlink { target: TargetRef::new(path, target.0).map_err(EntryError::Target)? }
             }
         };
         Ok(Self { path, mtime: Timestamp { secs: raw.secs, nanos: raw.nanos }, kind })
@@ -149,7 +172,7 @@ impl TryFrom<RawEntry<'_>> for Entry {
 }
 
 /// Entries on their way out.
-pub(super) struct Checked<'a>(pub(super) &'a [Entry]);
+pub(super) struct Checked<'a>(pub(super) &'a Entries);
 
 impl Serialize for Checked<'_> {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
@@ -158,7 +181,7 @@ impl Serialize for Checked<'_> {
 }
 
 /// Entries on their way in: each becomes its checked form at once, and the first that cannot ends it.
-pub(super) struct Decoded(pub(super) Result<Vec<Entry>, ManifestError>);
+pub(super) struct Decoded(pub(super) Result<Entries, ManifestError>);
 
 impl<'de> Deserialize<'de> for Decoded {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
@@ -169,7 +192,7 @@ impl<'de> Deserialize<'de> for Decoded {
 struct Collect;
 
 impl<'de> Visitor<'de> for Collect {
-    type Value = Result<Vec<Entry>, ManifestError>;
+    type Value = Result<Entries, ManifestError>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("entries")
@@ -179,14 +202,13 @@ impl<'de> Visitor<'de> for Collect {
         if seq.size_hint().is_none_or(|declared| declared > MAX_ENTRIES) {
             return Ok(Err(ManifestError::TooManyEntries));
         }
-        let mut entries = Vec::new();
+        let mut entries = Entries::new();
         while let Some(raw) = seq.next_element::<RawEntry<'de>>()? {
-            match Entry::try_from(raw) {
-                Ok(entry) => entries.push(entry),
+            match EntryRef::try_from(raw) {
+                Ok(entry) => entries.add(entry),
                 Err(error) => return Ok(Err(ManifestError::Entry { index: entries.len(), error })),
             }
         }
-        entries.shrink_to_fit();
         Ok(Ok(entries))
     }
 }

@@ -1,4 +1,4 @@
-//! The container of a signed object: `CVS1`, the signer's id, the signature, the payload.
+//! The container of a signed object: `CVS2`, the signer's id, the signature, the payload.
 //!
 //! Public so that tests of a receiver can sign what no sender would.
 
@@ -8,11 +8,13 @@ use crate::id::KeyId;
 use crate::limits::MAX_MANIFEST_LEN;
 
 /// The role of an announce, which its signature covers before the payload.
-pub const ANNOUNCE: &[u8] = b"checkvalve announce v1\0";
+pub const ANNOUNCE: &[u8] = b"checkvalve announce v2\0";
 /// The role of hashes, which their signature covers before the payload.
-pub const HASHES: &[u8] = b"checkvalve hashes v1\0";
+pub const HASHES: &[u8] = b"checkvalve hashes v2\0";
+/// The role of a beacon, which its signature covers before the payload.
+pub const BEACON: &[u8] = b"checkvalve beacon v2\0";
 /// What a signed object begins with.
-pub const MAGIC: [u8; 4] = *b"CVS1";
+pub const MAGIC: [u8; 4] = *b"CVS2";
 /// Length of all that comes before the payload, in bytes.
 pub const PREFIX_LEN: usize = 4 + 8 + SIGNATURE_LEN;
 

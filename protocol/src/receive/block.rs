@@ -1,7 +1,7 @@
 //! A source block while its symbols come in.
 
 use super::DropReason;
-use super::buffers::Buffers;
+use super::buffers::{Buffers, Lease};
 use super::record::{HEAD, REPAIR_SYMBOLS, Record};
 use crate::fec::{self, FecError, Plans};
 use crate::id::BundleId;
@@ -27,10 +27,12 @@ pub struct ReceivedBlock {
     /// ESIs of the repair symbols, in the order in which they lie in `repair_records`.
     repair: Vec<u32>,
     pub(super) repair_records: Vec<Record>,
-    /// Whether its buffers count as held.
-    pub(super) counted: bool,
+    /// Its bytes count as held. None: it has left the reassembly.
+    lease: Option<Lease>,
     /// Symbols of it that the caller keeps.
     parked: u32,
+    /// Datagrams of its bundle that had come when it was complete.
+    traffic: u64,
 }
 
 impl ReceivedBlock {
@@ -58,6 +60,11 @@ impl ReceivedBlock {
         self.place.sbn
     }
 
+    /// The place of its first symbol.
+    pub(super) fn symbol(&self) -> Symbol {
+        self.place
+    }
+
     /// K.
     #[must_use]
     pub fn symbols(&self) -> u16 {
@@ -74,6 +81,13 @@ impl ReceivedBlock {
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.source == self.symbols
+    }
+
+    /// Datagrams of its bundle that had come when it was complete: of two that nobody signed for, the one with more is more
+    /// likely to be honest.
+    #[must_use]
+    pub fn traffic(&self) -> u64 {
+        self.traffic
     }
 
     /// Whether the caller keeps symbols of it, which it adds with [`ReceivedBlock::add`] before decoding.
@@ -120,8 +134,12 @@ impl ReceivedBlock {
     }
 
     /// A block of which nothing is here yet, in these bytes.
-    pub(super) fn new(place: &Symbol, symbols: u16, mut record: Record) -> Self {
+    pub(super) fn new(place: &Symbol, symbols: u16, mut record: Record, lease: Lease) -> Self {
         record.begin(place, true);
+        Self { lease: Some(lease), ..Self::bare(place, symbols, record) }
+    }
+
+    fn bare(place: &Symbol, symbols: u16, record: Record) -> Self {
         Self {
             place: Symbol { esi: 0, ..*place },
             symbols,
@@ -130,14 +148,26 @@ impl ReceivedBlock {
             source: 0,
             repair: Vec::new(),
             repair_records: Vec::new(),
-            counted: true,
+            lease: None,
             parked: 0,
+            traffic: 0,
         }
     }
 
     pub(super) fn on_heap(place: &Symbol, symbols: u16) -> Self {
         let len = HEAD + usize::from(symbols) * usize::from(place.oti.symbol_size());
-        Self { counted: false, ..Self::new(place, symbols, Record::heap(len)) }
+        let mut record = Record::heap(len);
+        record.begin(place, true);
+        Self::bare(place, symbols, record)
+    }
+
+    /// Its bytes do not count as held any more.
+    pub(super) fn release(&mut self) {
+        self.lease = None;
+    }
+
+    pub(super) fn lease_mut(&mut self) -> Option<&mut Lease> {
+        self.lease.as_mut()
     }
 
     /// K × T.
@@ -165,7 +195,10 @@ impl ReceivedBlock {
     }
 
     pub(super) fn put(&mut self, esi: u32, payload: &[u8], buffers: &mut Buffers) -> Result<(), DropReason> {
-        self.place_symbol(esi, payload, &mut |len| buffers.record(len, len))
+        let mut lease = self.lease.take();
+        let put = self.place_symbol(esi, payload, &mut |len| buffers.repair_record(len, &mut lease));
+        self.lease = lease;
+        put
     }
 
     /// The place of a source symbol, below K, that is not here yet. What is written there does not count before
@@ -244,8 +277,15 @@ pub(super) enum State {
     /// Handed out with this many symbols; these came since.
     Working {
         whole: bool,
-        late: Vec<(u32, Vec<u8>)>,
+        late: Vec<Late>,
     },
+}
+
+/// A symbol that came while its block was being worked on.
+pub(super) struct Late {
+    pub(super) esi: u32,
+    pub(super) bytes: Vec<u8>,
+    _counted: Lease,
 }
 
 impl Open {
@@ -254,15 +294,17 @@ impl Open {
         now: Time,
         esi: u32,
         payload: &[u8],
+        signed: bool,
         buffers: &mut Buffers,
     ) -> Result<(), DropReason> {
         match (&mut self.block, &mut self.state) {
             (Some(block), _) => block.put(esi, payload, buffers)?,
             (None, State::Working { whole: false, late }) if late.len() < MAX_LATE => {
-                if late.iter().any(|(have, _)| *have == esi) {
+                if late.iter().any(|late| late.esi == esi) {
                     return Err(DropReason::Duplicate);
                 }
-                late.push((esi, buffers.symbol(payload)));
+                let (bytes, counted) = buffers.late(payload, signed);
+                late.push(Late { esi, bytes, _counted: counted });
             }
             (None, _) => return Err(DropReason::Surplus),
         }
@@ -271,18 +313,18 @@ impl Open {
     }
 
     /// The block, if it has K symbols with the `parked` ones; from then on it is being worked on.
-    pub(super) fn complete(&mut self, parked: u32) -> Option<ReceivedBlock> {
-        if self.block.as_ref().is_none_or(|b| b.received() + parked < u32::from(b.symbols)) {
+    pub(super) fn complete(&mut self, parked: u32, traffic: u64) -> Option<ReceivedBlock> {
+        if self.block.as_ref().is_none_or(|b| b.received().saturating_add(parked) < u32::from(b.symbols)) {
             return None;
         }
         let mut block = self.block.take()?;
-        block.parked = parked;
+        (block.parked, block.traffic) = (parked, traffic);
         self.state = State::Working { whole: block.is_whole(), late: Vec::new() };
         Some(block)
     }
 
     /// Back to collecting; returns what came meanwhile.
-    pub(super) fn resume(&mut self) -> Vec<(u32, Vec<u8>)> {
+    pub(super) fn resume(&mut self) -> Vec<Late> {
         match std::mem::replace(&mut self.state, State::Collecting) {
             State::Working { late, .. } => late,
             State::Collecting => Vec::new(),

@@ -1,33 +1,110 @@
-//! The memory that blocks are made of, used again and again, and counted.
+//! The memory that blocks are made of, used again and again, and counted by who has it: whatever holds bytes holds a [`Lease`],
+//! which gives them back when it goes, wherever that is.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::block::{Open, ReceivedBlock};
 use super::record::{BlockMemory, HEAD, REPAIR_SYMBOLS, Record};
 use crate::partition::Oti;
 use crate::wire::Symbol;
 
+/// What an open block takes beside its records: a map is at most half empty, and it waits in a queue or two.
+pub(super) const BLOCK_OVERHEAD: u64 = 2 * size_of::<Open>() as u64 + 96;
+/// What an object takes beside its blocks.
+pub(super) const OBJECT_OVERHEAD: u64 = 768;
+/// Records that are kept to be used again, at most.
+const MOST_SPARE: usize = 4_096;
+
+/// Bytes that somebody holds.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Meter(Arc<AtomicU64>);
+
+/// Bytes that count as held until this is dropped.
+#[derive(Debug)]
+pub(super) struct Lease {
+    all: Meter,
+    /// Of bundles that nobody signed for, or of the others.
+    class: Meter,
+    bytes: u64,
+}
+
+impl Meter {
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn add(&self, bytes: u64) {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn sub(&self, bytes: u64) {
+        let before = self.0.fetch_sub(bytes, Ordering::Relaxed);
+        assert!(before >= bytes, "no more is given back than was held");
+    }
+}
+
+impl Lease {
+    fn new(all: &Meter, class: &Meter, bytes: u64) -> Self {
+        all.add(bytes);
+        class.add(bytes);
+        Self { all: all.clone(), class: class.clone(), bytes }
+    }
+
+    fn grow(&mut self, bytes: u64) {
+        self.all.add(bytes);
+        self.class.add(bytes);
+        self.bytes += bytes;
+    }
+
+    fn move_to(&mut self, class: &Meter) {
+        self.class.sub(self.bytes);
+        class.add(self.bytes);
+        self.class = class.clone();
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.all.sub(self.bytes);
+        self.class.sub(self.bytes);
+    }
+}
+
 /// Records for blocks and their repair symbols, and buffers for symbols that come late.
 pub(super) struct Buffers {
     limit: u64,
+    /// How much of it bundles may take that nobody signed for.
+    unsigned_limit: u64,
     memory: Option<Box<dyn BlockMemory>>,
-    /// Bytes in blocks that are out.
-    held: u64,
-    /// Bytes in the two lists below.
+    all: Meter,
+    signed: Meter,
+    unsigned: Meter,
+    /// Bytes in `records`.
     spare: u64,
-    records: Vec<Record>,
-    symbols: Vec<Vec<u8>>,
+    /// By length.
+    records: BTreeMap<usize, Vec<Record>>,
+    spares: usize,
 }
 
 impl Buffers {
-    pub(super) fn new(limit: u64, memory: Option<Box<dyn BlockMemory>>) -> Self {
-        Self { limit, memory, held: 0, spare: 0, records: Vec::new(), symbols: Vec::new() }
+    pub(super) fn new(limit: u64, unsigned_limit: u64, memory: Option<Box<dyn BlockMemory>>) -> Self {
+        let (all, signed, unsigned) = (Meter::default(), Meter::default(), Meter::default());
+        let (spare, records, spares) = (0, BTreeMap::new(), 0);
+        Self { limit, unsigned_limit, memory, all, signed, unsigned, spare, records, spares }
     }
 
     pub(super) fn held(&self) -> u64 {
-        self.held
+        self.all.get()
+    }
+
+    pub(super) fn held_unsigned(&self) -> u64 {
+        self.unsigned.get()
     }
 
     pub(super) fn block_bytes(symbols: u16, oti: &Oti) -> u64 {
-        HEAD as u64 + u64::from(symbols) * u64::from(oti.symbol_size())
+        BLOCK_OVERHEAD + HEAD as u64 + u64::from(symbols) * u64::from(oti.symbol_size())
     }
 
     /// What a repair symbol may take, at most.
@@ -36,95 +113,89 @@ impl Buffers {
     }
 
     /// Whether `bytes` more would pass the limit, even if nothing new had to be allocated.
-    pub(super) fn is_full(&self, bytes: u64) -> bool {
-        self.held + bytes > self.limit
+    pub(super) fn is_full(&self, bytes: u64, signed: bool) -> bool {
+        self.all.get().saturating_add(bytes) > self.limit
+            || !signed && self.unsigned.get().saturating_add(bytes) > self.unsigned_limit
     }
 
-    pub(super) fn block(&mut self, place: &Symbol, symbols: u16) -> ReceivedBlock {
+    /// What an object takes by itself.
+    pub(super) fn object(&self, signed: bool) -> Lease {
+        self.lease(OBJECT_OVERHEAD, signed)
+    }
+
+    pub(super) fn block(&mut self, place: &Symbol, symbols: u16, signed: bool) -> ReceivedBlock {
         let size = usize::from(place.oti.symbol_size());
         let len = HEAD + usize::from(symbols) * size;
         // One size for all blocks of an object, the last and shorter ones too.
         let full = HEAD + usize::from(place.oti.max_block_symbols()) * size;
         let record = self.record(len, if full / 2 <= len { full } else { len });
-        ReceivedBlock::new(place, symbols, record)
+        let lease = self.lease(BLOCK_OVERHEAD + record.cost(), signed);
+        ReceivedBlock::new(place, symbols, record, lease)
     }
 
-    /// At least `len` bytes, `best` where they have to be allocated.
-    pub(super) fn record(&mut self, len: usize, best: usize) -> Record {
-        let record = match self.records.iter().rposition(|r| r.len() >= len && r.len() / 2 <= len) {
-            Some(at) => {
-                let record = self.records.swap_remove(at);
-                self.spare = self.spare.saturating_sub(record.len() as u64);
-                record
-            }
-            None => {
-                self.trim(best as u64);
-                let lasting = self.memory.as_mut().and_then(|memory| memory.take(best));
-                lasting.map_or_else(|| Record::heap(best), Record::Lasting)
-            }
-        };
-        self.held += record.len() as u64;
+    /// A record for repair symbols of a block, which is counted with it.
+    pub(super) fn repair_record(&mut self, len: usize, lease: &mut Option<Lease>) -> Record {
+        let record = self.record(len, len);
+        if let Some(lease) = lease {
+            lease.grow(record.cost());
+        }
         record
     }
 
-    pub(super) fn symbol(&mut self, payload: &[u8]) -> Vec<u8> {
-        let mut symbol = self.symbols.pop().unwrap_or_default();
-        self.spare = self.spare.saturating_sub(symbol.capacity() as u64);
-        symbol.clear();
-        symbol.extend_from_slice(payload);
-        self.held += symbol.capacity() as u64;
-        symbol
+    /// A symbol that comes late, which is counted with the `lease` of its block.
+    pub(super) fn late(&self, payload: &[u8], signed: bool) -> (Vec<u8>, Lease) {
+        (payload.to_vec(), self.lease(payload.len() as u64, signed))
     }
 
-    /// The block leaves the reassembly: it does not count any more.
-    pub(super) fn release(&mut self, block: &mut ReceivedBlock) {
-        if std::mem::take(&mut block.counted) {
-            let repair: u64 = block.repair_records.iter().map(|r| r.len() as u64).sum();
-            self.held = self.held.saturating_sub(block.record.len() as u64 + repair);
-        }
+    /// The block's bytes are one's that somebody signed for.
+    pub(super) fn vouch(&self, lease: &mut Lease) {
+        lease.move_to(&self.signed);
     }
 
+    /// Takes the block's records for others.
     pub(super) fn recycle(&mut self, mut block: ReceivedBlock) {
-        self.release(&mut block);
+        // It does not count any more.
+        block.release();
         let repair = std::mem::take(&mut block.repair_records);
         for mut record in repair.into_iter().chain([block.record]) {
             record.end();
-            if self.may_keep(record.len() as u64) {
-                self.records.push(record);
+            let fits = self.held().saturating_add(self.spare).saturating_add(record.cost()) <= self.limit;
+            if fits && self.spares < MOST_SPARE {
+                self.spare += record.cost();
+                self.spares += 1;
+                self.records.entry(record.len()).or_default().push(record);
             }
         }
     }
 
-    pub(super) fn recycle_symbol(&mut self, symbol: Vec<u8>) {
-        self.held = self.held.saturating_sub(symbol.capacity() as u64);
-        if self.may_keep(symbol.capacity() as u64) {
-            self.symbols.push(symbol);
-        }
+    fn lease(&self, bytes: u64, signed: bool) -> Lease {
+        Lease::new(&self.all, if signed { &self.signed } else { &self.unsigned }, bytes)
     }
 
-    pub(super) fn recycle_open(&mut self, mut open: Open) {
-        for (_, symbol) in open.resume() {
-            self.recycle_symbol(symbol);
+    /// At least `len` bytes, `best` where they have to be allocated.
+    fn record(&mut self, len: usize, best: usize) -> Record {
+        let found = self.records.range(len..=len.saturating_mul(2)).next().map(|(&len, _)| len);
+        if let Some(record) = found.and_then(|len| self.take_spare(len)) {
+            return record;
         }
+        while self.held().saturating_add(self.spare).saturating_add(best as u64) > self.limit {
+            let Some((&largest, _)) = self.records.last_key_value() else { break };
+            drop(self.take_spare(largest));
+        }
+        let lasting = self.memory.as_mut().and_then(|memory| memory.take(best));
+        lasting.map_or_else(|| Record::heap(best), Record::Lasting)
     }
 
-    fn may_keep(&mut self, bytes: u64) -> bool {
-        let keep = self.held + self.spare + bytes <= self.limit;
-        self.spare += if keep { bytes } else { 0 };
-        keep
-    }
-
-    /// Frees spare buffers so that `bytes` can be allocated within the limit.
-    fn trim(&mut self, bytes: u64) {
-        while self.held + self.spare + bytes > self.limit {
-            let freed = match self.records.pop() {
-                Some(record) => record.len(),
-                None => match self.symbols.pop() {
-                    Some(symbol) => symbol.capacity(),
-                    None => return,
-                },
-            };
-            self.spare = self.spare.saturating_sub(freed as u64);
+    fn take_spare(&mut self, len: usize) -> Option<Record> {
+        let same = self.records.get_mut(&len)?;
+        let record = same.pop();
+        if same.is_empty() {
+            self.records.remove(&len);
         }
+        if let Some(record) = &record {
+            self.spare = self.spare.saturating_sub(record.cost());
+            self.spares = self.spares.saturating_sub(1);
+        }
+        record
     }
 }

@@ -33,12 +33,16 @@ drop_reasons! {
     Kind = "kind",
     /// A length, SBN, ESI or OTI that cannot be.
     Place = "place",
+    /// A kind or length that a later version gives a meaning.
+    Reserved = "reserved",
     /// Tag or CRC-32 does not fit.
     Tag = "tag",
+    /// Sealed under another link key.
+    Key = "key",
+    /// Too many unknown sessions at once.
+    Session = "session",
     /// Sealed on an insecure link, or the other way round.
     Mode = "mode",
-    /// A datagram that came before, or is far older than the newest.
-    Replay = "replay",
     /// A symbol that its block has.
     Duplicate = "duplicate",
     /// A symbol of a block that is whole already; repair that was not needed.
@@ -47,8 +51,14 @@ drop_reasons! {
     Done = "done",
     /// A symbol of an object that is refused.
     Refused = "refused",
+    /// Of a bundle whose id names no trusted key.
+    Signer = "signer",
+    /// Of a bundle that nobody signed for, while there are many of these; or a check of a signature for which there was no time.
+    Limit = "limit",
     /// No memory was left for its block.
     Memory = "memory",
+    /// No room was left on the disk for its bundle.
+    Room = "room",
     /// A beacon that cannot be read.
     Beacon = "beacon",
 }
@@ -61,7 +71,10 @@ impl From<OpenError> for DropReason {
             OpenError::Header(HeaderError::Version(_)) => Self::Version,
             OpenError::Header(HeaderError::Kind) => Self::Kind,
             OpenError::Header(HeaderError::Place) => Self::Place,
+            OpenError::Header(HeaderError::Reserved) => Self::Reserved,
             OpenError::Tag => Self::Tag,
+            OpenError::Key => Self::Key,
+            OpenError::Session => Self::Session,
             OpenError::Mode => Self::Mode,
         }
     }
@@ -74,7 +87,7 @@ pub struct Drops([u64; DropReason::ALL.len()]);
 impl Drops {
     /// One more.
     pub fn add(&mut self, reason: DropReason) {
-        self.0[reason as usize] += 1;
+        self.0[reason as usize] = self.0[reason as usize].saturating_add(1);
     }
 
     /// How many for this reason.
@@ -86,7 +99,7 @@ impl Drops {
     /// Adds another count to this one.
     pub fn merge(&mut self, other: &Self) {
         for (a, b) in self.0.iter_mut().zip(other.0) {
-            *a += b;
+            *a = a.saturating_add(b);
         }
     }
 

@@ -25,6 +25,7 @@ pub(super) const HEAD: usize = 192;
 /// Repair symbols in a record.
 pub(super) const REPAIR_SYMBOLS: usize = 8;
 
+const PAGE: usize = 4_096;
 const SOURCE: u64 = u64::from_le_bytes(*b"cvsource");
 const REPAIR: u64 = u64::from_le_bytes(*b"cvrepair");
 const PLACE: usize = 8;
@@ -64,6 +65,14 @@ impl Record {
 
     pub(super) fn len(&self) -> usize {
         self.bytes().len()
+    }
+
+    /// Bytes of memory that it takes: what outlives the process comes in pages.
+    pub(super) fn cost(&self) -> u64 {
+        match self {
+            Self::Heap(bytes) => bytes.len() as u64,
+            Self::Lasting(extent) => extent.bytes().len().next_multiple_of(PAGE) as u64,
+        }
     }
 
     /// Begins to use the record for a block, or for repair symbols of it; no symbol is here yet.
@@ -238,13 +247,13 @@ mod tests {
         let oti = Oti::new(OTI.0, OTI.1, OTI.2).unwrap();
         let symbol = Symbol { bundle: BundleId(bundle), kind: ObjectKind::Data, sbn: 0, esi, oti };
         let header = Header { sealed: true, session: SessionId(1), counter, content: Content::Symbol(symbol) };
-        let mut want = |_: &Symbol| Wanted::Yes { have: Default::default(), parked: Vec::new() };
+        let mut want = |_: &Symbol| Wanted::Yes { have: Default::default(), parked: Vec::new(), signed: true };
         reassembly.handle(Time(counter), &header, &[(esi % 251) as u8; 64], &mut want).unwrap();
     }
 
     fn limits() -> Limits {
         let seconds = Duration::from_secs(9);
-        Limits { memory: 1 << 20, objects: 4, idle: seconds, ask_again: seconds }
+        Limits { objects: 4, idle: seconds, ask_again: seconds, ..Limits::new(1 << 20) }
     }
 
     fn esis(block: &ReceivedBlock) -> Vec<u32> {

@@ -4,11 +4,9 @@
 //!    has proven authentic.
 //! 2. [`Reassembly::handle`]: all else, and what was opened elsewhere.
 
-use std::collections::HashMap;
-
 use super::block::{Open, State};
 use super::buffers::Buffers;
-use super::{DropReason, ObjectState, Reassembly, ReceivedBlock, Wanted};
+use super::{DropReason, Handle, ObjectState, Reassembly, ReceivedBlock, Wanted};
 use crate::id::SessionId;
 use crate::seal::{OpenError, Opener};
 use crate::time::Time;
@@ -50,7 +48,7 @@ impl Reassembly {
 
     /// Takes an authentic datagram that was opened elsewhere. `want` is asked about objects not seen before.
     ///
-    /// A beacon only passes the replay check here; its payload is the caller's. Afterwards take what
+    /// A beacon is only counted here; its payload is the caller's. Afterwards take what
     /// [`Reassembly::poll_block`] and [`Reassembly::poll_parked`] have. Errors: why the datagram was dropped.
     pub fn handle(
         &mut self,
@@ -59,27 +57,31 @@ impl Reassembly {
         payload: &[u8],
         want: &mut dyn FnMut(&Symbol) -> Wanted,
     ) -> Result<(), DropReason> {
-        self.sessions.admit(header.session, header.counter)?;
+        self.counters.came(header.session, header.counter);
         let Content::Symbol(symbol) = header.content else { return Ok(()) };
-        let at = self.object(now, &symbol, want)?;
+        let handle = self.object(now, &symbol, want)?;
+        let object = self.objects.get_mut(handle).ok_or(DropReason::Limit)?;
+        object.heard = now;
         // A repair symbol takes room of its own; a source symbol has its place in the block.
-        let full = self.buffers.is_full(Buffers::repair_bytes(&symbol.oti));
-        if full || !self.objects[at].open.contains_key(&symbol.sbn) {
-            self.make_place(now, at, &symbol)?;
+        let full = self.buffers.is_full(Buffers::repair_bytes(&symbol.oti), object.signed);
+        if full || !object.open.contains_key(&symbol.sbn) {
+            self.make_place(now, handle, &symbol)?;
         }
-        let object = &mut self.objects[at];
-        // Making room may have parked this very block, if it is the only one.
+        let traffic = if self.objects.is_signed(symbol.bundle) { 0 } else { self.objects.traffic(symbol.bundle) };
+        // Making room may have parked this very block, if it is the only one, or the object.
+        let object = self.objects.get_mut(handle).ok_or(DropReason::Memory)?;
+        let signed = object.signed;
         let open = object.open.get_mut(&symbol.sbn).ok_or(DropReason::Memory)?;
-        if let Err(reason) = open.take(now, symbol.esi, payload, &mut self.buffers) {
-            if reason == DropReason::Surplus && symbol.kind == ObjectKind::Data {
+        if let Err(reason) = open.take(now, symbol.esi, payload, signed, &mut self.buffers) {
+            if reason == DropReason::Surplus && symbol.kind == ObjectKind::Data && signed {
                 self.margins.surplus(&symbol);
             }
             return Err(reason);
         }
-        (object.heard, object.last) = (now, now);
-        let parked = parked(&object.parked, symbol.sbn);
-        let complete = open.complete(parked);
-        self.completed(now, &symbol, parked, complete);
+        object.last = now;
+        let parked = object.parked.get(&symbol.sbn).copied().unwrap_or(0);
+        let complete = open.complete(parked, traffic);
+        self.completed(now, &symbol, signed && parked == 0, complete);
         Ok(())
     }
 
@@ -93,11 +95,12 @@ impl Reassembly {
     ) -> Option<Result<Result<(), DropReason>, OpenError>> {
         let header = Header::parse(datagram).ok()?;
         let Content::Symbol(symbol) = header.content else { return None };
-        if self.buffers.is_full(Buffers::repair_bytes(&symbol.oti)) {
+        if self.buffers.is_full(Buffers::repair_bytes(&symbol.oti), true) {
             return None;
         }
-        let object = self.objects.get_mut(self.recent)?;
-        if !object.is(symbol.bundle, symbol.kind, &symbol.oti) || !matches!(object.state, ObjectState::Wanted) {
+        let object = self.objects.recent()?;
+        let is = object.bundle == symbol.bundle && object.kind == symbol.kind && object.oti == symbol.oti;
+        if !is || !object.signed || !matches!(object.state, ObjectState::Wanted) {
             return None;
         }
         let open = object.open.get_mut(&symbol.sbn)?;
@@ -106,54 +109,52 @@ impl Reassembly {
         if let Err(error) = opener.open_into(&header, datagram, block.vacant(esi)?)? {
             return Some(Err(error));
         }
-        if let Err(reason) = self.sessions.admit(header.session, header.counter) {
-            return Some(Ok(Err(reason)));
-        }
+        self.counters.came(header.session, header.counter);
         block.filled(esi);
         open.heard = now;
         (object.heard, object.last) = (now, now);
-        let parked = parked(&object.parked, symbol.sbn);
-        let complete = open.complete(parked);
-        self.completed(now, &symbol, parked, complete);
+        let parked = if object.parked.is_empty() { 0 } else { object.parked.get(&symbol.sbn).copied().unwrap_or(0) };
+        let complete = open.complete(parked, 0);
+        let counts = object.signed && parked == 0;
+        self.completed(now, &symbol, counts, complete);
         Some(Ok(Ok(())))
     }
 
-    fn completed(&mut self, now: Time, symbol: &Symbol, parked: u32, block: Option<ReceivedBlock>) {
+    /// `counts`: it tells how near the repair came to its end.
+    fn completed(&mut self, now: Time, symbol: &Symbol, counts: bool, block: Option<ReceivedBlock>) {
         let Some(block) = block else { return };
-        if parked == 0 && symbol.kind == ObjectKind::Data {
+        if counts && symbol.kind == ObjectKind::Data {
             self.margins.complete(now, &block);
         }
         self.ready.push_back(block);
     }
 
     /// Opens the symbol's block if it is not open, and sees to room for a symbol.
-    fn make_place(&mut self, now: Time, at: usize, symbol: &Symbol) -> Result<(), DropReason> {
-        let object = &mut self.objects[at];
-        object.heard = now;
+    fn make_place(&mut self, now: Time, handle: Handle, symbol: &Symbol) -> Result<(), DropReason> {
+        let object = self.objects.get(handle).ok_or(DropReason::Limit)?;
+        let signed = object.signed;
         if !object.open.contains_key(&symbol.sbn) {
             if object.have.contains(symbol.sbn) {
-                if symbol.kind == ObjectKind::Data {
+                if symbol.kind == ObjectKind::Data && signed {
                     self.margins.surplus(symbol);
                 }
                 return Err(DropReason::Surplus);
             }
             let symbols = symbol.oti.block_symbols(symbol.sbn).ok_or(DropReason::Place)?;
-            if !self.make_room(Buffers::block_bytes(symbols, &symbol.oti)) {
-                return Err(DropReason::Memory);
+            if !self.make_room(Buffers::block_bytes(symbols, &symbol.oti), signed) {
+                return Err(if signed { DropReason::Memory } else { DropReason::Limit });
             }
-            let block = self.buffers.block(symbol, symbols);
-            self.objects[at].open.insert(symbol.sbn, Open { block: Some(block), state: State::Collecting, heard: now });
+            let block = self.buffers.block(symbol, symbols, signed);
+            let open = Open { block: Some(block), state: State::Collecting, heard: now };
+            self.objects.get_mut(handle).ok_or(DropReason::Limit)?.open.insert(symbol.sbn, open);
+            self.open_blocks += 1;
+            self.wait(handle, symbol.sbn);
         }
         let repair = Buffers::repair_bytes(&symbol.oti);
         let has_place = symbol.oti.block_symbols(symbol.sbn).is_some_and(|k| symbol.esi < u32::from(k));
-        if self.buffers.is_full(repair) && !self.make_room(repair) && !has_place {
+        if self.buffers.is_full(repair, signed) && !self.make_room(repair, signed) && !has_place {
             return Err(DropReason::Memory);
         }
         Ok(())
     }
-}
-
-/// How many symbols of a block the caller keeps.
-fn parked<S: std::hash::BuildHasher>(parked: &HashMap<u32, u32, S>, sbn: u32) -> u32 {
-    if parked.is_empty() { 0 } else { parked.get(&sbn).copied().unwrap_or(0) }
 }

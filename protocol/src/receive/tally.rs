@@ -16,12 +16,11 @@ const SETTLED: Duration = Duration::from_secs(2);
 /// What is known of the link so far. Counts only grow.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Datagrams that were sent, as far as counters tell.
+    /// Datagrams that were sent, as beacons say.
     pub sent: u64,
-    /// How many of them came, replays not counted.
+    /// How many of them came.
     pub received: u64,
     /// The most datagrams in a row that did not come since [`Reassembly::tally`](super::Reassembly::tally) was asked last.
-    /// Reordering can make it larger.
     pub longest_burst: u64,
     /// Of the blocks that settled since then the least margin, in parts in a thousand: symbols that came beyond those needed, as
     /// a share of the repair symbols that were sent. Negative where a block lacks symbols. None: no block settled.
@@ -58,7 +57,7 @@ impl Margins {
         if let Some(block) = self.blocks.get_mut(&(symbol.bundle, symbol.sbn))
             && symbol.esi < 2 * block.source + 64
         {
-            block.received += 1;
+            block.received = block.received.saturating_add(1);
             block.highest_esi = block.highest_esi.max(symbol.esi);
         }
     }

@@ -99,7 +99,7 @@ fn write_ranges(ranges: &[Lack], w: &mut Writer) {
 pub(super) fn decode(bits: &[bool]) -> Result<Ticket, ParseError> {
     let mut r = Reader::new(bits);
     let version = r.get(3).ok_or(ParseError::NotCanonical)?;
-    if version != VERSION.into() {
+    if version != u64::from(VERSION) {
         return Err(ParseError::Version(u8::try_from(version).unwrap_or(u8::MAX)));
     }
     let (subject, loss) = read(&mut r).ok_or(ParseError::NotCanonical)?;

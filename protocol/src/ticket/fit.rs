@@ -92,10 +92,7 @@ fn extra(a: Lack, b: Lack, oti: &Oti) -> u64 {
 fn symbols(ranges: &[Lack], oti: &Oti) -> u64 {
     let of_range = |lack: &Lack| match lack.need {
         Need::Symbols(n) => u64::from(lack.blocks).saturating_mul(n.into()),
-        Need::Whole => {
-            let each = (lack.first..lack.end()).map(|sbn| u64::from(oti.block_symbols(sbn).unwrap_or(0)));
-            each.fold(0, u64::saturating_add)
-        }
+        Need::Whole => oti.symbols_of(lack.first..lack.end()),
     };
     ranges.iter().map(of_range).fold(0, u64::saturating_add)
 }

@@ -1,12 +1,16 @@
 //! Announces: good ones, and one for every rule that may be broken.
 
 use checkvalve_protocol::codec::{self, Bytes};
-use checkvalve_protocol::limits::{MAX_ENTRIES, MAX_NAME_LEN, MAX_PATH_DEPTH, MAX_PATH_LEN, MAX_TRANSFER_LENGTH};
+use checkvalve_protocol::extension::RawExtension;
+use checkvalve_protocol::limits::{
+    MAX_BLOCK_SYMBOLS, MAX_ENTRIES, MAX_EXTENSION_LEN, MAX_NAME_LEN, MAX_PATH_DEPTH, MAX_PATH_LEN, MAX_SEQUENCE,
+    MAX_SYMBOL_SIZE, MAX_TRANSFER_LENGTH,
+};
 use checkvalve_protocol::manifest::raw::{RawAnnounce, RawEntry, RawHead, RawKind};
 use checkvalve_protocol::manifest::{Announce, EntryKind, Opened, signed};
 use toml::{Table, Value};
 
-use crate::cases::{Case, fields, hex, number, signer};
+use crate::cases::{Case, bundle, fields, hex, number, signer};
 
 pub(crate) type Raw<'a> = RawAnnounce<'a, Vec<RawEntry<'a>>>;
 
@@ -45,6 +49,8 @@ pub(crate) fn describe(opened: &Opened<Announce>) -> Table {
         ("sequence", number(announce.sequence)),
         ("name", Value::String(hex(&announce.name))),
         ("created_ms", number(announce.created_ms)),
+        ("symbol_size", number(announce.symbol_size.into())),
+        ("block_symbols", number(announce.block_symbols.into())),
         ("signer", Value::String(opened.signer.to_string())),
         ("digest", Value::String(hex(&opened.digest))),
         ("data_len", number(announce.data_len())),
@@ -63,11 +69,13 @@ fn link<'a>(path: &'a str, target: &'a (impl AsRef<[u8]> + ?Sized)) -> RawEntry<
 /// An announce of these entries, the bundle's name being `t`.
 fn announce(entries: Vec<RawEntry<'_>>) -> Raw<'_> {
     let head = RawHead {
-        bundle: 0x0123_4567_89ab_cdef,
+        bundle: bundle().0,
         channel: "default",
         sequence: 7,
         name: Bytes(b"t"),
         created_ms: 1_700_000_000_123,
+        symbol_size: 1_408,
+        block_symbols: 128,
     };
     RawAnnounce { head, entries }
 }
@@ -111,13 +119,21 @@ fn good() -> Vec<Case> {
     let inside = [link("t/l", "./a//b/."), entry("t/m", DIR), link("t/m/l", "..")];
     let large = RawKind::File { size: MAX_TRANSFER_LENGTH, mode: 0o444 };
     let mut far = announce(vec![entry("t", large)]);
-    far.head = RawHead { bundle: u64::MAX, sequence: u64::MAX, created_ms: u64::MAX, channel: "a_b-9", ..far.head };
+    let (bundle, symbol_size, block_symbols) = (bundle().0 | !0 << 24, MAX_SYMBOL_SIZE, MAX_BLOCK_SYMBOLS);
+    far.head = RawHead { bundle, sequence: MAX_SEQUENCE, created_ms: u64::MAX, symbol_size, block_symbols, ..far.head };
+    far.head.channel = "a_b-9";
     vec![
         case("good-tree", "ok", "files, directories and a symlink; names of any bytes, times before 1970", good_tree()),
         content("good-file", "ok", "a bundle that is one file", &announce(vec![entry("t", FILE)])),
         content("good-empty-directory", "ok", "a bundle that is one empty directory has no data", &tree([])),
         content("good-largest", "ok", "the largest numbers that every field may hold", &far),
         content("good-symlinks", "ok", "`.` and empty components in a target are harmless", &tree(inside)),
+        payload(
+            "good-extensions",
+            "ok",
+            "extensions with even tags are skipped",
+            &tree([]).encode_with(&[(0, b"anything"), (4_000_000_000, b"")]),
+        ),
         content("good-long-path", "ok", "a path of nearly 4,096 bytes", &tree(dirs)),
     ]
 }
@@ -142,7 +158,7 @@ fn unsigned() -> Vec<Case> {
         case("tampered-payload", "bad-signature", "one bit of the payload is flipped", changed(last)),
         case("wrong-domain", "bad-signature", "an announce's payload signed in the role of hashes", as_hashes),
         case("hashes-as-announce", "bad-signature", "good hashes where an announce should be", crate::hashes::good()),
-        case("wrong-magic", "container", "begins with CVS0 instead of CVS1", changed(3)),
+        case("wrong-magic", "container", "begins with CVS3 instead of CVS2", changed(3)),
         case("no-payload-no-signature", "container", "ends inside the signature", good[..75].to_vec()),
         case("empty", "container", "an object of no bytes at all", vec![]),
     ]
@@ -151,17 +167,52 @@ fn unsigned() -> Vec<Case> {
 fn encoding() -> Vec<Case> {
     let whole = announce(vec![entry("t", FILE)]).encode();
     let none = announce(vec![]).encode();
-    let before_count = &none[..none.len() - 1];
+    // The number of entries and that of extensions are a byte each.
+    let before_count = &none[..none.len() - 2];
+    let with_extensions = |extensions: &[RawExtension<'_>]| announce(vec![entry("t", FILE)]).encode_with(extensions);
+    let many: Vec<RawExtension<'_>> = (0..33).map(|n| (n * 2, &b""[..])).collect();
+    let long = [7; MAX_EXTENSION_LEN + 1];
     let before_path = [before_count, &[1]].concat();
     let file = &codec::encode(&entry("t", FILE));
     let with = |parts: &[&[u8]]| parts.concat();
     let path = &file[..2];
     let huge = codec::encode(&u64::MAX);
+    let mut slash = announce(vec![]);
+    slash.head.channel = "/";
+    let slash = slash.encode();
     let reserved = |tag: u8| [&[tag], [0xff; 16].as_slice()].concat();
     vec![
         payload("no-payload", "truncated", "a signature over no payload", &[]),
         payload("truncated", "truncated", "the last byte is missing", &whole[..whole.len() - 1]),
-        payload("trailing-bytes", "trailing-bytes", "a byte after the last entry", &with(&[&whole, &[0]])),
+        payload("trailing-bytes", "trailing-bytes", "a byte after the extensions", &with(&[&whole, &[0]])),
+        payload("extensions-missing", "truncated", "nothing follows the entries", &whole[..whole.len() - 1]),
+        payload(
+            "extension-critical",
+            "critical-extension",
+            "an extension with an odd tag, which nobody knows",
+            &with_extensions(&[(0, b""), (7, b"now")]),
+        ),
+        payload("extension-order", "extension-order", "tag 4 after tag 4", &with_extensions(&[(4, b""), (4, b"")])),
+        payload("extension-long", "extension-too-long", "an extension of 4,097 bytes", &with_extensions(&[(0, &long)])),
+        payload("extensions-33", "too-many-extensions", "33 extensions", &with_extensions(&many)),
+        payload(
+            "extensions-declared-huge",
+            "too-many-extensions",
+            "2^64 - 1 extensions are declared: nothing may be reserved for them",
+            &with(&[&whole[..whole.len() - 1], &huge]),
+        ),
+        payload(
+            "channel-before-entries-too-many",
+            "channel",
+            "more entries are declared than may be, in a channel named `/`: the channel comes first",
+            &with(&[&slash[..slash.len() - 2], &huge]),
+        ),
+        payload(
+            "path-before-extensions",
+            "path-absolute",
+            "an absolute path, and a critical extension after it",
+            &announce(vec![entry("/t", FILE)]).encode_with(&[(7, b"")]),
+        ),
         payload("entries-none", "no-entries", "an announce of no entries", &none),
         payload("entries-declared", "truncated", "one entry is declared and none is there", &before_path),
         payload(
@@ -216,7 +267,7 @@ fn encoding() -> Vec<Case> {
             "mode-too-wide",
             "integer",
             "a mode is written as a 32-bit integer",
-            &with(&[&before_path, &file[..file.len() - 3], &[252, 0xa4, 1, 0, 0]]),
+            &with(&[&before_path, &file[..file.len() - 3], &[252, 0xa4, 1, 0, 0], &[0]]),
         ),
         payload(
             "kind-unknown",
@@ -243,6 +294,29 @@ fn fields_of_its_own() -> Vec<Case> {
     let file = |mode: u16| announce(vec![entry("t", RawKind::File { size: 0, mode })]);
     let late = RawEntry { nanos: 1_000_000_000, ..entry("t", FILE) };
     vec![
+        content(
+            "sequence-too-large",
+            "sequence-too-large",
+            "2^53, which JSON does not hold exactly",
+            &with(RawHead { sequence: MAX_SEQUENCE + 1, ..head }),
+        ),
+        content("oti-symbol-size", "oti", "T of 65 bytes", &with(RawHead { symbol_size: 65, ..head })),
+        content("oti-no-block", "oti", "B of 0 symbols", &with(RawHead { block_symbols: 0, ..head })),
+        content(
+            "oti-empty",
+            "oti",
+            "T of 0 bytes, also where there is no data",
+            &RawAnnounce { head: RawHead { symbol_size: 0, ..head }, entries: vec![entry("t", DIR)] },
+        ),
+        content(
+            "oti-blocks",
+            "oti",
+            "2^44 bytes in symbols of 64 bytes and blocks of one symbol would be 2^38 blocks",
+            &RawAnnounce {
+                head: RawHead { symbol_size: 64, block_symbols: 1, ..head },
+                entries: vec![entry("t", RawKind::File { size: MAX_TRANSFER_LENGTH, mode: 0o644 })],
+            },
+        ),
         content("sequence-zero", "sequence-zero", "sequences begin at 1", &with(RawHead { sequence: 0, ..head })),
         content("channel-empty", "channel", "a channel without a name", &with(RawHead { channel: "", ..head })),
         content("channel-dotdot", "channel", "a channel named `..`", &with(RawHead { channel: "..", ..head })),

@@ -1,16 +1,23 @@
 //! Beacons: good ones, and one for every rule that may be broken.
 
-use checkvalve_protocol::beacon::{Beacon, ChannelState, OnWire, Recent, RecentState};
+use checkvalve_protocol::beacon::{Beacon, ChannelState, Epoch, OnWire, Recent, RecentState};
 use checkvalve_protocol::codec;
-use checkvalve_protocol::id::{BundleId, ChannelName};
-use checkvalve_protocol::limits::{MAX_MTU, MAX_NAME_LEN};
+use checkvalve_protocol::id::{BundleId, ChannelName, EpochId, SessionId};
+use checkvalve_protocol::limits::{MAX_MTU, MAX_NAME_LEN, MAX_SEQUENCE};
+use checkvalve_protocol::manifest::{Opened, signed};
 use toml::{Table, Value};
 
-use crate::cases::{Case, fields, hex, number};
+use crate::cases::{Case, bundle, fields, hex, number, signer, trust};
 
 /// What was read, every field of it.
-pub(crate) fn describe(beacon: &Beacon) -> Table {
+pub(crate) fn describe(opened: &Opened<Beacon>) -> Table {
+    let beacon = &opened.value;
     let mut table = fields([
+        ("signer", Value::String(opened.signer.to_string())),
+        ("epoch_number", number(beacon.epoch.number)),
+        ("epoch_id", Value::String(beacon.epoch.id.to_string())),
+        ("session", Value::String(beacon.session.to_string())),
+        ("counter", number(beacon.counter)),
         ("session_number", number(beacon.session_number)),
         ("clock_ms", number(beacon.clock_ms)),
         ("rate_bits", number(beacon.rate_bits)),
@@ -49,18 +56,34 @@ pub(crate) fn describe(beacon: &Beacon) -> Table {
     table
 }
 
+fn own(random: u64) -> BundleId {
+    BundleId::new(random, signer("trusted").public().id())
+}
+
+fn seal(payload: &[u8]) -> Vec<u8> {
+    signed::seal(signed::BEACON, payload, &signer("trusted"))
+}
+
+/// The payload of a beacon that nothing was left out of.
+fn payload(beacon: &Beacon) -> Vec<u8> {
+    beacon.sign(&signer("trusted"), 1_408).split_off(signed::PREFIX_LEN)
+}
+
 fn recent(sequence: u64, state: RecentState, name: &[u8]) -> Recent {
-    Recent { sequence, bundle: BundleId(0x1111 * sequence), bytes: 1_000_000 * sequence, state, name: name.to_vec() }
+    Recent { sequence, bundle: own(0x1111 * sequence), bytes: 1_000_000 * sequence, state, name: name.to_vec() }
 }
 
 fn busy() -> Beacon {
     Beacon {
+        epoch: Epoch { number: 2, id: EpochId(0xe0e1_e2e3_e4e5_e6e7) },
         session_number: 3,
+        session: SessionId(0x0102_0304_0506_0708),
+        counter: 86_400,
         clock_ms: 1_700_000_000_123,
         rate_bits: 900_000_000,
         datagrams: 70_000,
         on_wire: Some(OnWire {
-            bundle: BundleId(0x0123_4567_89ab_cdef),
+            bundle: bundle(),
             channel: ChannelName::new("default").unwrap(),
             sequence: 7,
             pass: 1,
@@ -82,8 +105,13 @@ fn busy() -> Beacon {
     }
 }
 
-fn case(name: &str, expect: &'static str, why: &str, bytes: Vec<u8>) -> Case {
-    let value = (expect == "ok").then(|| describe(&Beacon::decode(&bytes).unwrap()));
+/// A case that a trusted key signed: nothing but its payload is wrong.
+fn case(name: &str, expect: &'static str, why: &str, payload: Vec<u8>) -> Case {
+    whole(name, expect, why, seal(&payload))
+}
+
+fn whole(name: &str, expect: &'static str, why: &str, bytes: Vec<u8>) -> Case {
+    let value = (expect == "ok").then(|| describe(&Beacon::open(&bytes, &trust()).unwrap()));
     Case { file: format!("beacon/{name}.toml"), kind: "beacon", expect, why: why.to_owned(), bytes, value }
 }
 
@@ -91,17 +119,20 @@ pub(crate) fn cases() -> Vec<Case> {
     let with = |name: &str, expect, why: &str, change: fn(&mut Beacon)| {
         let mut beacon = busy();
         change(&mut beacon);
-        case(name, expect, why, beacon.encode(1_408))
+        case(name, expect, why, payload(&beacon))
     };
     let recent_of = |beacon: &mut Beacon, at: usize, sequence: u64| {
         beacon.channel.as_mut().unwrap().recent[at].sequence = sequence;
     };
-    let busy_bytes = busy().encode(1_408);
+    let busy_bytes = payload(&busy());
     let idle = Beacon { on_wire: None, channel: None, ..busy() };
-    let idle_bytes = idle.encode(1_408);
-    let fixed = &idle_bytes[..idle_bytes.len() - 2];
-    let channel = |count: u64, rest: &[u8]| [fixed, &[0, 1, 1, b'a', 0, 9], &codec::encode(&count), rest].concat();
-    let named = |len: usize| [&[9, 9, 0, 0], codec::encode(&(len as u64)).as_slice(), &vec![b'n'; len]].concat();
+    let idle_bytes = payload(&idle);
+    // Two options and the number of extensions are a byte each.
+    let fixed = &idle_bytes[..idle_bytes.len() - 3];
+    let id = codec::encode(&own(9).0);
+    let channel =
+        |count: u64, rest: &[u8]| [fixed, &[0, 1, 1, b'a', 0, 9], &codec::encode(&count), rest, &[0]].concat();
+    let named = |len: usize| [&[9], &id[..], &[0, 0], &codec::encode(&(len as u64)), &vec![b'n'; len]].concat();
     let mut cases = vec![
         case(
             "good-busy",
@@ -111,27 +142,57 @@ pub(crate) fn cases() -> Vec<Case> {
         ),
         case("good-idle", "ok", "nothing on the wire and no channel", idle_bytes.clone()),
         case("good-fresh-channel", "ok", "a channel that has given out no sequence yet", {
-            [fixed, &[0, 1, 1, b'a', 0, 0, 0]].concat()
+            [fixed, &[0, 1, 1, b'a', 0, 0, 0, 0]].concat()
         }),
         case("good-name-255-bytes", "ok", "a name as long as may be", channel(1, &named(MAX_NAME_LEN))),
         case("empty", "truncated", "a beacon of no bytes", vec![]),
         case("truncated", "truncated", "the last byte is missing", busy_bytes[..busy_bytes.len() - 1].to_vec()),
-        case("trailing-bytes", "trailing-bytes", "a byte after the last field", [&idle_bytes, [0].as_slice()].concat()),
-        case("option-not-0-or-1", "tag", "the mark of what is on the wire is 2", [fixed, &[2, 0]].concat()),
-        case("state-unknown", "value", "a recent bundle in state 4", channel(1, &[9, 9, 0, 4, 0])),
+        case("trailing-bytes", "trailing-bytes", "a byte after the extensions", [&idle_bytes, [0].as_slice()].concat()),
+        case("option-not-0-or-1", "tag", "the mark of what is on the wire is 2", [fixed, &[2, 0, 0]].concat()),
+        case("state-unknown", "value", "a recent bundle in state 4", channel(1, &[&[9], &id[..], &[0, 4, 0]].concat())),
         case("recent-declared-huge", "truncated", "2^64 - 1 recent bundles are declared", channel(u64::MAX, &[])),
         case("name-declared-huge", "truncated", "a name of 2^64 - 1 bytes is declared", {
-            channel(1, &[&[9, 9, 0, 0], codec::encode(&u64::MAX).as_slice()].concat())
+            channel(1, &[&[9], &id[..], &[0, 0], &codec::encode(&u64::MAX)].concat())
         }),
         case("name-256-bytes", "name-too-long", "a bundle's name of 256 bytes", channel(1, &named(MAX_NAME_LEN + 1))),
-        case("channel-name", "channel", "a channel named `/`", [fixed, &[0, 1, 1, b'/', 0, 0, 0]].concat()),
+        case("channel-name", "channel", "a channel named `/`", [fixed, &[0, 1, 1, b'/', 0, 0, 0, 0]].concat()),
         case(
             "channel-not-utf8",
             "utf8",
             "a channel's name that is not UTF-8",
-            [fixed, &[0, 1, 1, 0xff, 0, 0, 0]].concat(),
+            [fixed, &[0, 1, 1, 0xff, 0, 0, 0, 0]].concat(),
         ),
-        case("too-long", "too-long", "a beacon longer than any datagram", vec![0; usize::from(MAX_MTU) + 1]),
+        whole("too-long", "too-long", "a beacon longer than any datagram", vec![0; usize::from(MAX_MTU) + 1]),
+        whole("unsigned", "unsigned", "key id and signature are all zero", signed::seal_unsigned(&busy_bytes)),
+        whole("wrong-key", "unknown-key", "signed by a key that is not trusted", {
+            signed::seal(signed::BEACON, &busy_bytes, &signer("stranger"))
+        }),
+        whole("bad-signature", "bad-signature", "one bit of the payload is flipped", {
+            let mut bytes = seal(&busy_bytes);
+            bytes[signed::PREFIX_LEN] ^= 1;
+            bytes
+        }),
+        whole("wrong-domain", "bad-signature", "a beacon's payload signed in the role of hashes", {
+            signed::seal(signed::HASHES, &busy_bytes, &signer("trusted"))
+        }),
+        case("extension-critical", "critical-extension", "an extension with an odd tag", {
+            [&idle_bytes[..idle_bytes.len() - 1], &[1, 1, 0]].concat()
+        }),
+        case("good-extension", "ok", "an extension with an even tag is skipped", {
+            [&idle_bytes[..idle_bytes.len() - 1], &[1, 2, 1, b'x']].concat()
+        }),
+        with("epoch-zero", "number", "epoch numbers begin at 1", |b| b.epoch.number = 0),
+        with("session-too-large", "number", "session 2^53", |b| b.session_number = MAX_SEQUENCE + 1),
+        with("counter-zero", "number", "the first beacon of a session is number 1", |b| b.counter = 0),
+        with("foreign-bundle-on-wire", "foreign-bundle", "the bundle on the wire has another key's tag", |b| {
+            b.on_wire.as_mut().unwrap().bundle.0 ^= 1;
+        }),
+        with("foreign-bundle-recent", "foreign-bundle", "a recent bundle has another key's tag", |b| {
+            b.channel.as_mut().unwrap().recent[2].bundle.0 ^= 0x80_0000;
+        }),
+        with("sequence-too-large", "sequence-too-large", "a newest sequence of 2^53", |b| {
+            b.channel.as_mut().unwrap().newest = MAX_SEQUENCE + 1;
+        }),
         with("sequence-zero-on-wire", "sequence-zero", "a bundle on the wire with sequence 0", |b| {
             b.on_wire.as_mut().unwrap().sequence = 0;
         }),
@@ -148,7 +209,7 @@ pub(crate) fn cases() -> Vec<Case> {
     ] {
         let mut beacon = busy();
         recent_of(&mut beacon, at, sequence);
-        cases.push(case(name, expect, why, beacon.encode(1_408)));
+        cases.push(case(name, expect, why, payload(&beacon)));
     }
     cases
 }

@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
+use checkvalve_protocol::admit::Trust;
 use checkvalve_protocol::crypto::{SigningKey, TrustStore};
+use checkvalve_protocol::id::{BundleId, ChannelName};
 use toml::{Table, Value};
 
 #[derive(Clone)]
@@ -46,6 +48,20 @@ pub(crate) fn outcome<T, E>(
         Ok(value) => ("ok", Some(describe(&value))),
         Err(error) => (rule(&error), None),
     }
+}
+
+/// The bundle of the vectors' manifests, which `trusted` signs.
+pub(crate) fn bundle() -> BundleId {
+    BundleId::new(0x01_2345_6789, signer("trusted").public().id())
+}
+
+/// What the receiver of the vectors trusts.
+pub(crate) fn policy() -> Trust {
+    let mut trust = Trust::new(trust());
+    trust.keys.insert(signer("neighbour").public(), "neighbour");
+    let only = [signer("neighbour").public().id()].into();
+    trust.signers.insert(ChannelName::new("other").unwrap(), only);
+    trust
 }
 
 /// The keys of `vectors/keys.toml`: the seed is the name's first byte 32 times.

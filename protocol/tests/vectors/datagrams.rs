@@ -83,22 +83,40 @@ pub(crate) fn cases() -> Vec<Case> {
     );
     add("good-counter-largest", true, "ok", "every counter is a nonce", datagram(true, u64::MAX, data));
     add("good-insecure", false, "ok", "a CRC-32 in the tag's place", datagram(false, 5, data));
-    add("empty", true, "short", "no bytes", Vec::new());
+    add("empty", true, "short", "no bytes at all", Vec::new());
     add("header-only", true, "short", "the header and no tag", good[..48].to_vec());
     add("tag-short", true, "short", "15 bytes after the header", good[..63].to_vec());
     add("magic", true, "magic", "another protocol's first byte", with(0, b'X'));
     add("version-0", true, "version", "version 0", with(2, 0));
-    add("version-2", true, "version", "version 2", with(2, 2));
+    add("version-1", true, "version", "version 1, which is gone", with(2, 1));
     add("kind-0", true, "kind", "there is no kind 0", with(3, 0));
-    add("kind-5", true, "kind", "there is no kind 5", with(3, 5));
+    add("kind-8", true, "kind", "there is no kind 8", with(3, 8));
+    add("kind-5", true, "reserved", "kind 5 is reserved for trust files", with(3, 5));
+    add("kind-6", true, "reserved", "kind 6 is reserved for calibration", with(3, 6));
+    add("kind-7", true, "reserved", "kind 7 is reserved for streams", with(3, 7));
     add("beacon-with-place", true, "place", "a beacon with a bundle id", with(3, 4));
     add("sbn-too-large", true, "place", "block 62 of 62", with(31, 62));
-    add("esi-25-bits", true, "place", "an ESI above 2^24 - 1", with(32, 1));
-    add("length-zero", true, "place", "an object of 0 bytes", {
+    add("length-zero", true, "reserved", "an object of no known length", {
         let mut bytes = good.clone();
         bytes[36..44].fill(0);
         bytes
     });
+    add("blocks-too-many", true, "place", "2^44 bytes in blocks of one symbol of 64 bytes: 2^38 blocks", {
+        let mut bytes = good.clone();
+        bytes[36..44].copy_from_slice(&(1_u64 << 44).to_be_bytes());
+        bytes[46..48].copy_from_slice(&1_u16.to_be_bytes());
+        bytes
+    });
+    add("beacon-too-long", true, "place", "a beacon of 9,217 bytes", {
+        let mut bytes = datagram(true, 7, Content::Beacon);
+        bytes.resize(48 + 9_217 + 16, 0);
+        bytes
+    });
+    add("place-before-mode", true, "place", "an impossible place, in the other mode", with(3, 0x80 | 1));
+    add("mode-before-key", false, "mode", "sealed under another link key, on a link without one", with(32, 1));
+    add("key-before-tag", true, "key", "under another link key, as the header says", with(32, 1));
+    add("short-before-magic", true, "short", "nothing right, but too short", vec![b'X'; 63]);
+    add("short-insecure", false, "short", "a header and three bytes", datagram(false, 5, data)[..51].to_vec());
     add("length-too-large", true, "place", "an object of more than 2^44 bytes", with(36, 1));
     add("symbol-size-odd", true, "place", "T of 65 bytes", with(45, 65));
     add("symbol-size-other", true, "place", "T of 128 bytes with a payload of 64", with(45, 128));
@@ -109,12 +127,17 @@ pub(crate) fn cases() -> Vec<Case> {
     add("session-changed", true, "tag", "another session has another key", with(11, 9));
     add("payload-changed", true, "tag", "a bit of the payload", with(60, 0xff));
     add("tag-changed", true, "tag", "the last byte of the tag", with(good.len() - 1, good[good.len() - 1] ^ 1));
-    add("other-key", true, "tag", "sealed under another link key", {
+    add("other-key", true, "key", "sealed under another link key", {
         let sealer = Sealer::new(Some(&[b'o'; 32]), SESSION);
         let mut out = vec![0; good.len()];
         let header = Header { sealed: true, session: SESSION, counter: 5, content: data };
         sealer.seal(&header, &[0; 64], &mut out);
         out
+    });
+    add("other-key-same-byte", true, "tag", "under another link key, whose id begins with the same byte", {
+        let mut bytes = good.clone();
+        bytes[48..].fill(0x5a);
+        bytes
     });
     add("insecure-on-sealed", true, "mode", "a CRC-32 on a link with a key", datagram(false, 5, data));
     add("sealed-on-insecure", false, "mode", "a tag on a link without a key", good.clone());

@@ -9,7 +9,7 @@ use checkvalve_protocol::manifest::{Hashes, MAX_REASON_LEN, Opened, Outcome, sig
 use toml::{Table, Value};
 
 use crate::announces;
-use crate::cases::{Case, fields, hex, signer, trust};
+use crate::cases::{Case, bundle, fields, hex, signer, trust};
 
 /// What was read, every field of it.
 pub(crate) fn describe(opened: &Opened<Hashes>) -> Table {
@@ -33,9 +33,9 @@ pub(crate) fn good() -> Vec<u8> {
     seal(&of_good_tree(RawOutcome::Complete { files: Cow::Owned(files) }).encode())
 }
 
-fn of_good_tree(outcome: RawOutcome<'_>) -> RawHashes<'_> {
+pub(crate) fn of_good_tree(outcome: RawOutcome<'_>) -> RawHashes<'_> {
     let announce = *blake3::hash(&announces::good_tree()).as_bytes();
-    RawHashes { bundle: 0x0123_4567_89ab_cdef, announce, outcome }
+    RawHashes { bundle: bundle().0, announce, outcome }
 }
 
 fn seal(payload: &[u8]) -> Vec<u8> {
@@ -49,8 +49,9 @@ fn case(name: &str, expect: &'static str, why: &str, bytes: Vec<u8>) -> Case {
 
 pub(crate) fn cases() -> Vec<Case> {
     let none = of_good_tree(RawOutcome::Complete { files: Cow::Borrowed(&[]) }).encode();
-    let before_tag = &none[..none.len() - 2];
-    let before_count = &none[..none.len() - 1];
+    // The outcome's tag, the number of hashes and that of extensions are a byte each.
+    let before_tag = &none[..none.len() - 3];
+    let before_count = &none[..none.len() - 2];
     let withdrawn = |reason: &str| seal(&of_good_tree(RawOutcome::Withdrawn { reason }).encode());
     let content = |name: &str, expect, why: &str, payload: &[u8]| case(name, expect, why, seal(payload));
     let count = |n: u64| [before_count, &codec::encode(&n)].concat();
@@ -76,15 +77,21 @@ pub(crate) fn cases() -> Vec<Case> {
         content(
             "hashes-trailing-bytes",
             "trailing-bytes",
-            "a byte after the last hash",
+            "a byte after the extensions",
             &[&none, [0].as_slice()].concat(),
+        ),
+        content(
+            "hashes-extension-critical",
+            "critical-extension",
+            "an extension with an odd tag",
+            &of_good_tree(RawOutcome::Withdrawn { reason: "" }).encode_with(&[(1, b"")]),
         ),
         content("hashes-declared-most", "truncated", "as many hashes as may be, and none is there", &count(1 << 20)),
         content("hashes-declared-huge", "truncated", "2^64 - 1 hashes are declared, one is there", &{
             [count(u64::MAX), vec![0; 32]].concat()
         }),
         content("hashes-declared-over", "truncated", "more hashes are declared than may be", &too_many),
-        content("hashes-outcome-unknown", "value", "an outcome of kind 2", &[before_tag, &[2, 0]].concat()),
+        content("hashes-outcome-unknown", "value", "an outcome of kind 2", &[before_tag, &[2, 0, 0]].concat()),
         content("hashes-reason-not-utf8", "utf8", "a reason that is not UTF-8", &[before_tag, &[1, 1, 0xff]].concat()),
         case(
             "hashes-reason-long",

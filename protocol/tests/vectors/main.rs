@@ -2,6 +2,7 @@
 //!
 //! `CHECKVALVE_WRITE_VECTORS=1 cargo test -p checkvalve-protocol --test vectors` writes the generated ones anew.
 
+mod admissions;
 mod announces;
 mod beacons;
 mod cases;
@@ -10,6 +11,7 @@ mod hashes;
 mod tickets;
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -17,7 +19,7 @@ use cases::{Case, hex, signer, trust, unhex};
 use checkvalve_protocol::beacon::Beacon;
 use checkvalve_protocol::codec::{self, CodecError};
 use checkvalve_protocol::crypto::{LinkKey, PublicKey, SigningKey};
-use checkvalve_protocol::manifest::{Announce, Hashes, Opened, signed};
+use checkvalve_protocol::manifest::{Announce, EntryError, Hashes, ManifestError, Opened, signed};
 use checkvalve_protocol::path::{LinkTarget, PathError, SafePath};
 use toml::Table;
 
@@ -37,7 +39,7 @@ fn text<'a>(table: &'a Table, key: &str) -> &'a str {
 /// Every file in the folders of cases, by folder and name.
 fn files() -> BTreeMap<String, PathBuf> {
     let mut files = BTreeMap::new();
-    for kind in ["manifest", "beacon", "datagram"] {
+    for kind in ["admit", "manifest", "beacon", "datagram"] {
         for file in fs::read_dir(folder().join(kind)).unwrap() {
             let path = file.unwrap().path();
             let name = path.file_name().unwrap().to_str().unwrap();
@@ -51,18 +53,22 @@ fn files() -> BTreeMap<String, PathBuf> {
 fn every_file_holds() {
     for (name, path) in files() {
         let file = table(&path);
+        assert!(text(&file, "why").len() >= 8, "{name} says why");
+        if name.starts_with("admit/") {
+            assert_eq!(admissions::judge(&file), (text(&file, "verdict"), text(&file, "expect")), "{name}");
+            continue;
+        }
         let bytes = unhex(text(&file, "hex"));
         let (rule, value) = match text(&file, "kind") {
             "announce" => cases::outcome(Announce::open(&bytes, &trust()), |e| e.rule(), announces::describe),
             "hashes" => cases::outcome(Hashes::open(&bytes, &trust()), |e| e.rule(), hashes::describe),
-            "beacon" => cases::outcome(Beacon::decode(&bytes), |e| e.rule(), beacons::describe),
+            "beacon" => cases::outcome(Beacon::open(&bytes, &trust()), |e| e.rule(), beacons::describe),
             "datagram" => datagrams::open(&bytes, true),
             "insecure-datagram" => datagrams::open(&bytes, false),
             other => panic!("{name}: kind {other}"),
         };
         assert_eq!(rule, text(&file, "expect"), "{name}");
         assert_eq!(value.as_ref(), file.get("value").map(|v| v.as_table().unwrap()), "{name}");
-        assert!(text(&file, "why").len() >= 8, "{name} says why");
         let stem = name.split('/').next_back().unwrap().trim_end_matches(".toml");
         assert!(stem.starts_with("good-") == (rule == "ok"), "{name} is named for what it is");
     }
@@ -71,8 +77,9 @@ fn every_file_holds() {
 #[test]
 fn the_files_are_those_that_the_cases_make() {
     let cases: Vec<Case> = [announces::cases(), hashes::cases(), beacons::cases(), datagrams::cases()].concat();
-    let made: BTreeMap<_, _> = cases.iter().map(|case| (case.file.clone(), case.to_toml())).collect();
+    let mut made: BTreeMap<_, _> = cases.iter().map(|case| (case.file.clone(), case.to_toml())).collect();
     assert_eq!(made.len(), cases.len(), "two cases have one name");
+    made.extend(admissions::all());
     if std::env::var_os("CHECKVALVE_WRITE_VECTORS").is_some() {
         for (name, text) in &made {
             let path = folder().join(name);
@@ -87,25 +94,54 @@ fn the_files_are_those_that_the_cases_make() {
     }
 }
 
+/// What `keys.toml` says.
+fn keys() -> String {
+    let mut text = "# Keys of the other vectors; never use them. SPEC.md section \"Keys\".\n".to_owned();
+    let link = LinkKey::from_bytes(datagrams::LINK_KEY);
+    let _ = write!(
+        text,
+        "\n[link]\nbytes = \"{}\"\nid = \"{}\"\nfile = {:?}\n",
+        hex(link.as_bytes()),
+        link.id(),
+        link.to_text()
+    );
+    for name in ["trusted", "neighbour", "stranger"] {
+        let key = signer(name);
+        let public = key.public();
+        let signed = |domain| hex(&key.sign(domain, b"payload"));
+        let _ = write!(
+            text,
+            "\n[{name}]\nseed = \"{}\"\npublic = \"{}\"\nid = \"{}\"\ntag = \"{}\"\nfile = {:?}\npublic_file = {:?}\n\
+             signature_of_payload_as_announce = \"{}\"\nsignature_of_payload_as_hashes = \"{}\"\n\
+             signature_of_payload_as_beacon = \"{}\"\n",
+            format!("{:02x}", name.as_bytes()[0]).repeat(32),
+            hex(public.as_bytes()),
+            public.id(),
+            public.id().tag(),
+            key.to_text(),
+            public.to_text(name),
+            signed(signed::ANNOUNCE),
+            signed(signed::HASHES),
+            signed(signed::BEACON),
+        );
+    }
+    text
+}
+
 #[test]
 fn keys_are_as_written() {
-    let keys = table(&folder().join("keys.toml"));
-    let link = keys["link"].as_table().unwrap();
-    let key = LinkKey::from_text(text(link, "file")).unwrap();
-    assert_eq!((hex(key.as_bytes()), key.id().to_string()), (text(link, "bytes").into(), text(link, "id").into()));
-    for name in ["trusted", "stranger"] {
-        let it = keys[name].as_table().unwrap();
-        let key = SigningKey::from_text(text(it, "file")).unwrap();
-        assert_eq!(key.to_text(), text(it, "file"));
-        assert_eq!(signer(name).public(), key.public());
-        assert_eq!(key.to_text(), format!("checkvalve-signing-1 {}\n", text(it, "seed")));
-        assert_eq!(hex(key.public().as_bytes()), text(it, "public"));
-        assert_eq!(key.public().id().to_string(), text(it, "id"));
-        let (public, comment) = PublicKey::from_text(text(it, "public_file")).unwrap();
-        assert_eq!((public, comment.as_str()), (key.public(), name));
-        assert_eq!(hex(&key.sign(signed::ANNOUNCE, b"payload")), text(it, "signature_of_payload_as_announce"));
-        assert_eq!(hex(&key.sign(signed::HASHES, b"payload")), text(it, "signature_of_payload_as_hashes"));
+    let path = folder().join("keys.toml");
+    if std::env::var_os("CHECKVALVE_WRITE_VECTORS").is_some() {
+        fs::write(&path, keys()).unwrap();
     }
+    assert_eq!(fs::read_to_string(path).unwrap(), keys());
+    for name in ["trusted", "neighbour", "stranger"] {
+        let key = signer(name);
+        assert_eq!(SigningKey::from_text(&key.to_text()).unwrap().public(), key.public());
+        assert_eq!(PublicKey::from_text(&key.public().to_text(name)).unwrap(), (key.public(), name.to_owned()));
+    }
+    let link = LinkKey::from_text(&LinkKey::from_bytes(datagrams::LINK_KEY).to_text()).unwrap();
+    assert_eq!(link.as_bytes(), &datagrams::LINK_KEY);
 }
 
 #[test]
@@ -147,20 +183,20 @@ fn integers_are_as_written() {
 #[test]
 fn paths_are_as_written() {
     let file = table(&folder().join("paths.toml"));
-    let name = |result: Result<(), PathError>| match result {
-        Ok(()) => "ok".to_owned(),
-        Err(error) => format!("{error:?}"),
+    let name = |result: Result<(), PathError>, of: fn(PathError) -> EntryError| match result {
+        Ok(()) => "ok",
+        Err(error) => ManifestError::Entry { index: 0, error: of(error) }.rule(),
     };
     for case in file["path"].as_array().unwrap() {
         let case = case.as_table().unwrap();
         let path = text(case, "path");
-        assert_eq!(name(SafePath::new(path).map(drop)), text(case, "expect"), "{path:?}");
+        assert_eq!(name(SafePath::new(path).map(drop), EntryError::Path), text(case, "expect"), "{path:?}");
     }
     for case in file["symlink"].as_array().unwrap() {
         let case = case.as_table().unwrap();
         let (link, target) = (text(case, "link"), text(case, "target"));
         let read = LinkTarget::new(&SafePath::new(link).unwrap(), target);
-        assert_eq!(name(read.map(drop)), text(case, "expect"), "{link:?} -> {target:?}");
+        assert_eq!(name(read.map(drop), EntryError::Target), text(case, "expect"), "{link:?} -> {target:?}");
     }
 }
 

@@ -16,13 +16,13 @@ pub(super) fn check_config(path: &Path, json: bool) -> Result<(), CommandError> 
         let trusted: Vec<_> =
             checked.trusted.iter().map(|(key, _, name)| json!({ "key": key, "name": name })).collect();
         return say_json(&json!({
-            "config": path,
+            "config": escape_path(path),
             "listen": checked.listen,
             "sealed": checked.link_key.is_some(),
             "link_key": checked.link_key.as_ref().map(|key| key.id()),
             "trusted": trusted,
             "channels": checked.config.channels.keys().collect::<Vec<_>>(),
-            "staging": checked.staging,
+            "staging": escape_path(&checked.staging),
             "block_memory_bytes": checked.block_memory,
             "workers": checked.workers,
         }));
@@ -44,10 +44,14 @@ fn text(path: &Path, checked: &Checked) {
         line("trusts", format!("{key} {}", escape(name)));
     }
     if checked.trusted.is_empty() {
-        line("trusts", "NOBODY: every bundle will be quarantined (`trust add FILE.pub`)".to_owned());
+        line("trusts", "NOBODY: nothing will be accepted (`trust add FILE.pub`)".to_owned());
     }
     for (name, channel) in &config.channels {
         line(&format!("channel {name}"), describe(channel));
+        for key in channel.signers.iter().flatten() {
+            let trusted = checked.trusted.get(key).is_some();
+            line("  signed by", format!("{key}{}", if trusted { "" } else { ", which is NOT TRUSTED" }));
+        }
     }
     line("other channels", "published, no hook".to_owned());
     line("unfinished in", escape_path(&checked.staging));

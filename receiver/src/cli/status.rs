@@ -5,6 +5,8 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::time::Duration;
 
+use checkvalve_host::json::Stamp;
+use checkvalve_host::log::escape;
 use checkvalve_host::progress::{human_bytes, human_duration, human_rate};
 use clap::Args as ClapArgs;
 
@@ -57,7 +59,7 @@ fn write_text(out: &mut String, status: &Status) -> fmt::Result {
     let insecure = if status.link.sealed { "" } else { ", INSECURE: not sealed" };
     writeln!(out, "checkvalve-receiver {} on {}{insecure}", status.version, status.link.listen)?;
     for alarm in &status.alarms {
-        writeln!(out, "! {alarm}")?;
+        writeln!(out, "! {}", escape(&alarm.text))?;
     }
     write_sender(out, status)?;
     write_link(out, status)?;
@@ -69,9 +71,6 @@ fn write_text(out: &mut String, status: &Status) -> fmt::Result {
         human_bytes(staging.bytes),
         human_bytes(staging.free)
     )?;
-    if status.deliveries.trusted.is_empty() {
-        writeln!(out, "! no key is trusted: every bundle will be quarantined (`trust add FILE.pub`)")?;
-    }
     writeln!(out, "\n{:<20} {:>8} {:>8}", "channel", "newest", "to hook")?;
     for channel in &status.deliveries.channels {
         let note = match (channel.hook, channel.running, channel.blocked_by) {
@@ -80,9 +79,13 @@ fn write_text(out: &mut String, status: &Status) -> fmt::Result {
             (true, false, Some(sequence)) => format!("  waits for {sequence}"),
             (true, false, None) => String::new(),
         };
+        let begins = channel.begins_at.filter(|&at| at > 1);
+        let note =
+            begins.map_or(note.clone(), |at| format!("{note}  begins at {at}: what was sent before is not known here"));
         writeln!(out, "{:<20} {:>8} {:>8}{note}", channel.name.as_str(), channel.newest, channel.passed)?;
     }
     for state in [
+        State::Held,
         State::Receiving,
         State::Incomplete,
         State::Missing,
@@ -95,21 +98,25 @@ fn write_text(out: &mut String, status: &Status) -> fmt::Result {
         State::Withdrawn,
         State::Rejected,
     ] {
-        write_bundles(out, &status.deliveries.bundles, state, status.deliveries.now_ms)?;
+        write_bundles(out, &status.deliveries.bundles, state, status.deliveries.now_at)?;
     }
     Ok(())
 }
 
 fn write_sender(out: &mut String, status: &Status) -> fmt::Result {
     let sender = &status.deliveries.sender;
-    let Some(last) = sender.last_beacon_ms else {
+    let Some(last) = sender.last_beacon_at else {
         return writeln!(out, "sender   nothing heard yet");
     };
-    let ago = human_duration(Duration::from_millis(status.deliveries.now_ms.saturating_sub(last)));
+    let ago = human_duration(Duration::from_millis(status.deliveries.now_at.0.saturating_sub(last.0)));
     write!(out, "sender   beacon {ago} ago, session {}, {}", sender.session_number, human_rate(sender.rate_bits))?;
     match &sender.on_wire {
         Some(wire) if !sender.silent => {
-            let percent = (u64::from(wire.blocks_sent) * 100).checked_div(u64::from(wire.blocks)).unwrap_or(0).min(100);
+            let percent = u64::from(wire.blocks_sent)
+                .saturating_mul(100)
+                .checked_div(u64::from(wire.blocks))
+                .unwrap_or(0)
+                .min(100);
             writeln!(
                 out,
                 ", transmits {}/{} ({percent} % of pass {} of {})",
@@ -181,12 +188,12 @@ fn write_loss(out: &mut String, link: &LinkView) -> fmt::Result {
     Ok(())
 }
 
-fn write_bundles(out: &mut String, bundles: &[BundleStatus], state: State, now_ms: u64) -> fmt::Result {
+fn write_bundles(out: &mut String, bundles: &[BundleStatus], state: State, now: Stamp) -> fmt::Result {
     let mut ours: Vec<_> = bundles.iter().filter(|bundle| bundle.state == state).collect();
     if ours.is_empty() {
         return Ok(());
     }
-    ours.sort_by_key(|bundle| std::cmp::Reverse((bundle.changed_ms, bundle.sequence)));
+    ours.sort_by_key(|bundle| std::cmp::Reverse((bundle.changed_at, bundle.sequence)));
     writeln!(out, "\n{}", state.as_str())?;
     for bundle in ours.iter().take(SHOWN) {
         let number = match bundle.through {
@@ -195,12 +202,15 @@ fn write_bundles(out: &mut String, bundles: &[BundleStatus], state: State, now_m
             None => number_of(bundle),
         };
         let (id, bytes) = (&bundle.id, human_bytes(bundle.bytes));
-        writeln!(out, "  {number:<22} {id:<16}  {bytes:>9}  {}{}", bundle.name, detail(bundle, now_ms))?;
+        writeln!(out, "  {number:<22} {id:<16}  {bytes:>9}  {}{}", bundle.name, detail(bundle, now))?;
     }
     let tickets: Vec<_> = ours.iter().filter(|bundle| bundle.ticket.is_some()).collect();
     if let [first, more @ ..] = &tickets[..] {
         let which = if more.is_empty() { number_of(first) } else { "--all".to_owned() };
         writeln!(out, "  -> checkvalve-receiver ticket {which}")?;
+    }
+    if let (State::Failed | State::Quarantined, [newest, ..]) = (state, ours.as_slice()) {
+        writeln!(out, "  -> checkvalve-receiver retry {}, once what is said there is mended", number_of(newest))?;
     }
     if ours.len() > SHOWN {
         writeln!(out, "  and {} more (--json has them)", ours.len() - SHOWN)?;
@@ -217,14 +227,14 @@ fn number_of(bundle: &BundleStatus) -> String {
     }
 }
 
-fn detail(bundle: &BundleStatus, now_ms: u64) -> String {
+fn detail(bundle: &BundleStatus, now: Stamp) -> String {
     let mut out = String::new();
     if bundle.state.is_open() && bundle.bytes > 0 && bundle.received > 0 {
         let percent = u128::from(bundle.received) * 100 / u128::from(bundle.bytes);
         out += &format!("  {} % stored", percent.min(100));
     }
     if let Some(reason) = &bundle.reason {
-        out += &format!(": {reason}");
+        out += &format!(": {}", escape(reason));
     }
     if let Some(lacking) = bundle.lacking.filter(|lacking| lacking.symbols > 0 && bundle.state == State::Incomplete) {
         let s = if lacking.symbols == 1 { "" } else { "s" };
@@ -237,7 +247,7 @@ fn detail(bundle: &BundleStatus, now_ms: u64) -> String {
         out += &format!("  attempt {}", bundle.attempt);
     }
     if let Some(wait) =
-        bundle.retry_ms.and_then(|at| at.checked_sub(now_ms)).filter(|_| bundle.state == State::Installing)
+        bundle.retry_at.and_then(|at| at.0.checked_sub(now.0)).filter(|_| bundle.state == State::Installing)
     {
         out += &format!("  again in {}", human_duration(Duration::from_millis(wait)));
     }

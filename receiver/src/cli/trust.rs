@@ -4,24 +4,26 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use checkvalve_host::control::ControlError;
-use checkvalve_host::disk::{OsDisk, write_atomic};
+use checkvalve_host::disk::{Disk, OsDisk, write_atomic};
 use checkvalve_host::exit::Exit;
 use checkvalve_host::log::{escape, escape_path};
 use checkvalve_protocol::crypto::PublicKey;
+use checkvalve_protocol::id::KeyId;
 use clap::Subcommand;
 use serde_json::json;
 
 use super::{CommandError, ask, say, say_json};
 use crate::config::{Config, load_trusted, trusted_files};
-use crate::control::Request;
+use crate::control::{Request, Status};
+use crate::delivery::Judged;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Accept the bundles that a key signs from now on.
     ///
-    /// Copies FILE into the directory that `keys.trusted` names; a running daemon takes it up at once. Compare the key's id with
-    /// what the sender's operator reads from `checkvalve-sender check-config`. To end the trust, remove the file from that
-    /// directory and restart the daemon.
+    /// Copies FILE into the directory that `keys.trusted` names; a running daemon takes it up before this returns, and judges again what
+    /// it refused for want of that key. Compare the key's id with what the sender's operator reads from
+    /// `checkvalve-sender check-config`.
     Add {
         /// The public half of a signing key, as `checkvalve-sender keygen signing` made it.
         #[arg(value_name = "FILE.pub")]
@@ -30,7 +32,15 @@ pub(super) enum Command {
         #[arg(long)]
         name: Option<String>,
     },
-    /// List the keys whose bundles are accepted.
+    /// Accept the bundles of a key no more, from now on.
+    ///
+    /// Removes its file from the directory that `keys.trusted` names. A running daemon puts every bundle of that key into quarantine that
+    /// is under way or waits for its hook, before this returns; what is installed stays.
+    Remove {
+        /// The key's id, as `trust list` shows it.
+        key: KeyId,
+    },
+    /// List the keys whose bundles are accepted: those of the directory, and of the running daemon where these differ.
     List,
 }
 
@@ -38,6 +48,7 @@ pub(super) fn trust(command: &Command, config: &Path, json: bool) -> Result<(), 
     let config = Config::peek(config)?;
     match command {
         Command::Add { file, name } => add(&config, file, name.as_deref(), json),
+        Command::Remove { key } => remove(&config, *key, json),
         Command::List => list(&config, json),
     }
 }
@@ -51,26 +62,75 @@ fn add(config: &Config, file: &Path, name: Option<&str>, json: bool) -> Result<(
     let name = name.map(str::to_owned).unwrap_or(if comment.is_empty() { stem } else { comment });
     let dir = &config.keys.trusted;
     let known = load_trusted(dir)?;
-    if let Some((_, known)) = known.get(&key.id()) {
-        return Err(CommandError::new(
-            Exit::CantCreat,
-            format!("{shown}: key {} is trusted already, as {known}", key.id()),
-        ));
+    let id = key.id();
+    if let Some((_, known)) = known.get(&id) {
+        return Err(CommandError::new(Exit::CantCreat, format!("{shown}: key {id} is trusted already, as {known}")));
+    }
+    if let Some(other) = known.by_tag(id.tag()) {
+        let problem = format!("{shown}: key {id} begins as key {other} does, which is trusted: make another key");
+        return Err(CommandError::new(Exit::CantCreat, problem));
     }
     let path = free_name(dir, file, &key);
     write_atomic(&OsDisk, &path, key.to_text(&name).as_bytes(), 0o644)
         .map_err(|error| CommandError::io(escape_path(&path), &error))?;
-    let running = match ask::<usize>(config, &Request::Trust) {
-        Ok(_) => true,
-        Err(CommandError::Control(ControlError::NotRunning { .. })) => false,
-        Err(error) => return Err(error),
-    };
+    let judged = reload(config)?;
     if json {
-        return say_json(&json!({ "key": key.id(), "name": name, "file": path, "daemon": running }));
+        let file = escape_path(&path);
+        return say_json(&json!({ "key": id, "name": name, "file": file, "daemon": judged }));
     }
-    let when = if running { "from now on" } else { "when the daemon is started" };
-    say(format_args!("{} ({}) is trusted {when}", key.id(), escape(&name)));
+    let when = if judged.is_some() { "from now on" } else { "when the daemon is started" };
+    say(format_args!("{id} ({}) is trusted {when}", escape(&name)));
+    say_judged(judged.as_ref());
     Ok(())
+}
+
+fn remove(config: &Config, key: KeyId, json: bool) -> Result<(), CommandError> {
+    let files: Vec<_> = trusted_files(&config.keys.trusted)?.into_iter().filter(|file| file.key.id() == key).collect();
+    if files.is_empty() {
+        return Err(CommandError::new(
+            Exit::NoInput,
+            format!("key {key} is not trusted; `trust list` shows those that are"),
+        ));
+    }
+    for file in &files {
+        OsDisk.remove_file(&file.path).map_err(|error| CommandError::io(escape_path(&file.path), &error))?;
+    }
+    OsDisk
+        .sync_dir(&config.keys.trusted)
+        .map_err(|error| CommandError::io(escape_path(&config.keys.trusted), &error))?;
+    let judged = reload(config)?;
+    if json {
+        return say_json(&json!({ "key": key, "daemon": judged }));
+    }
+    let when = if judged.is_some() { "from now on" } else { "when the daemon is started" };
+    say(format_args!("{key} is trusted no more {when}"));
+    say_judged(judged.as_ref());
+    Ok(())
+}
+
+/// Has a running daemon read the keys again. None: none runs.
+fn reload(config: &Config) -> Result<Option<Judged>, CommandError> {
+    match ask::<Judged>(config, &Request::Trust) {
+        Ok(judged) => Ok(Some(judged)),
+        Err(CommandError::Control(ControlError::NotRunning { .. })) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn say_judged(judged: Option<&Judged>) {
+    let Some(judged) = judged else { return };
+    let lines = [("refused and in quarantine now", &judged.refused), ("accepted now", &judged.admitted)];
+    for (what, bundles) in lines.into_iter().filter(|(_, bundles)| !bundles.is_empty()) {
+        say(format_args!("{what}: {}", bundles.join(", ")));
+    }
+    if !judged.admitted.is_empty() {
+        say(
+            "what is lacking of them comes by itself if the sender sends it again, or by `checkvalve-receiver ticket --all`",
+        );
+    }
+    if !judged.running.is_empty() {
+        say(format_args!("its hook is running, and is not stopped: {}", judged.running.join(", ")));
+    }
 }
 
 /// The file's own name where that is free and would be looked at, else one after the key.
@@ -81,16 +141,35 @@ fn free_name(dir: &Path, file: &Path, key: &PublicKey) -> PathBuf {
 
 fn list(config: &Config, json: bool) -> Result<(), CommandError> {
     let files = trusted_files(&config.keys.trusted)?;
+    let daemon = match ask::<Status>(config, &Request::Status) {
+        Ok(status) => Some(status.deliveries.trusted),
+        Err(CommandError::Control(_)) => None,
+        Err(error) => return Err(error),
+    };
+    let by_daemon = |key: KeyId| daemon.as_ref().map(|keys| keys.iter().any(|trusted| trusted.key == key));
+    let only_daemon: Vec<_> = daemon.iter().flatten().filter(|t| !files.iter().any(|f| f.key.id() == t.key)).collect();
     if json {
-        let keys = files.iter().map(|f| json!({ "key": f.key.id(), "name": f.name, "file": f.path }));
-        return say_json(&keys.collect::<Vec<_>>());
+        let mut keys: Vec<_> = files
+            .iter()
+            .map(|f| json!({ "key": f.key.id(), "name": f.name, "file": escape_path(&f.path), "daemon": by_daemon(f.key.id()) }))
+            .collect();
+        keys.extend(only_daemon.iter().map(|t| json!({ "key": t.key, "name": t.name, "file": null, "daemon": true })));
+        return say_json(&json!({ "keys": keys }));
     }
     for file in &files {
         let shown = file.path.file_name().map(|name| escape_path(name.as_ref())).unwrap_or_default();
-        say(format_args!("{}  {shown}  {}", file.key.id(), escape(&file.name)));
+        let note = if by_daemon(file.key.id()) == Some(false) { "  ! not by the running daemon" } else { "" };
+        say(format_args!("{}  {shown}  {}{note}", file.key.id(), escape(&file.name)));
+    }
+    for trusted in &only_daemon {
+        say(format_args!("{}  -  {}  ! by the running daemon only", trusted.key, escape(&trusted.name)));
+    }
+    let differ = !only_daemon.is_empty() || files.iter().any(|file| by_daemon(file.key.id()) == Some(false));
+    if differ {
+        say("`systemctl reload checkvalve-receiver` has the daemon read the directory again");
     }
     if files.is_empty() {
-        say("no key is trusted: every bundle will be quarantined; `trust add FILE.pub` adds one");
+        say("no key is trusted, so that nothing counts; `trust add FILE.pub` adds one");
     }
     Ok(())
 }

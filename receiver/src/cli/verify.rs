@@ -6,6 +6,7 @@ use checkvalve_host::disk::{Disk, OsDisk, read_all};
 use checkvalve_host::exit::Exit;
 use checkvalve_host::log::escape_path;
 use checkvalve_host::progress::human_bytes;
+use checkvalve_protocol::admit::Trust;
 use checkvalve_protocol::id::ChannelName;
 use checkvalve_protocol::limits::MAX_MANIFEST_LEN;
 use checkvalve_protocol::manifest::Announce;
@@ -79,7 +80,7 @@ fn manifest(config: &Config, channel: &ChannelName, sequence: u64) -> Result<(An
     };
     let of_bundle = names.iter().filter_map(|name| name.to_str()).filter(|name| name.starts_with(&prefix));
     let bases: Vec<&str> = of_bundle.filter_map(|name| name.strip_suffix(".announce")).collect();
-    let trusted = load_trusted(&config.keys.trusted)?;
+    let trust = Trust { keys: load_trusted(&config.keys.trusted)?, signers: config.signers() };
     let mut last = CommandError::new(
         Exit::NoInput,
         format!(
@@ -93,7 +94,8 @@ fn manifest(config: &Config, channel: &ChannelName, sequence: u64) -> Result<(An
             read_all(&OsDisk, &path, MAX_MANIFEST_LEN as u64)
                 .map_err(|error| CommandError::io(escape_path(&path), &error))
         };
-        match open_record(&read("announce")?, &read("hashes")?, &trusted) {
+        let Some(bundle) = base.strip_prefix(&prefix).and_then(|id| id.parse().ok()) else { continue };
+        match open_record(bundle, &read("announce")?, &read("hashes")?, &trust) {
             Ok(record) => return Ok(record),
             Err(error) => last = CommandError::new(Exit::DataErr, format!("{channel}/{sequence}: {error}")),
         }

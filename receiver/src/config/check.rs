@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use checkvalve_host::config::{ConfigError, existing_dir, key_file, public_file, writable_dir};
+use checkvalve_host::config::{ConfigError, existing_dir, guarded, key_file, public_file, writable_dir};
 use checkvalve_host::log::escape_path;
 use checkvalve_protocol::crypto::{LinkKey, PublicKey, TrustStore};
 use checkvalve_protocol::limits::{MAX_CHANNELS, MAX_MTU, MIN_MTU};
@@ -24,6 +24,14 @@ pub(super) fn check(config: Config) -> Result<Checked, ConfigError> {
     for (name, channel) in &config.channels {
         if let Some(hook) = &channel.hook {
             check_hook(&format!("channel.{name}.hook"), hook)?;
+        }
+        if channel.signers.as_ref().is_some_and(Vec::is_empty) {
+            let hint = "write the ids of the keys that may sign for it, or remove it: then every trusted key may";
+            return Err(ConfigError::new(
+                format!("channel.{name}.signers"),
+                "nobody could sign for this channel",
+                hint,
+            ));
         }
     }
     let link_key = link_key(&config)?;
@@ -56,6 +64,15 @@ pub struct TrustedFile {
 pub fn load_trusted(dir: &Path) -> Result<TrustStore, ConfigError> {
     let mut trusted = TrustStore::new();
     for file in trusted_files(dir)? {
+        let id = file.key.id();
+        let same = trusted.by_tag(id.tag()).filter(|other| *other != id);
+        if let Some(other) = same {
+            let problem = format!(
+                "`{}`: key {id} begins as key {other} does, so that bundles do not tell them apart",
+                escape_path(&file.path)
+            );
+            return Err(ConfigError::new("keys.trusted", problem, "trust one of them, and make the other anew"));
+        }
         trusted.insert(file.key, file.name);
     }
     Ok(trusted)
@@ -65,6 +82,7 @@ pub fn load_trusted(dir: &Path) -> Result<TrustStore, ConfigError> {
 pub fn trusted_files(dir: &Path) -> Result<Vec<TrustedFile>, ConfigError> {
     const KEY: &str = "keys.trusted";
     existing_dir(KEY, dir)?;
+    guarded(KEY, dir)?;
     let list = || -> std::io::Result<Vec<PathBuf>> {
         let mut paths: Vec<PathBuf> =
             std::fs::read_dir(dir)?.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>()?;
@@ -76,6 +94,7 @@ pub fn trusted_files(dir: &Path) -> Result<Vec<TrustedFile>, ConfigError> {
         ConfigError::new(KEY, format!("`{}`: {error}", escape_path(dir)), "let this user read the directory")
     })?;
     let read = |path: PathBuf| {
+        guarded(KEY, &path)?;
         let text = public_file(KEY, &path)?;
         let (key, comment) = PublicKey::from_text(&text).map_err(|error| {
             let hint = "put only files there that `checkvalve-sender keygen signing` made (`.pub`)";
@@ -122,6 +141,19 @@ fn numbers(config: &Config) -> Result<(), ConfigError> {
         let hint = "write a size, for example \"100 GiB\", or remove it";
         return Err(ConfigError::new("quota", format!("with \"{quota}\" nothing can be received"), hint));
     }
+    let limits = &config.limits;
+    let counts = [
+        ("objects", limits.objects, 256),
+        ("open_blocks", limits.open_blocks, 1_024),
+        ("unannounced", limits.unannounced, 16),
+        ("unannounced_bundles", limits.unannounced_bundles, 16),
+        ("files", usize::try_from(limits.files).unwrap_or(usize::MAX), 1_024),
+        ("signatures", limits.signatures as usize, 10),
+    ];
+    if let Some((key, value, least)) = counts.into_iter().find(|(_, value, least)| value < least) {
+        let hint = format!("write at least {least}, or remove it");
+        return Err(ConfigError::new(format!("limits.{key}"), format!("{value} is too few"), hint));
+    }
     if config.channels.len() > MAX_CHANNELS {
         let problem = format!("there are {} channels", config.channels.len());
         return Err(ConfigError::new("channel", problem, format!("write at most {MAX_CHANNELS}")));
@@ -164,7 +196,7 @@ fn check_hook(key: &str, hook: &Hook) -> Result<(), ConfigError> {
         Ok(meta) if meta.permissions().mode() & 0o111 == 0 => {
             return error("install", format!("`{shown}` is not executable"), &format!("run `chmod +x {shown}`"));
         }
-        Ok(_) => {}
+        Ok(_) => guarded(&format!("{key}.install"), &hook.install)?,
     }
     if hook.timeout.millis() == 0 {
         return error(

@@ -8,21 +8,24 @@
 //! After a crash between any two of these the same steps are gone through again and find what was done.
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
 use checkvalve_host::log::{escape_bytes, escape_path};
+use checkvalve_protocol::admit::{Admitted, Verdict, admit, admit_hashes};
 use checkvalve_protocol::id::{BundleId, ChannelName};
 use checkvalve_protocol::limits::MAX_MANIFEST_LEN;
-use checkvalve_protocol::manifest::{Announce, Hashes, ManifestError, Outcome};
+use checkvalve_protocol::manifest::Outcome;
 use checkvalve_protocol::wire::ObjectKind;
 
-use super::manifests::{Verdict, announced, subject};
+use super::alarms::Code;
+use super::manifests::{Refusal, announced, number, subject};
 use super::{Delivery, Job};
 use crate::audit::Event;
 use crate::inbox::check::{Mismatch, check};
 use crate::inbox::{FinishError, Place, Published};
-use crate::ledger::{Entry, State};
+use crate::ledger::{Entry, Hold, State};
 use crate::sink::StoreError;
 use crate::store::Staged;
 use crate::store::tree::Tree;
@@ -43,8 +46,14 @@ pub(super) enum Stop {
     Sync(io::Error),
     /// Staging does not hold what it should.
     Gone,
-    /// It is not what was signed.
-    Refuse(Verdict),
+    /// It is not what was signed: refused for good.
+    Refuse(Refusal),
+    /// The sender gave it up, for this reason.
+    Withdrawn(String),
+    /// These files do not have the content that was signed: it was sent wrong.
+    Spoilt(Vec<Range<u64>>),
+    /// Another bundle has its sequence.
+    Taken(BundleId),
 }
 
 impl From<StoreError> for Stop {
@@ -62,16 +71,32 @@ impl From<io::Error> for Stop {
 impl Delivery {
     /// Takes a bundle as far as it can go.
     pub(super) fn advance(&self, id: BundleId) {
-        let Some(staged) = self.store.get(id) else { return };
+        // What somebody signed for has its place, also before its first block: it may have none.
+        let is_known = self.lives().contains_key(&id);
+        let Some(staged) = (if is_known { self.begin(id) } else { self.store.get(id) }) else { return };
         let _alone = staged.advancing.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(entry) = self.ledger.lock().entry(id).cloned() else { return };
+        let Some(entry) = self.ledger.lock().entry(id).cloned() else {
+            // Nothing but hashes so far: they wait on the disk for their announce.
+            if is_known && let Err(error) = self.adopt(&staged) {
+                tracing::debug!(bundle = %id, %error, "hashes are not kept");
+                self.let_go(id);
+            }
+            return;
+        };
         if !entry.state.is_open() {
-            self.discard(id);
+            self.clean_up(id);
             return;
         }
         match self.try_advance(&staged, &entry) {
             Ok(()) | Err(Stop::Wait) => {}
-            Err(Stop::Refuse(verdict)) => self.quarantine(id, &verdict, None),
+            Err(Stop::Refuse(refusal)) => self.quarantine(id, &refusal, None),
+            Err(Stop::Withdrawn(reason)) => self.withdrawn(id, &reason),
+            Err(Stop::Spoilt(files)) => self.spoilt(&staged, &files),
+            Err(Stop::Taken(holder)) => {
+                let hold = Hold::Sequence { holder };
+                let reason = Some(self.held_reason(&entry, &hold));
+                self.hold(Entry { reason, ..entry }, hold);
+            }
             Err(Stop::Disk(StoreError::Unwanted)) => {}
             // A fault while a file got its place, or somebody removed it: nothing of the bundle is believed.
             Err(Stop::Gone) => {
@@ -95,10 +120,46 @@ impl Delivery {
         }
     }
 
+    /// Content that did not match its hashes is thrown away and asked for again: whoever has the link key can spoil it.
+    fn spoilt(&self, staged: &Staged, files: &[Range<u64>]) {
+        let (id, now) = (staged.id, self.now());
+        let bytes = files.iter().map(|range| range.end.saturating_sub(range.start)).fold(0, u64::saturating_add);
+        let why =
+            format!("{} of its files did not have the content that was signed and have to come again", files.len());
+        if let Err(error) = self.store.discard_ranges(staged, files) {
+            return self.begin_again(id, &format!("{why}; so does the rest: {error}"));
+        }
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        if let Some(live) = self.lives().get_mut(&id) {
+            live.progress = None;
+        }
+        let entry = self.ledger.lock().change(id, now, |entry| entry.spoilt = entry.spoilt.saturating_add(1)).cloned();
+        let Some(entry) = entry else { return };
+        if let Some(suppressed) = self.throttle.allow(now) {
+            let (number, times) = (number(&entry), entry.spoilt);
+            tracing::error!(bundle = %id, number, files = files.len(), bytes, times, suppressed, "spoilt on the way");
+        }
+        self.note(now, &Event::Spoilt { bundle: subject(&entry), files: files.len() as u64, bytes });
+        self.alarm(
+            Code::Spoilt,
+            &id.to_string(),
+            &format!(
+                "{}: {why}: somebody spoils what is on the link, or a cable does; `checkvalve-receiver ticket {}` asks for it",
+                number(&entry),
+                number(&entry)
+            ),
+        );
+    }
+
     /// Steps 1 to 3, in staging. None: it is in the inbox already.
     fn prepare(&self, staged: &Staged, entry: &Entry) -> Result<Option<Prepared>, Stop> {
-        let (announced, hashes) =
-            self.lives().get(&staged.id).map_or((false, false), |live| (live.announced, live.hashes));
+        self.adopt(staged)?;
+        // What came in the meantime is not on the disk yet: whoever brought it has said that there is more to do.
+        let on_disk = |live: &super::Live| {
+            let hashes = live.hashes && live.pending_hashes.is_none();
+            (live.announced && live.adopting.is_none(), hashes, hashes && live.unjudged)
+        };
+        let (announced, hashes, unjudged) = self.lives().get(&staged.id).map_or((false, false, false), on_disk);
         if !announced {
             return Err(Stop::Wait);
         }
@@ -108,6 +169,14 @@ impl Delivery {
         }
         if hashes && self.adopt_published(staged)? {
             return Ok(None);
+        }
+        if unjudged {
+            // Of a withdrawn bundle no data may come, and right hashes do while others are in their place.
+            let tree = self.store.tree(staged)?.ok_or(Stop::Wait)?;
+            self.signed_hashes(staged, entry, &tree)?;
+            if let Some(live) = self.lives().get_mut(&staged.id) {
+                live.unjudged = false;
+            }
         }
         let mut before = None;
         while !self.store.catch_up(staged, CATCH_UP)? {
@@ -122,12 +191,17 @@ impl Delivery {
         }
         let tree = self.store.tree(staged)?.ok_or(Stop::Wait)?;
         let signed = self.signed_hashes(staged, entry, &tree)?;
-        let digests = self.store.digests(staged, &tree).ok_or(Stop::Wait)?;
-        if let Some(at) = digests.iter().zip(&signed).position(|(found, signed)| found != signed) {
-            let path = &tree.announce().entries[tree.files()[at].entry as usize].path;
-            let reason = format!("{} does not have the content that was signed", escape_bytes(path.as_bytes()));
-            return Err(Stop::Refuse(Verdict::new("content", reason)));
+        let differing = self.store.differing(staged, &tree, &signed).ok_or(Stop::Wait)?;
+        let spans = differing.iter().filter_map(|&at| tree.files().get(at));
+        let wrong: Vec<Range<u64>> = spans.map(|span| span.offset..span.end()).collect();
+        if wrong.iter().any(Range::is_empty) {
+            // An empty file has but one content.
+            return Err(Stop::Refuse(Refusal::new("content", "the hash of an empty file is not that of no bytes")));
         }
+        if !wrong.is_empty() {
+            return Err(Stop::Spoilt(wrong));
+        }
+        self.ledger.lock().win(staged.id).map_err(Stop::Taken)?;
         self.inbox.finish(&tree).map_err(|error| match error {
             FinishError::Disk(error) => error.into(),
             FinishError::Sync(error) => Stop::Sync(error),
@@ -144,19 +218,13 @@ impl Delivery {
         let (Some(announce), Some(hashes)) = (object(ObjectKind::Announce)?, object(ObjectKind::Hashes)?) else {
             return Ok(false);
         };
-        let (announce, hashes) = {
-            let trust = self.trust.read().unwrap_or_else(PoisonError::into_inner);
-            (Announce::open(&announce, &trust), Hashes::open(&hashes, &trust))
-        };
-        let (Ok(announce), Ok(hashes)) = (announce, hashes) else { return Ok(false) };
-        let (Ok(()), Outcome::Complete { files }) = (hashes.belongs_to(&announce), &hashes.value.outcome) else {
-            return Ok(false);
-        };
+        let Ok(admitted) = admit(staged.id, &announce, Some(&hashes), &self.trust()) else { return Ok(false) };
+        let Admitted { announce, outcome: Some(Outcome::Complete { files }) } = admitted else { return Ok(false) };
         let path = self.inbox.path(&announce.value.channel, announce.value.sequence);
         if self.is_missing(&path)? {
             return Ok(false);
         }
-        match check(self.disk.as_ref(), &path, &announce.value, files) {
+        match check(self.disk.as_ref(), &path, &announce.value, &files) {
             Ok(()) => {}
             Err(Mismatch::Disk { error, .. }) => return Err(error.into()),
             Err(_) => return Ok(false),
@@ -182,10 +250,9 @@ impl Delivery {
     fn publish(&self, staged: &Staged, entry: &Entry, tree: &Tree, signed: &[[u8; 32]]) -> Result<(), Stop> {
         let Some(channel) = entry.channel.clone() else { return Err(Stop::Wait) };
         let place = Place { id: staged.id, channel: Some(channel.clone()), sequence: entry.sequence };
-        let object = |kind| -> Result<Vec<u8>, Stop> {
-            self.store.object(staged, kind, MAX_MANIFEST_LEN as u64)?.ok_or(Stop::Gone)
-        };
-        self.inbox.record(&place, &object(ObjectKind::Announce)?, &object(ObjectKind::Hashes)?)?;
+        let recorded =
+            self.inbox.record(&place, &staged.object(ObjectKind::Announce), &staged.object(ObjectKind::Hashes));
+        recorded.map_err(|error| if is_gone(&error) { Stop::Gone } else { error.into() })?;
         self.inbox.settle(tree).map_err(Stop::Sync)?;
         let path = self.inbox.path(&channel, entry.sequence);
         let in_inbox = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", escape_path(&path)));
@@ -194,8 +261,11 @@ impl Delivery {
                 Ok(()) => {}
                 Err(Mismatch::Disk { error, .. }) => return Err(error.into()),
                 Err(mismatch) => {
+                    if let Some(rival) = self.ledger.lock().rival(staged.id) {
+                        return Err(Stop::Taken(rival));
+                    }
                     let reason = format!("the inbox has something else in its place: {mismatch}");
-                    return Err(Stop::Refuse(Verdict::new("inbox", reason)));
+                    return Err(Stop::Refuse(Refusal::new("inbox", reason)));
                 }
             }
         }
@@ -237,26 +307,27 @@ impl Delivery {
             bytes = entry.bytes,
             "published"
         );
-        self.discard(entry.id);
+        self.clean_up(entry.id);
         self.wake();
     }
 
     /// The hash of every file as signed. The signature was checked when they came; the trusted keys may have changed.
     fn signed_hashes(&self, staged: &Staged, entry: &Entry, tree: &Tree) -> Result<Vec<[u8; 32]>, Stop> {
-        let refuse = |error: ManifestError| Stop::Refuse(Verdict::new(error.rule(), error.to_string()));
         let bytes = self.store.object(staged, ObjectKind::Hashes, MAX_MANIFEST_LEN as u64)?.ok_or(Stop::Gone)?;
-        let opened = Hashes::open(&bytes, &self.trust.read().unwrap_or_else(PoisonError::into_inner));
-        let opened = opened.map_err(refuse)?;
-        if Some(opened.value.announce) != entry.announce {
-            return Err(refuse(ManifestError::OtherAnnounce));
-        }
-        if Some(opened.signer) != entry.signer.as_ref().map(|signer| signer.key) {
-            return Err(refuse(ManifestError::OtherSigner(opened.signer)));
-        }
-        let Outcome::Complete { files } = opened.value.outcome else { return Err(Stop::Wait) };
-        match (files.len(), tree.files().len()) {
-            (hashes, files) if hashes != files => Err(refuse(ManifestError::HashCount { hashes, files })),
-            _ => Ok(files),
+        let (Some(signer), Some(digest)) = (&entry.signer, entry.announce) else { return Err(Stop::Wait) };
+        match admit_hashes(tree.announce(), signer.key, &digest, &bytes, &self.trust()).map(|hashes| hashes.outcome) {
+            Ok(Outcome::Complete { files }) => Ok(files),
+            Ok(Outcome::Withdrawn { reason }) => Err(Stop::Withdrawn(reason)),
+            Err(Verdict::Refuse { error, .. }) => Err(Stop::Refuse(Refusal::of(&error))),
+            // They came before the announce, and are not its: others may come.
+            Err(Verdict::Discard(_) | Verdict::Unknown { .. }) => {
+                if let Some(live) = self.lives().get_mut(&staged.id) {
+                    live.hashes = false;
+                }
+                self.store.drop_object(staged, ObjectKind::Hashes)?;
+                self.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(staged.id);
+                Err(Stop::Wait)
+            }
         }
     }
 }

@@ -6,15 +6,16 @@
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 
+use checkvalve_host::json::Stamp;
 use checkvalve_host::log::escape_bytes;
 use checkvalve_protocol::id::{BundleId, ChannelName};
 use checkvalve_protocol::manifest::Announce;
 
 use super::Delivery;
-use super::manifests::{Verdict, subject};
+use super::manifests::subject;
 use crate::audit::Event;
 use crate::hook::{HookPolicy, Outcome};
-use crate::inbox::{Place, Reason, open_record};
+use crate::inbox::{Place, Reason};
 use crate::ledger::{Entry, Next, Signer, State};
 
 /// A hook that is to be run now.
@@ -66,9 +67,7 @@ impl Delivery {
     /// record is not readable, or a key that signed it is no longer trusted, so that it may not be installed.
     pub fn manifest_of(&self, run: &HookRun) -> Result<(Announce, Vec<[u8; 32]>), String> {
         let place = Place { id: run.id, channel: Some(run.channel.clone()), sequence: run.sequence };
-        let (announce, hashes) = self.inbox.recorded(&place).map_err(|error| format!("its manifest: {error}"))?;
-        let trust = self.trust.read().unwrap_or_else(PoisonError::into_inner);
-        open_record(&announce, &hashes, &trust).map_err(|error| format!("its manifest: {error}"))
+        self.inbox.manifest(&place, &self.trust()).map_err(|error| format!("its manifest: {error}"))
     }
 
     /// A hook has ended, or could not be started.
@@ -94,6 +93,7 @@ impl Delivery {
         }
         self.ledger.lock().change(run.id, now_ms, |entry| {
             entry.state = state;
+            entry.rule = (state == State::Quarantined).then(|| "hook".to_owned());
             entry.reason = (*outcome != Outcome::Done).then(|| ended.clone());
             entry.not_before_ms = match outcome {
                 Outcome::Again | Outcome::NotStarted(_) => now_ms.saturating_add(run.policy.backoff_ms(run.attempt)),
@@ -168,21 +168,27 @@ impl Delivery {
         self.disk.lstat(&path).is_ok().then_some(path)
     }
 
+    /// From quarantine back to the inbox, if that is where it is. Gives whether it was. Errors: of the disk.
+    pub(super) fn put_back(&self, entry: &Entry) -> std::io::Result<bool> {
+        let Some(channel) = &entry.channel else { return Ok(false) };
+        let place = Place { id: entry.id, channel: entry.channel.clone(), sequence: entry.sequence };
+        self.inbox.put_back(&place, channel)
+    }
+
     /// From the inbox to quarantine. May be done again.
-    fn withdraw(&self, id: BundleId) {
+    pub(super) fn withdraw(&self, id: BundleId) {
         let Some(entry) = self.ledger.lock().entry(id).cloned() else { return };
         let Some(channel) = entry.channel.clone() else { return };
         let place = Place { id, channel: Some(channel.clone()), sequence: entry.sequence };
-        let verdict = Verdict::new("hook", entry.reason.clone().unwrap_or_default());
         let reason = Reason {
             bundle: id,
             channel: entry.channel.clone(),
             sequence: entry.sequence,
             name: escape_bytes(&entry.name),
-            rule: verdict.rule,
-            reason: verdict.reason,
+            rule: entry.rule.clone().unwrap_or_else(|| "hook".into()),
+            reason: entry.reason.clone().unwrap_or_default(),
             signer: entry.signer.as_ref().map(|s| s.key.to_string()),
-            at_ms: entry.changed_ms,
+            at: Stamp(entry.changed_ms),
         };
         let moved = self.inbox.quarantine(&place, &reason, None).and_then(|()| self.inbox.withdraw(&place, &channel));
         match moved {

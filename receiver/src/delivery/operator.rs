@@ -1,30 +1,29 @@
-//! What operators decide: whom to trust, what to give up.
+//! What operators decide: what to give up, what to let come, what to try again.
 
-use std::collections::BTreeMap;
-use std::io;
 use std::sync::PoisonError;
 
-use checkvalve_host::disk::{read_all, write_atomic};
-use checkvalve_protocol::crypto::TrustStore;
-use checkvalve_protocol::id::{BundleId, ChannelName, KeyId};
+use checkvalve_protocol::id::{BundleId, ChannelName};
 
 use super::Delivery;
-use super::manifests::subject;
+use super::alarms::Code;
+use super::manifests::{number, subject};
 use crate::audit::{Event, Subject};
-use crate::ledger::State;
+use crate::ledger::{Entry, Hold, State};
 
 /// Which bundle an operator means: `channel/sequence`, or the first digits of an id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Which {
     /// By its number.
     Sequence(ChannelName, u64),
+    /// Several of a channel, the first and the last.
+    Range(ChannelName, u64, u64),
     /// By the first digits of its id.
     Prefix(String),
 }
 
-/// Why a bundle is not given up.
+/// Why what an operator decided does not happen.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RejectError {
+pub enum DecideError {
     /// There is none.
     #[error("no such bundle; `status` lists them")]
     Unknown,
@@ -38,121 +37,237 @@ pub enum RejectError {
     #[error("its hook is running; wait for it to end")]
     Running,
     /// It is neither a sequence nor the beginning of an id.
-    #[error("write `channel/sequence`, or the first digits of the bundle's id")]
+    #[error(
+        "write `channel/sequence`, or the first digits of the bundle's id; to `reject` missing ones also `channel/first-last`"
+    )]
     Malformed,
-    /// The ledger cannot be written.
-    #[error("the ledger cannot be written; see the log")]
+    /// The ledger or the quarantine cannot be written.
+    #[error("the disk did not take it; see the log")]
     Disk,
+    /// It is not held.
+    #[error("the bundle is {}: only what is held waits to be approved", .0.as_str())]
+    NotHeld(State),
+    /// It is held for something that approving does not mend.
+    #[error("{0}")]
+    Held(String),
+    /// Nothing was refused.
+    #[error("the bundle is {}: there is nothing to undo", .0.as_str())]
+    NothingToRetry(State),
+    /// Its key does not count.
+    #[error("{0}")]
+    Trust(String),
+    /// A later one is installed.
+    #[error("{0}, which is newer, is installed")]
+    Older(String),
 }
 
 impl std::str::FromStr for Which {
-    type Err = RejectError;
-    fn from_str(text: &str) -> Result<Self, RejectError> {
+    type Err = DecideError;
+    fn from_str(text: &str) -> Result<Self, DecideError> {
         if let Some((channel, sequence)) = text.rsplit_once('/') {
-            let channel = ChannelName::new(channel).map_err(|_| RejectError::Malformed)?;
-            return Ok(Self::Sequence(channel, sequence.parse().map_err(|_| RejectError::Malformed)?));
+            let channel = ChannelName::new(channel).map_err(|_| DecideError::Malformed)?;
+            if let Some((first, last)) = sequence.split_once('-') {
+                let number = |text: &str| text.parse().map_err(|_| DecideError::Malformed);
+                return Ok(Self::Range(channel, number(first)?, number(last)?));
+            }
+            return Ok(Self::Sequence(channel, sequence.parse().map_err(|_| DecideError::Malformed)?));
         }
         let digits = (1..=16).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit());
-        if digits { Ok(Self::Prefix(text.to_ascii_lowercase())) } else { Err(RejectError::Malformed) }
+        if digits { Ok(Self::Prefix(text.to_ascii_lowercase())) } else { Err(DecideError::Malformed) }
     }
 }
 
 impl Delivery {
     /// Gives a bundle up, so that later ones go on. What staging has of it is removed; what is published stays.
-    pub fn reject(&self, which: &Which) -> Result<(), RejectError> {
-        let id = match self.find(which) {
-            Ok(id) => id,
-            Err(RejectError::Unknown) => return self.reject_unknown(which),
-            Err(error) => return Err(error),
+    pub fn reject(&self, which: &Which) -> Result<(), DecideError> {
+        let id = match self.find_open(which) {
+            Err(DecideError::Unknown) => return self.reject_unknown(which),
+            found => found?,
         };
         let now = self.now();
         let staged = self.store.get(id);
         let _alone = staged.as_ref().map(|s| s.advancing.lock().unwrap_or_else(PoisonError::into_inner));
-        let entry = self.ledger.lock().entry(id).cloned().ok_or(RejectError::Unknown)?;
-        if entry.state.is_over() {
-            return Err(RejectError::Over(entry.state));
+        let entry = self.ledger.lock().entry(id).cloned().ok_or(DecideError::Unknown)?;
+        // What was refused or failed may be given up: then it is no longer kept in mind.
+        if entry.state.is_over() && !matches!(entry.state, State::Quarantined | State::Failed) {
+            return Err(DecideError::Over(entry.state));
         }
         {
             // Held until the state has changed, so that the hook does not start in between.
             let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
             if entry.state == State::Installing && entry.channel.as_ref().is_some_and(|c| running.contains(c)) {
-                return Err(RejectError::Running);
+                return Err(DecideError::Running);
             }
             self.ledger.lock().change(id, now, |e| {
                 e.state = State::Rejected;
                 e.reason = Some("given up by an operator".into());
             });
         }
-        self.note(now, &Event::Rejected { bundle: subject(&entry) });
+        self.note(now, &Event::Rejected { bundle: subject(&entry), through: None });
         let saved = self.save();
         self.discard(id);
         tracing::warn!(bundle = %id, sequence = entry.sequence, "rejected");
         self.wake();
-        if saved { Ok(()) } else { Err(RejectError::Disk) }
+        if saved { Ok(()) } else { Err(DecideError::Disk) }
     }
 
-    /// Trusts these keys from now on. What was refused because one of them was not trusted may come again. Changes go to
-    /// the audit trail, also those that were made while no daemon ran. Errors: the list of trusted keys in the state
-    /// directory.
-    pub fn set_trust(&self, trust: TrustStore, now_ms: u64) -> io::Result<()> {
-        let path = self.settings.state.join("trust.json");
-        let before: BTreeMap<KeyId, String> = match read_all(self.disk.as_ref(), &path, 16 << 20) {
-            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
+    /// Lets a bundle come that is held, or says that a channel's sequences up to this one are in use. Errors: [`DecideError`].
+    pub fn approve(&self, which: &Which) -> Result<String, DecideError> {
+        let held = match self.find_open(which) {
+            Ok(id) => self.ledger.lock().entry(id).cloned(),
+            Err(DecideError::Unknown) => None,
             Err(error) => return Err(error),
         };
-        let after: BTreeMap<KeyId, String> = trust.iter().map(|(id, _, name)| (id, name.to_owned())).collect();
-        for (&key, name) in after.iter().filter(|(key, _)| !before.contains_key(key)) {
-            tracing::warn!(%key, name, "key is trusted");
-            self.note(now_ms, &Event::TrustAdded { key, name });
-            self.ledger.lock().trusted(key, now_ms);
+        let now = self.now();
+        match (held, which) {
+            (Some(entry), _) if matches!(entry.hold, Some(Hold::Jump { .. })) => {
+                let Some(channel) = &entry.channel else { return Err(DecideError::Unknown) };
+                self.ledger.lock().allow(channel, entry.sequence);
+                self.undo(&entry).map_err(|_| DecideError::Disk)?;
+                // As if its announce had come just now.
+                self.ledger.lock().place(entry.id);
+                self.note(now, &Event::Approved { bundle: subject(&entry) });
+                Ok(format!(
+                    "{} may come; if the sender does not send it again by itself, `checkvalve-receiver ticket {}`",
+                    number(&entry),
+                    number(&entry)
+                ))
+            }
+            (Some(entry), _) => match &entry.hold {
+                Some(hold) => Err(DecideError::Held(self.held_reason(&entry, hold))),
+                None => Err(DecideError::NotHeld(entry.state)),
+            },
+            (None, Which::Sequence(channel, sequence)) => {
+                let jump = self.ledger.lock().channel(channel).is_some_and(|c| c.is_jump(*sequence));
+                if !jump {
+                    return Err(DecideError::Unknown);
+                }
+                self.ledger.lock().allow(channel, *sequence);
+                self.no_alarm(Code::SequenceJump, channel.as_str());
+                self.note(now, &Event::Approved { bundle: nobody(channel, *sequence) });
+                if self.save() {
+                    Ok(format!("sequences of {channel} up to {sequence} may come"))
+                } else {
+                    Err(DecideError::Disk)
+                }
+            }
+            (None, Which::Prefix(_) | Which::Range(..)) => Err(DecideError::Unknown),
         }
-        for (&key, name) in before.iter().filter(|(key, _)| !after.contains_key(key)) {
-            tracing::warn!(%key, name, "key is trusted no more");
-            self.note(now_ms, &Event::TrustRemoved { key, name });
+    }
+
+    /// Undoes a refusal, or has a hook run again that failed. Gives what happens now. Errors: [`DecideError`].
+    pub fn retry(&self, which: &Which) -> Result<String, DecideError> {
+        let id = self.find_open(which)?;
+        let entry = self.ledger.lock().entry(id).cloned().ok_or(DecideError::Unknown)?;
+        let number = number(&entry);
+        match entry.state {
+            State::Failed => {
+                self.check_newest(&entry)?;
+                let (now, from) = (self.now(), entry.state.as_str());
+                self.note(now, &Event::Retried { bundle: subject(&entry), from });
+                let mut ledger = self.ledger.lock();
+                ledger.change(id, now, |e| (e.state, e.reason, e.not_before_ms) = (State::Complete, None, 0));
+                if let Some(channel) = &entry.channel {
+                    ledger.change_channel(channel, |channel| channel.turn_back(entry.sequence));
+                }
+                drop(ledger);
+                let saved = self.save();
+                self.wake();
+                if saved { Ok(format!("the hook of {number} runs again")) } else { Err(DecideError::Disk) }
+            }
+            State::Quarantined | State::Rejected | State::Withdrawn | State::Held => {
+                if let (Some(signer), Some(channel)) = (&entry.signer, &entry.channel)
+                    && let Err(error) = self.trust().check(signer.key, channel)
+                {
+                    return Err(DecideError::Trust(error.to_string()));
+                }
+                if entry.rule.as_deref() == Some("hook") {
+                    self.check_newest(&entry)?;
+                }
+                self.undo(&entry).map_err(|_| DecideError::Disk)?;
+                self.ledger.lock().place(id);
+                let back = self.ledger.lock().entry(id).is_some_and(|e| e.published);
+                Ok(if back {
+                    format!("{number} is in the inbox again, and its hook runs in its turn")
+                } else {
+                    format!(
+                        "{number} is to come again; if the sender does not send it by itself, `checkvalve-receiver ticket {number}`"
+                    )
+                })
+            }
+            state => Err(DecideError::NothingToRetry(state)),
         }
-        *self.trust.write().unwrap_or_else(PoisonError::into_inner) = trust;
-        if before != after {
-            self.save();
-            let json = serde_json::to_vec(&after).map_err(io::Error::other)?;
-            write_atomic(self.disk.as_ref(), &path, &json, 0o640)?;
+    }
+
+    /// What is installed is never replaced by something older. Errors: [`DecideError::Older`].
+    fn check_newest(&self, entry: &Entry) -> Result<(), DecideError> {
+        let Some(name) = &entry.channel else { return Ok(()) };
+        let ledger = self.ledger.lock();
+        let Some(channel) = ledger.channel(name) else { return Ok(()) };
+        let later = channel.slots().filter(|(sequence, _)| *sequence > entry.sequence);
+        let installed = later.filter_map(|(_, id)| ledger.entry(id)).find(|e| e.state == State::Installed);
+        installed.map_or(Ok(()), |e| Err(DecideError::Older(number(e))))
+    }
+
+    /// As [`Delivery::find`], but of several with one sequence the one that waits for an operator.
+    fn find_open(&self, which: &Which) -> Result<BundleId, DecideError> {
+        let found = self.find(which);
+        let is_open = found.as_ref().is_ok_and(|id| {
+            let ledger = self.ledger.lock();
+            ledger.entry(*id).is_some_and(|entry| entry.state.is_open() || entry.state == State::Failed)
+        });
+        if is_open {
+            return found;
         }
-        Ok(())
+        self.held_at(which).map_or(found, |entry| Ok(entry.id))
+    }
+
+    /// The bundle that is held under a sequence: it has no place in its channel.
+    fn held_at(&self, which: &Which) -> Option<Entry> {
+        let Which::Sequence(channel, sequence) = which else { return None };
+        let is = |e: &&Entry| e.state == State::Held && e.channel.as_ref() == Some(channel) && e.sequence == *sequence;
+        self.ledger.lock().entries().find(is).cloned()
     }
 
     /// The bundle that an operator means.
-    pub(super) fn find(&self, which: &Which) -> Result<BundleId, RejectError> {
+    pub(super) fn find(&self, which: &Which) -> Result<BundleId, DecideError> {
         let ledger = self.ledger.lock();
         match which {
             Which::Sequence(channel, sequence) => {
-                ledger.at(channel, *sequence).map(|entry| entry.id).ok_or(RejectError::Unknown)
+                let is = |e: &&Entry| e.channel.as_ref() == Some(channel) && e.sequence == *sequence;
+                let placed = ledger.at(channel, *sequence);
+                // What was held, or refused, may have no place in its channel.
+                placed.or_else(|| ledger.entries().find(is)).map(|entry| entry.id).ok_or(DecideError::Unknown)
             }
+            Which::Range(..) => Err(DecideError::Unknown),
             Which::Prefix(prefix) => {
                 let mut found = ledger.entries().map(|e| e.id).filter(|id| id.to_string().starts_with(prefix.as_str()));
                 match (found.next(), found.next()) {
                     (Some(id), None) => Ok(id),
-                    (None, _) => Err(RejectError::Unknown),
-                    (Some(_), Some(_)) => Err(RejectError::Ambiguous),
+                    (None, _) => Err(DecideError::Unknown),
+                    (Some(_), Some(_)) => Err(DecideError::Ambiguous),
                 }
             }
         }
     }
 
-    fn reject_unknown(&self, which: &Which) -> Result<(), RejectError> {
-        let Which::Sequence(channel, sequence) = which else { return Err(RejectError::Unknown) };
-        if !self.ledger.lock().reject_unknown(channel, *sequence) {
-            return Err(RejectError::Unknown);
-        }
-        let subject = Subject {
-            bundle: None,
-            channel: Some(channel),
-            sequence: *sequence,
-            name: String::new(),
-            signer: None,
-            signer_name: None,
+    fn reject_unknown(&self, which: &Which) -> Result<(), DecideError> {
+        let (channel, first, last) = match which {
+            Which::Sequence(channel, sequence) => (channel, *sequence, *sequence),
+            Which::Range(channel, first, last) => (channel, *first, *last),
+            Which::Prefix(_) => return Err(DecideError::Unknown),
         };
-        self.note(self.now(), &Event::Rejected { bundle: subject });
+        if !self.ledger.lock().reject_unknown(channel, first..=last) {
+            return Err(DecideError::Unknown);
+        }
+        let through = (first != last).then_some(last);
+        self.note(self.now(), &Event::Rejected { bundle: nobody(channel, first), through });
         self.wake();
-        if self.save() { Ok(()) } else { Err(RejectError::Disk) }
+        if self.save() { Ok(()) } else { Err(DecideError::Disk) }
     }
+}
+
+/// A sequence of which no bundle is known, for the audit trail.
+fn nobody(channel: &ChannelName, sequence: u64) -> Subject<'_> {
+    Subject { bundle: None, channel: Some(channel), sequence, name: String::new(), signer: None, signer_name: None }
 }

@@ -16,11 +16,15 @@ impl Delivery {
     pub(super) fn rebuild(&self) -> std::io::Result<usize> {
         let mut ends: BTreeMap<BundleId, Entry> = BTreeMap::new();
         let mut passed: BTreeMap<ChannelName, u64> = BTreeMap::new();
-        let mut given_up = Vec::new();
+        let (mut given_up, mut allowed) = (Vec::new(), Vec::new());
         self.audit.read(&mut |told| {
             let Some(channel) = told.channel.clone() else { return };
             let Some(id) = told.bundle else {
-                given_up.push((channel, told.sequence));
+                match told.event.as_str() {
+                    "rejected" => given_up.push((channel, told.sequence..=told.through.unwrap_or(told.sequence))),
+                    "approved" => allowed.push((channel, told.sequence)),
+                    _ => {}
+                }
                 return;
             };
             if told.event == "hook" {
@@ -31,7 +35,7 @@ impl Delivery {
                 channel: Some(channel),
                 sequence: told.sequence,
                 standing: Standing::Signed,
-                ..Entry::new(id, told.at_ms)
+                ..Entry::new(id, told.at.0)
             });
             follow(entry, &told);
         })?;
@@ -50,8 +54,11 @@ impl Delivery {
             count += usize::from(self.ledger.lock().relearn(entry));
         }
         let mut ledger = self.ledger.lock();
-        for (channel, sequence) in given_up {
-            ledger.reject_unknown(&channel, sequence);
+        for (channel, sequence) in allowed {
+            ledger.allow(&channel, sequence);
+        }
+        for (channel, sequences) in given_up {
+            ledger.change_channel(&channel, |channel| channel.give_up(&sequences));
         }
         for (channel, sequence) in passed {
             ledger.change_channel(&channel, |channel| channel.pass(sequence));
@@ -62,7 +69,7 @@ impl Delivery {
 
 /// What an event makes of a bundle.
 fn follow(entry: &mut Entry, told: &Told) {
-    entry.changed_ms = told.at_ms;
+    entry.changed_ms = told.at.0;
     entry.reason = told.reason.clone();
     if let Some(key) = told.signer {
         entry.signer = Some(Signer { key, name: told.signer_name.clone().unwrap_or_default() });
@@ -75,6 +82,8 @@ fn follow(entry: &mut Entry, told: &Told) {
         ("quarantined", _) => (entry.state, entry.published) = (State::Quarantined, false),
         ("withdrawn", _) => entry.state = State::Withdrawn,
         ("rejected", _) => entry.state = State::Rejected,
+        // What was undone, and what is only held, is not an end.
+        ("retried" | "held" | "approved", _) => entry.state = State::Missing,
         ("hook", Some(outcome)) => {
             entry.attempt = told.attempt.unwrap_or(1);
             entry.reason = told.ended.clone();

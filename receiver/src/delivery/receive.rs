@@ -1,70 +1,83 @@
 //! What the pipeline calls: is it wanted, here it is.
 
 use std::io;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
-use checkvalve_protocol::beacon::Beacon;
 use checkvalve_protocol::id::{BundleId, SessionId};
 use checkvalve_protocol::limits::MAX_MANIFEST_LEN;
-use checkvalve_protocol::partition::Oti;
+use checkvalve_protocol::partition::{BlockSet, Oti};
 use checkvalve_protocol::receive::ReceivedBlock;
 use checkvalve_protocol::wire::ObjectKind;
 
-use super::{Delivery, Job, Live, MAX_UNANNOUNCED};
+use super::{Delivery, Job};
 use crate::sink::{ObjectProgress, RefuseReason, Sink, StoreError, Want};
+use crate::store::Staged;
+
+/// A bundle that nobody signed for makes room for others when it is silent for so long, in milliseconds.
+const QUIET_MS: u64 = 50;
 
 impl Sink for Delivery {
     fn want(&self, bundle: BundleId, kind: ObjectKind, oti: &Oti) -> Want {
+        let is_ours = self.trust().keys.by_tag(bundle.tag()).is_some();
+        if !is_ours && kind != ObjectKind::Announce {
+            return Want::Refuse(RefuseReason::Signer);
+        }
         if self.is_over(bundle) {
             return Want::Done;
         }
         if kind != ObjectKind::Data && oti.transfer_length() > MAX_MANIFEST_LEN as u64 {
             return Want::Refuse(RefuseReason::Length);
         }
-        {
-            let lives = self.lives();
-            match (lives.get(&bundle), kind) {
+        let now = self.now();
+        let mut announced = false;
+        let signed = {
+            let mut lives = self.lives();
+            let live = lives.get_mut(&bundle);
+            match (&live, kind) {
                 (Some(live), ObjectKind::Announce) if live.announced => return Want::Done,
                 (Some(live), ObjectKind::Hashes) if live.hashes => return Want::Done,
-                (Some(live), ObjectKind::Data) if live.announced && live.data_len != oti.transfer_length() => {
+                (Some(live), ObjectKind::Data) if live.announced && live.oti != Some(*oti) => {
                     return Want::Refuse(RefuseReason::Length);
-                }
-                (None, _) if lives.values().filter(|live| !live.announced).count() >= MAX_UNANNOUNCED => {
-                    return Want::Refuse(RefuseReason::TooMany);
                 }
                 _ => {}
             }
-        }
-        if let Some(staged) = self.store.get(bundle)
-            && kind == ObjectKind::Data
-            && staged.fill().0.is_some_and(|length| length != oti.transfer_length())
-        {
+            if let Some(live) = live {
+                announced = live.announced;
+                if live.last_ms == 0 {
+                    live.last_ms = now;
+                }
+            }
+            announced
+        };
+        let signed = signed || self.ledger.lock().entry(bundle).is_some();
+        let is_other = |staged: Arc<Staged>| staged.fill().0.is_some_and(|length| length != oti.transfer_length());
+        let stale = kind == ObjectKind::Data && self.store.get(bundle).is_some_and(is_other);
+        if stale && !announced {
             return Want::Refuse(RefuseReason::Length);
         }
-        let now = self.now();
-        if kind == ObjectKind::Data && !self.store.space().fits(oti.block_len(0).unwrap_or(0) as u64) {
-            let mut lives = self.lives();
-            let live = lives.entry(bundle).or_default();
-            live.trouble = Some(StoreError::NoRoom.to_string());
-            live.last_ms = now;
+        if kind == ObjectKind::Data && !self.store.fits(bundle, oti.block_len(0).unwrap_or(0) as u64) {
+            if let Some(live) = self.lives().get_mut(&bundle) {
+                live.trouble = Some(StoreError::NoRoom.to_string());
+                live.last_ms = now;
+            }
             return Want::Refuse(RefuseReason::NoRoom);
         }
-        let have = self.store.have(bundle, kind, oti);
+        // What is of another length goes as soon as the announce is on the disk.
+        let have = if stale { BlockSet::new() } else { self.store.have(bundle, kind, oti) };
         if have.len() == u64::from(oti.blocks()) {
             return Want::Done;
         }
-        self.lives().entry(bundle).or_insert_with(|| Live { last_ms: now, ..Live::default() });
-        self.ledger.lock().seen(bundle, now);
-        Want::Yes { have }
+        Want::Yes { have, signed }
     }
 
     fn park(&self, block: &ReceivedBlock) -> u32 {
         let id = block.bundle();
-        if self.ledger.lock().entry(id).is_none_or(|entry| !entry.state.is_open()) {
+        if self.is_over(id) {
             return 0;
         }
-        self.store.park(&self.store.begin(id), block).unwrap_or_else(|error| {
+        let Some(staged) = self.begin(id) else { return 0 };
+        self.store.park(&staged, block).unwrap_or_else(|error| {
             if let Some(suppressed) = self.throttle.allow(self.now()) {
                 tracing::warn!(bundle = %id, sbn = block.sbn(), %error, suppressed, "symbols of an unfinished block are lost");
             }
@@ -94,9 +107,12 @@ impl Sink for Delivery {
             match &stored {
                 // Announce and hashes find room where data does not.
                 Ok(()) if kind == ObjectKind::Data => live.trouble = None,
-                Ok(()) | Err(StoreError::Unwanted) => {}
+                Ok(()) | Err(StoreError::Unwanted | StoreError::Refused) => {}
                 Err(error) => live.trouble = Some(error.to_string()),
             }
+        }
+        if let Some(last_ms) = self.strays.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&bundle) {
+            *last_ms = now;
         }
         if let Err(StoreError::Disk(error)) = &stored
             && let Some(suppressed) = self.throttle.allow(now)
@@ -111,8 +127,23 @@ impl Sink for Delivery {
         stored
     }
 
-    fn beacon(&self, now_ms: u64, session: SessionId, beacon: Beacon) {
-        self.hear(now_ms, session, beacon);
+    fn manifest(&self, bundle: BundleId, kind: ObjectKind, bytes: &[u8]) -> Result<(), StoreError> {
+        if self.is_over(bundle) {
+            return Err(StoreError::Unwanted);
+        }
+        self.take_object(bundle, kind, bytes)
+    }
+
+    fn beacon(&self, now_ms: u64, session: SessionId, signed: &[u8]) -> Option<u64> {
+        self.hear(now_ms, session, signed)
+    }
+
+    fn vouched(&self) -> Vec<BundleId> {
+        std::mem::take(&mut *self.vouched.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn expired(&self, bundle: BundleId) {
+        self.let_go(bundle);
     }
 
     fn progress(&self, bundle: BundleId, kind: ObjectKind, progress: ObjectProgress) {
@@ -124,7 +155,14 @@ impl Sink for Delivery {
     }
 
     fn lost(&self) -> Vec<BundleId> {
-        std::mem::take(&mut *self.lost.lock().unwrap_or_else(PoisonError::into_inner)).into_iter().collect()
+        let lost = std::mem::take(&mut *self.lost.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut lives = self.lives();
+        for id in &lost {
+            if let Some(live) = lives.get_mut(id) {
+                live.progress = None;
+            }
+        }
+        lost.into_iter().collect()
     }
 
     fn tick(&self, now_ms: u64) {
@@ -136,6 +174,49 @@ impl Sink for Delivery {
 }
 
 impl Delivery {
+    /// A bundle that nobody signed for is silent: what staging has of it goes.
+    pub(super) fn let_go(&self, id: BundleId) {
+        if self.strays.lock().unwrap_or_else(PoisonError::into_inner).remove(&id).is_some() {
+            self.discard(id);
+        }
+    }
+
+    /// A bundle's place in staging. None: nobody signed for it, and there are many of those.
+    pub(super) fn begin(&self, id: BundleId) -> Option<Arc<Staged>> {
+        if self.lives().contains_key(&id) {
+            if let Some(staged) = self.store.get(id) {
+                return Some(staged);
+            }
+            let channel = self.ledger.lock().entry(id).and_then(|entry| entry.channel.clone());
+            return match channel {
+                Some(channel) => Some(self.store.begin_signed(id, &channel, self.share(&channel))),
+                None => self.begin_unsigned(id),
+            };
+        }
+        let staged = self.begin_unsigned(id)?;
+        self.strays.lock().unwrap_or_else(PoisonError::into_inner).insert(id, self.now());
+        Some(staged)
+    }
+
+    /// A place among those that nobody signed for. If there is none the one that is silent for longest goes, so that many of them do
+    /// not keep out another whose announce is late.
+    pub(super) fn begin_unsigned(&self, id: BundleId) -> Option<Arc<Staged>> {
+        if let Some(staged) = self.store.begin(id) {
+            return Some(staged);
+        }
+        let now = self.now();
+        let oldest = {
+            let strays = self.strays.lock().unwrap_or_else(PoisonError::into_inner);
+            strays.iter().min_by_key(|(_, last)| **last).map(|(&id, &last)| (id, last))
+        };
+        if let Some((silent, last)) = oldest
+            && now.saturating_sub(last) >= QUIET_MS
+        {
+            self.let_go(silent);
+        }
+        self.store.begin(id)
+    }
+
     /// Whether nothing is to be received for a bundle any more.
     fn is_over(&self, id: BundleId) -> bool {
         self.is_spurned(id) || self.ledger.lock().entry(id).is_some_and(|entry| !entry.state.is_open())
@@ -168,13 +249,19 @@ impl Delivery {
         if buf.len() != len {
             return Err(StoreError::Unwanted);
         }
-        let staged = self.store.begin(bundle);
+        let Some(staged) = self.begin(bundle) else { return Err(StoreError::NoRoom) };
         if self.is_over(bundle) {
             // It ended after the first look, and was removed before it began again here.
             self.store.remove(bundle)?;
             return Err(StoreError::Unwanted);
         }
         if kind == ObjectKind::Data {
+            // Files rather than the flat one, if it is known which.
+            if self.lives().get(&bundle).is_some_and(|live| live.adopting.is_some())
+                && let Ok(_alone) = staged.advancing.try_lock()
+            {
+                self.adopt(&staged)?;
+            }
             self.store.keep_oti(&staged, oti)?;
             self.store.write(&staged, oti.transfer_length(), offset, buf)?;
             self.store.drop_parked(&staged, kind, oti, sbn);
@@ -186,7 +273,7 @@ impl Delivery {
         let whole = self.store.assemble(&staged, kind, oti, sbn, buf)?;
         self.store.drop_parked(&staged, kind, oti, sbn);
         match whole {
-            Some(object) => self.take_object(&staged, kind, &object),
+            Some(object) => self.take_object(bundle, kind, &object),
             None => Ok(()),
         }
     }

@@ -1,15 +1,17 @@
 //! What `status` shows.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::PoisonError;
 
-use checkvalve_host::log::escape_bytes;
+use checkvalve_host::json::{Stamp, hex_unless_utf8};
+use checkvalve_host::log::{escape_bytes, escape_path};
 use checkvalve_protocol::beacon::OnWire;
 use checkvalve_protocol::id::{ChannelName, KeyId, SessionId};
 use serde::{Deserialize, Serialize};
 
 use super::Delivery;
+use super::alarms::Alarm;
 use crate::ledger::{Entry, Next, Signer, State};
 
 /// Bundles listed per channel at most, the newest ones; those under way are listed whatever their number.
@@ -20,8 +22,8 @@ const LISTED_GAPS: u64 = 100;
 /// Everything, as of one moment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
-    /// Unix time in milliseconds.
-    pub now_ms: u64,
+    /// Now.
+    pub now_at: Stamp,
     /// Bundles by channel and sequence, newest first.
     pub bundles: Vec<BundleStatus>,
     /// Channels by name.
@@ -32,6 +34,9 @@ pub struct Status {
     pub staging: StagingStatus,
     /// Whose signatures are accepted.
     pub trusted: Vec<TrustedKey>,
+    /// Signed objects and beacons that changed nothing, by the rule that they broke.
+    #[serde(default)]
+    pub discarded: BTreeMap<String, u64>,
 }
 
 /// One bundle.
@@ -47,16 +52,28 @@ pub struct BundleStatus {
     pub id: String,
     /// Its name, escaped where it is no printable text.
     pub name: String,
+    /// Its bytes in hexadecimal digits, where they are not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name_hex: Option<String>,
     /// Sum of its files' sizes in bytes, 0 while unknown.
     pub bytes: u64,
     /// What became of it.
     pub state: State,
+    /// Why, for programs: the rule that it broke, or what holds it.
+    #[serde(default)]
+    pub code: Option<String>,
     /// Why, for people.
     pub reason: Option<String>,
+    /// How often its content did not match its hashes and was thrown away.
+    #[serde(default)]
+    pub spoilt: u32,
     /// Who signed it.
     pub signer: Option<Signer>,
-    /// Where it is in the inbox.
-    pub path: Option<PathBuf>,
+    /// Where it is in the inbox, escaped.
+    pub path: Option<String>,
+    /// The bytes of that in hexadecimal digits, where they are not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_hex: Option<String>,
     /// Bytes of its data that are stored.
     pub received: u64,
     /// How much is lacking, while it is being received.
@@ -68,12 +85,12 @@ pub struct BundleStatus {
     pub waiting_for: Option<u64>,
     /// How often its hook was started.
     pub attempt: u32,
-    /// Its hook is not started again before this, in Unix milliseconds.
-    pub retry_ms: Option<u64>,
-    /// When the receiver first knew of it, in Unix milliseconds.
-    pub first_ms: u64,
-    /// When its state changed last, in Unix milliseconds.
-    pub changed_ms: u64,
+    /// Its hook is not started again before this.
+    pub retry_at: Option<Stamp>,
+    /// When the receiver first knew of it; null where nothing is known but that it was sent.
+    pub first_at: Option<Stamp>,
+    /// When its state changed last, likewise.
+    pub changed_at: Option<Stamp>,
 }
 
 /// What a bundle under way lacks.
@@ -96,6 +113,10 @@ pub struct ChannelStatus {
     pub newest: u64,
     /// The last sequence that went to the hook.
     pub passed: u64,
+    /// The first sequence that is missed if it does not come: of those before it, sent before this receiver heard of the channel,
+    /// it knows nothing.
+    #[serde(default)]
+    pub begins_at: Option<u64>,
     /// The sequence that holds up later ones.
     pub blocked_by: Option<u64>,
     /// It has a hook.
@@ -107,8 +128,14 @@ pub struct ChannelStatus {
 /// What beacons said.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SenderStatus {
-    /// Unix time in milliseconds of the last beacon; null before the first.
-    pub last_beacon_ms: Option<u64>,
+    /// When the last beacon came that counts; null before the first.
+    pub last_beacon_at: Option<Stamp>,
+    /// The key that signed it.
+    #[serde(default)]
+    pub key: Option<KeyId>,
+    /// The sender's epoch.
+    #[serde(default)]
+    pub epoch_number: u64,
     /// No beacon came for longer than three seconds.
     pub silent: bool,
     /// Its run.
@@ -147,7 +174,7 @@ pub struct OnWireStatus {
 /// Room in staging.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct StagingStatus {
-    /// Bytes of unfinished bundles.
+    /// Bytes of unfinished bundles, as they cost the disk.
     pub bytes: u64,
     /// Bytes that the disk has, its reserve included.
     pub free: u64,
@@ -160,6 +187,9 @@ pub struct TrustedKey {
     pub key: KeyId,
     /// What it is called.
     pub name: String,
+    /// The only channels that it may sign for, of those that name their keys.
+    #[serde(default)]
+    pub channels: Vec<ChannelName>,
 }
 
 impl Delivery {
@@ -184,6 +214,7 @@ impl Delivery {
             channels.push(ChannelStatus {
                 newest: channel.newest(),
                 passed: channel.passed(),
+                begins_at: channel.baseline(),
                 blocked_by,
                 hook: policy.hook.is_some(),
                 running: running.contains(&name),
@@ -211,15 +242,30 @@ impl Delivery {
             self.bundle_status(entry, blocked)
         }));
         bundles.sort_by(|a, b| (&a.channel, b.sequence).cmp(&(&b.channel, a.sequence)));
-        let trust = self.trust.read().unwrap_or_else(PoisonError::into_inner);
+        let trust = self.trust();
+        let channels_of =
+            |key: KeyId| trust.signers.iter().filter(|(_, s)| s.contains(&key)).map(|(c, _)| c.clone()).collect();
+        let trusted = trust.keys.iter().map(|(key, _, name)| TrustedKey {
+            key,
+            name: name.to_owned(),
+            channels: channels_of(key),
+        });
+        let discards = self.discards.lock().unwrap_or_else(PoisonError::into_inner);
         Status {
-            now_ms,
+            now_at: Stamp(now_ms),
             bundles,
             channels,
             sender: self.sender_status(now_ms),
             staging: StagingStatus { bytes: self.store.space().staged(), free: self.store.space().free() },
-            trusted: trust.iter().map(|(key, _, name)| TrustedKey { key, name: name.to_owned() }).collect(),
+            trusted: trusted.collect(),
+            discarded: discards.0.iter().map(|(&rule, &count)| (rule.to_owned(), count)).collect(),
         }
+    }
+
+    /// What a person should look at that happened of late.
+    #[must_use]
+    pub fn noted(&self, now_ms: u64) -> Vec<Alarm> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner).stand(now_ms)
     }
 
     /// One line for `systemctl status`.
@@ -241,7 +287,7 @@ impl Delivery {
         let progress = self.lives().get(&entry.id).and_then(|live| live.progress);
         let all_here = entry.state.is_open() && self.is_all_here(entry.id);
         let lacking = progress.filter(|_| entry.state.is_open()).map(|p| Lacking {
-            blocks: p.blocks_total - p.blocks_done.min(p.blocks_total),
+            blocks: p.blocks_total.saturating_sub(p.blocks_done),
             blocks_total: p.blocks_total,
             symbols: p.symbols_lacking,
         });
@@ -249,17 +295,20 @@ impl Delivery {
             Some(channel) => format!("{channel}/{}", entry.sequence),
             None => entry.id.to_string(),
         };
+        let channel = entry.channel.as_ref().filter(|_| entry.published);
+        let path =
+            channel.map(|channel| self.inbox.path(channel, entry.sequence).join(crate::hook::os_name(&entry.name)));
         BundleStatus {
-            path: entry
-                .channel
-                .as_ref()
-                .filter(|_| entry.published)
-                .map(|channel| self.inbox.path(channel, entry.sequence).join(crate::hook::os_name(&entry.name))),
+            path_hex: path.as_ref().and_then(|path| hex_unless_utf8(path.as_os_str().as_bytes())),
+            path: path.as_deref().map(escape_path),
+            code: entry.hold.as_ref().map(|hold| hold.code().to_owned()).or(entry.rule),
+            spoilt: entry.spoilt,
             channel: entry.channel.map_or_else(String::new, String::from),
             sequence: entry.sequence,
             through: None,
             id: entry.id.to_string(),
             name: escape_bytes(&entry.name),
+            name_hex: hex_unless_utf8(&entry.name),
             bytes: entry.bytes,
             state: entry.state,
             reason: entry.reason,
@@ -269,9 +318,9 @@ impl Delivery {
             ticket: (entry.state.is_lacking() && !all_here).then(|| ticket_command(&number)),
             waiting_for: blocked.filter(|&by| entry.state == State::Complete && by < entry.sequence),
             attempt: entry.attempt,
-            retry_ms: (entry.not_before_ms > 0).then_some(entry.not_before_ms),
-            first_ms: entry.first_ms,
-            changed_ms: entry.changed_ms,
+            retry_at: (entry.not_before_ms > 0).then_some(Stamp(entry.not_before_ms)),
+            first_at: Some(Stamp(entry.first_ms)),
+            changed_at: Some(Stamp(entry.changed_ms)),
         }
     }
 
@@ -279,7 +328,9 @@ impl Delivery {
         let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         let last = (heard.at_ms > 0).then_some(heard.at_ms);
         SenderStatus {
-            last_beacon_ms: last,
+            last_beacon_at: last.map(Stamp),
+            key: heard.signer,
+            epoch_number: heard.epoch_number,
             silent: last.is_none_or(|at| now_ms.saturating_sub(at) > 3_000),
             session: heard.session,
             session_number: heard.session_number,
@@ -315,19 +366,23 @@ fn gaps(channel: &ChannelName, gaps: &[(u64, u64)]) -> Vec<BundleStatus> {
         through: (last > first).then_some(last),
         id: String::new(),
         name: String::new(),
+        name_hex: None,
         bytes: 0,
         state: State::Missing,
+        code: None,
+        spoilt: 0,
         reason: Some("nothing of it arrived, not even its name".into()),
         signer: None,
         path: None,
+        path_hex: None,
         received: 0,
         lacking: None,
         ticket: Some(ticket_command(&format!("{channel}/{first}"))),
         waiting_for: None,
         attempt: 0,
-        retry_ms: None,
-        first_ms: 0,
-        changed_ms: 0,
+        retry_at: None,
+        first_at: None,
+        changed_at: None,
     };
     let mut rows = Vec::new();
     for &(first, last) in gaps {

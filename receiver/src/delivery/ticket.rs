@@ -10,7 +10,7 @@ use checkvalve_protocol::wire::ObjectKind;
 use serde::{Deserialize, Serialize};
 
 use super::status::{Lacking, Status};
-use super::{Delivery, Live, RejectError, Which};
+use super::{DecideError, Delivery, Live, Which};
 use crate::ledger::{Entry, State};
 
 /// Most gaps of a channel that become a ticket each.
@@ -44,7 +44,7 @@ pub struct TicketView {
 pub enum TicketError {
     /// No such bundle.
     #[error("{0}: {1}")]
-    Which(String, RejectError),
+    Which(String, DecideError),
     /// Nothing of it is lacking.
     #[error("{0} is {state}: nothing is lacking", state = .1.as_str())]
     Complete(String, State),
@@ -85,16 +85,16 @@ impl Delivery {
             let named: Which = text.parse().map_err(wrong)?;
             let id = match (self.find(&named), named) {
                 (Ok(id), _) => id,
-                (Err(RejectError::Unknown), Which::Sequence(channel, sequence)) => {
+                (Err(DecideError::Unknown), Which::Sequence(channel, sequence)) => {
                     let gaps = self.ledger.lock().channel(&channel).map(|c| c.gaps(sequence, 1)).unwrap_or_default();
                     let is_gap = gaps.first().is_some_and(|(first, last)| (*first..=*last).contains(&sequence));
                     let view = is_gap.then(|| sequences(&channel, sequence, sequence, loss)).flatten();
-                    views.push(view.ok_or_else(|| wrong(RejectError::Unknown))?);
+                    views.push(view.ok_or_else(|| wrong(DecideError::Unknown))?);
                     continue;
                 }
                 (Err(error), _) => return Err(wrong(error)),
             };
-            let entry = self.ledger.lock().entry(id).cloned().ok_or_else(|| wrong(RejectError::Unknown))?;
+            let entry = self.ledger.lock().entry(id).cloned().ok_or_else(|| wrong(DecideError::Unknown))?;
             let over = || match &entry.reason {
                 Some(reason) if self.is_all_here(id) => TicketError::Disk(text.clone(), reason.clone()),
                 _ => TicketError::Complete(text.clone(), entry.state),
@@ -136,31 +136,28 @@ impl Delivery {
 
     /// How many blocks of how many a bundle lacks, and how many symbols, if its blocks are known.
     fn lacking_of(&self, id: BundleId, lacking: LackingOf<'_>) -> Option<(u32, u32, u64)> {
-        let staged = self.store.get(id)?;
-        let oti = staged.oti()?;
+        let signed = self.lives().get(&id).and_then(|live| live.oti);
+        let oti = signed.or_else(|| self.store.get(id)?.oti())?;
         let lacks = self.lacks(id, &oti, lacking(id));
         let blocks = lacks.iter().map(|lack| lack.blocks).sum();
         let symbols = |lack: &Lack| match lack.need {
             Need::Symbols(n) => u64::from(n) * u64::from(lack.blocks),
-            Need::Whole => {
-                let range = lack.first..lack.end();
-                // All but the last blocks have nearly the same.
-                u64::from(oti.block_symbols(range.start).unwrap_or(0)) * u64::from(lack.blocks)
-            }
+            Need::Whole => oti.symbols_of(lack.first..lack.end()),
         };
         Some((blocks, oti.blocks(), lacks.iter().map(symbols).sum()))
     }
 
     fn ticket_of(&self, entry: &Entry, loss: Loss, max_lines: usize, lacking: LackingOf<'_>) -> Option<TicketView> {
         let id = entry.id;
-        let (announced, hashes, data_len) = {
+        let (announced, hashes, data_len, signed) = {
             let lives = self.lives();
-            lives.get(&id).map_or((false, false, 0), |live| (live.announced, live.hashes, live.data_len))
+            let facts = |live: &Live| (live.announced, live.hashes, live.data_len, live.oti);
+            lives.get(&id).map_or((false, false, 0, None), facts)
         };
         let staged = self.store.get(id);
         let (length, stored) = staged.as_ref().map_or((None, 0), |staged| staged.fill());
-        let length = length.or(Some(data_len).filter(|_| announced));
-        let oti = staged.and_then(|staged| staged.oti());
+        let length = if announced { Some(data_len) } else { length };
+        let oti = signed.or_else(|| staged?.oti());
         let data = match (length, oti) {
             (Some(length), _) if stored >= length => Data::Nothing,
             (_, Some(oti)) => {

@@ -1,13 +1,12 @@
-//! What beacons and the passing of time say of bundles: incomplete, missing.
+//! What the passing of time says of bundles: incomplete, missing.
 
 use checkvalve_host::journal::Sync as Durable;
-use checkvalve_protocol::beacon::{Beacon, OnWire, RecentState};
-use checkvalve_protocol::id::{BundleId, SessionId};
+use checkvalve_protocol::id::BundleId;
 use std::sync::PoisonError;
 
-use super::{Delivery, Job, Live, MAX_UNANNOUNCED};
+use super::{Delivery, Job, Live};
 use crate::inbox::Place;
-use crate::ledger::{self, Entry, State};
+use crate::ledger::{Entry, State};
 
 /// A bundle that could not go on is tried again after so long, in milliseconds.
 pub(super) const RETRY_MS: u64 = 5_000;
@@ -17,6 +16,8 @@ const GRACE_MS: u64 = 1_500;
 const LOOK_MS: u64 = 250;
 /// A bundle of which nothing came for so long gives back its memory, in milliseconds.
 const SLEEP_MS: u64 = 30_000;
+/// What staging has of a bundle that nobody signed for goes after so long without a block, in milliseconds.
+const STRAY_MS: u64 = 40_000;
 /// How often staging is made to survive a power cut while it grows: after so long in milliseconds, or so many bytes.
 const CHECKPOINT_MS: u64 = 30_000;
 const CHECKPOINT_BYTES: u64 = 1 << 30;
@@ -24,21 +25,6 @@ const CHECKPOINT_BYTES: u64 = 1 << 30;
 const ALL_HERE: &str = "all of it is here: mend the disk, and it goes on by itself";
 /// How often old history is forgotten, in milliseconds.
 const PRUNE_MS: u64 = 60_000;
-
-/// What the newest beacon said.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Heard {
-    /// When it came, in Unix milliseconds; 0: none yet.
-    pub at_ms: u64,
-    pub session: Option<SessionId>,
-    pub session_number: u64,
-    pub sender_clock_ms: u64,
-    pub rate_bits: u64,
-    pub datagrams: u64,
-    pub on_wire: Option<OnWire>,
-    /// Sessions heard of since the start.
-    pub sessions: u64,
-}
 
 /// When things were done last.
 #[derive(Default)]
@@ -50,76 +36,6 @@ pub(super) struct Watched {
 }
 
 impl Delivery {
-    pub(super) fn hear(&self, now_ms: u64, session: SessionId, beacon: Beacon) {
-        {
-            let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-            if heard.session != Some(session) {
-                heard.sessions += 1;
-                tracing::info!(%session, number = beacon.session_number, "session");
-            }
-            heard.at_ms = now_ms;
-            heard.session = Some(session);
-            heard.session_number = beacon.session_number;
-            heard.sender_clock_ms = beacon.clock_ms;
-            heard.rate_bits = beacon.rate_bits;
-            heard.datagrams = beacon.datagrams;
-            heard.on_wire.clone_from(&beacon.on_wire);
-        }
-        let mut withdrawn = Vec::new();
-        let mut ledger = self.ledger.lock();
-        if let Some(channel) = &beacon.channel
-            && ledger.ensure_channel(&channel.name)
-        {
-            let pending = |r: &&checkvalve_protocol::beacon::Recent| {
-                matches!(r.state, RecentState::Queued | RecentState::Transmitting)
-            };
-            let first_pending = channel.recent.iter().filter(pending).map(|r| r.sequence).min();
-            ledger.change_channel(&channel.name, |c| {
-                c.hear(channel.newest, first_pending);
-                let begun = channel.recent.iter().find(|r| r.state != RecentState::Queued);
-                begun.into_iter().for_each(|r| c.begun(r.sequence));
-            });
-            for recent in channel.recent.iter().filter(|r| r.state != RecentState::Queued) {
-                let heard = ledger::Heard {
-                    id: recent.bundle,
-                    sequence: recent.sequence,
-                    bytes: recent.bytes,
-                    name: recent.name.clone(),
-                    on_wire: recent.state == RecentState::Transmitting,
-                    sent: recent.state == RecentState::Transmitted,
-                    withdrawn: recent.state == RecentState::Withdrawn,
-                };
-                let was_open = ledger.entry(recent.bundle).is_some_and(|e| e.state.is_open());
-                ledger.heard(&channel.name, heard, now_ms);
-                if was_open && ledger.entry(recent.bundle).is_some_and(|e| e.state == State::Withdrawn) {
-                    withdrawn.push(recent.bundle);
-                }
-            }
-        }
-        if let Some(on_wire) = &beacon.on_wire
-            && ledger.ensure_channel(&on_wire.channel)
-        {
-            ledger.change_channel(&on_wire.channel, |c| c.on_wire(on_wire.sequence));
-            let known = ledger.entry(on_wire.bundle).map(|e| (e.bytes, e.name.clone()));
-            let (bytes, name) = known.unwrap_or_default();
-            let heard = ledger::Heard {
-                id: on_wire.bundle,
-                sequence: on_wire.sequence,
-                bytes,
-                name,
-                on_wire: true,
-                sent: false,
-                withdrawn: false,
-            };
-            ledger.heard(&on_wire.channel, heard, now_ms);
-        }
-        drop(ledger);
-        for id in withdrawn {
-            self.enqueue(Job::Advance(id)); // which removes what staging has of it
-            self.wake();
-        }
-    }
-
     pub(super) fn watch(&self, now_ms: u64) {
         let (checkpoint, prune) = {
             let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
@@ -147,7 +63,7 @@ impl Delivery {
         self.wake();
     }
 
-    /// Asks for its room; makes it again where somebody removed it.
+    /// Asks for its room, and shares it out; makes it again where somebody removed it.
     fn look_after_staging(&self, now_ms: u64) {
         let there = match self.store.is_there() {
             Ok(false) => {
@@ -164,6 +80,9 @@ impl Delivery {
         {
             tracing::error!(%error, suppressed, "staging cannot be used");
         }
+        // What a channel may take follows what the disk has.
+        let channels: Vec<_> = self.ledger.lock().channels().map(|(name, _)| name.clone()).collect();
+        channels.iter().for_each(|channel| self.store.space().set_share(channel, self.share(channel)));
     }
 
     /// Whoever set the clock back must not make anything wait until it is again what it was.
@@ -175,6 +94,9 @@ impl Delivery {
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         heard.at_ms = heard.at_ms.min(now_ms);
         drop(heard);
+        let mut strays = self.strays.lock().unwrap_or_else(PoisonError::into_inner);
+        strays.values_mut().for_each(|last| *last = now_ms.min(*last));
+        drop(strays);
         self.ledger.lock().clock_went_back(now_ms);
     }
 
@@ -202,9 +124,12 @@ impl Delivery {
             let mut ledger = self.ledger.lock();
             let now_open = ledger.entry(id).is_some_and(|e| e.state.is_open());
             if now_open {
-                if state != entry.state && state != State::Receiving {
+                if state != entry.state
+                    && state != State::Receiving
+                    && let Some(suppressed) = self.states_log.allow(now_ms)
+                {
                     let why = reason.as_deref().unwrap_or_default();
-                    tracing::warn!(bundle = %id, sequence = entry.sequence, state = state.as_str(), reason = why, "bundle");
+                    tracing::warn!(bundle = %id, sequence = entry.sequence, state = state.as_str(), reason = why, suppressed, "bundle");
                 }
                 ledger.change(id, now_ms, |e| (e.state, e.reason) = (state, reason));
             }
@@ -234,7 +159,7 @@ impl Delivery {
     }
 
     fn checkpoint_due(&self, watched: &mut Watched, now_ms: u64) -> bool {
-        let staged = self.store.space().staged();
+        let staged = self.store.written();
         if staged == 0 || watched.checkpoint_ms == 0 {
             (watched.checkpoint_ms, watched.checkpoint_bytes) = (now_ms, staged);
         }
@@ -247,24 +172,19 @@ impl Delivery {
         due
     }
 
-    /// Of bundles that nothing comes for, memory; of those without an announce, all of it where new ones need the room.
+    /// Of bundles that nothing comes for, memory; of those that nobody signed for, all of it.
     fn give_back_memory(&self, now_ms: u64) {
-        let idle: Vec<(BundleId, u64, bool)> = {
-            let lives = self.lives();
-            lives.iter().map(|(&id, live)| (id, now_ms.saturating_sub(live.last_ms), live.announced)).collect()
-        };
-        let unannounced = idle.iter().filter(|(.., announced)| !announced).count();
-        for (id, idle_ms, announced) in idle {
-            if !announced && unannounced >= MAX_UNANNOUNCED && idle_ms >= self.settings.silence_ms {
-                tracing::warn!(bundle = %id, "data without an announce is given up: others need the room");
-                self.discard(id);
-                self.ledger.lock().forget(id);
-            } else if idle_ms >= SLEEP_MS
-                && let Some(staged) = self.store.get(id)
-            {
-                self.sleep(&staged);
-            }
+        let silent = |last_ms: u64, most: u64| now_ms.saturating_sub(last_ms) >= most;
+        let idle: Vec<BundleId> =
+            self.lives().iter().filter(|(_, live)| silent(live.last_ms, SLEEP_MS)).map(|(&id, _)| id).collect();
+        for staged in idle.into_iter().filter_map(|id| self.store.get(id)) {
+            self.sleep(&staged);
         }
+        let strays: Vec<BundleId> = {
+            let strays = self.strays.lock().unwrap_or_else(PoisonError::into_inner);
+            strays.iter().filter(|(_, last)| silent(**last, STRAY_MS)).map(|(&id, _)| id).collect()
+        };
+        strays.into_iter().for_each(|id| self.let_go(id));
     }
 
     /// Forgets what is old, and its manifests.
@@ -298,11 +218,13 @@ fn lacking(live: &Live, length: Option<u64>, stored: u64) -> String {
     match (length, live.progress) {
         (Some(length), Some(p)) if stored < length && p.blocks_total > 0 => lacking.push(format!(
             "{} of {} blocks ({} of {length} bytes)",
-            p.blocks_total - p.blocks_done.min(p.blocks_total),
+            p.blocks_total.saturating_sub(p.blocks_done),
             p.blocks_total,
-            length - stored,
+            length.saturating_sub(stored),
         )),
-        (Some(length), _) if stored < length => lacking.push(format!("{} of {length} bytes", length - stored)),
+        (Some(length), _) if stored < length => {
+            lacking.push(format!("{} of {length} bytes", length.saturating_sub(stored)));
+        }
         _ => {}
     }
     if !live.hashes {

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::future::Future;
-use std::io::{self, Write};
+use std::io::{self, PipeWriter, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 use tokio::process::{Child, Command};
 
+use super::input::{Feed, Manifest};
 use super::{HookRun, Outcome, environment, path};
 
 /// Bytes of output that are kept per run.
@@ -35,9 +36,9 @@ pub fn log_path(logs: &Path, run: &HookRun, attempt: u32) -> PathBuf {
     logs.join(run.channel.as_str()).join(name)
 }
 
-/// Runs a hook to its end. `input` becomes its standard input, its output goes to [`log_path`] in `logs`, [`MAX_LOG`]
+/// Runs a hook to its end. Its standard input is made from `manifest` while it runs, its output goes to [`log_path`] in `logs`, [`MAX_LOG`]
 /// bytes at most. When `stop` is ready the hook is ended, with all of its process group.
-pub async fn run(run: &HookRun, input: File, logs: &Path, stop: impl Future<Output = ()>) -> Outcome {
+pub async fn run(run: &HookRun, manifest: Manifest, logs: &Path, stop: impl Future<Output = ()>) -> Outcome {
     if std::fs::symlink_metadata(path(run)).is_err() {
         return Outcome::Failed("the bundle is not in the inbox any more".into());
     }
@@ -46,22 +47,30 @@ pub async fn run(run: &HookRun, input: File, logs: &Path, stop: impl Future<Outp
         Err(error) => return Outcome::NotStarted(format!("its log cannot be written: {error}")),
     };
     let started = Instant::now();
-    let outcome = match start(run, input) {
-        Ok((child, output)) => watch(run, child, output, &mut log, stop).await,
+    let outcome = match start(run) {
+        Ok((child, output, input)) => match Feed::start(input, run, manifest) {
+            Ok(feed) => watch(run, child, output, feed, &mut log, stop).await,
+            Err(error) => {
+                let mut child = child;
+                end_group(&mut child).await;
+                Outcome::NotStarted(format!("its input: {error}"))
+            }
+        },
         Err(error) => Outcome::NotStarted(format!("{}: {error}", run.policy.install.display())),
     };
     log.end(&outcome, started.elapsed());
     outcome
 }
 
-fn start(run: &HookRun, input: File) -> io::Result<(Child, Receiver)> {
+fn start(run: &HookRun) -> io::Result<(Child, Receiver, PipeWriter)> {
     let (output, writer) = io::pipe()?;
+    let (stdin, input) = io::pipe()?;
     let mut command = Command::new(&run.policy.install);
     command
         .arg(path(run))
         .current_dir(&run.directory)
         .envs(environment(run))
-        .stdin(Stdio::from(input))
+        .stdin(Stdio::from(stdin))
         .stdout(Stdio::from(writer.try_clone()?))
         .stderr(Stdio::from(writer))
         .process_group(0);
@@ -69,14 +78,15 @@ fn start(run: &HookRun, input: File) -> io::Result<(Child, Receiver)> {
         command.env_remove(name);
     }
     let child = command.spawn()?;
-    drop(command); // and with it the writing ends of the pipe
-    Ok((child, Receiver::from_owned_fd(OwnedFd::from(output))?))
+    drop(command); // and with it the hook's ends of the pipes
+    Ok((child, Receiver::from_owned_fd(OwnedFd::from(output))?, input))
 }
 
 async fn watch(
     run: &HookRun,
     mut child: Child,
     mut output: Receiver,
+    feed: Feed,
     log: &mut Log,
     stop: impl Future<Output = ()>,
 ) -> Outcome {
@@ -101,6 +111,8 @@ async fn watch(
             },
         }
     };
+    // Children that it left behind get no more of it.
+    drop(feed);
     let rest = async {
         while let Ok(n @ 1..) = output.read(&mut buf).await {
             log.take(buf.get(..n).unwrap_or_default());

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use checkvalve_protocol::id::{BundleId, KeyId};
+use checkvalve_protocol::manifest::{Entry, EntryKind};
 
 use super::*;
 use crate::ledger::Signer;
-use crate::testing::{Sample, default_channel, dir};
+use crate::testing::{Sample, default_channel, dir, entry};
 
 struct Bench {
     dir: tempfile::TempDir,
@@ -50,9 +51,17 @@ impl Bench {
 
     async fn run(&self, stop: impl Future<Output = ()>) -> Outcome {
         let sample = Sample::tree(0xab, 3, &[10, 0]);
-        let stdin = self.dir.path().join("stdin");
-        let stdin = input::write(&stdin, &self.run, &sample.announce, &sample.digests()).unwrap();
-        process::run(&self.run, stdin, &self.dir.path().join("logs"), stop).await
+        let digests = sample.digests();
+        self.run_with(input::Manifest { announce: sample.announce, digests }, stop).await
+    }
+
+    async fn run_with(&self, manifest: input::Manifest, stop: impl Future<Output = ()>) -> Outcome {
+        process::run(&self.run, manifest, &self.dir.path().join("logs"), stop).await
+    }
+
+    /// The same with an input that is much longer than a pipe holds.
+    fn outcome_of_many(&self) -> Outcome {
+        block_on(self.run_with(many(50_000), pending()))
     }
 
     fn outcome(&self) -> Outcome {
@@ -66,6 +75,14 @@ impl Bench {
     fn read(&self, name: &str) -> Option<String> {
         std::fs::read_to_string(self.dir.path().join(name)).ok()
     }
+}
+
+/// Of a bundle of so many empty files.
+fn many(count: usize) -> input::Manifest {
+    let mut announce = Sample::tree(0xab, 3, &[]).announce;
+    let file = |n| entry(&format!("tree/{n:08}/a name of some length"), EntryKind::File { size: 0, mode: 0o644 });
+    announce.entries = (0..count).map(file).collect();
+    input::Manifest { announce, digests: vec![[7; 32]; count] }
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -107,6 +124,82 @@ fn it_gets_what_the_contract_says() {
     assert_eq!(entries.iter().filter(|e| e["kind"] == "symlink" && e["target"] == "empty").count(), 1);
     let log = bench.log();
     assert!(log.starts_with("out\nerr\n[checkvalve] exit 0, after "), "{log}");
+}
+
+#[test]
+fn times_are_text_and_names_any_bytes() {
+    let mut bench = Bench::new("");
+    bench.run.name = b"caf\xe9".to_vec();
+    let mut manifest = many(1);
+    let path = checkvalve_protocol::path::SafePath::new(*b"t/\xff\n\"").unwrap();
+    manifest.announce.entries.push(Entry { path, ..entry("x", EntryKind::Directory { mode: 0o7 }) });
+    let mut text = Vec::new();
+    input::write(&mut text, &bench.run, &manifest).unwrap();
+    assert!(text.starts_with(b"{\"schema\":1,") && text.ends_with(b"]}\n"));
+    let input: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    assert_eq!(input["created_at"], "1970-01-01T00:00:00.001Z");
+    assert_eq!((&input["name"], &input["name_hex"]), (&"caf\u{fffd}".into(), &"636166e9".into()));
+    let last = &input["entries"][1];
+    assert_eq!((&last["path"], &last["path_hex"]), (&"t/\u{fffd}\n\"".into(), &"742fff0a22".into()));
+    assert_eq!((&last["mode"], &last["mtime"]), (&"0007".into(), &1_600_000_000.into()));
+}
+
+#[test]
+fn all_of_a_long_input_arrives() {
+    let bench = Bench::new("cat >\"$(dirname \"$0\")/stdin.json\"");
+    assert_eq!(bench.outcome_of_many(), Outcome::Done);
+    let input: serde_json::Value = serde_json::from_str(&bench.read("stdin.json").unwrap()).unwrap();
+    assert_eq!(input["entries"].as_array().unwrap().len(), 50_000);
+}
+
+#[test]
+fn a_hook_need_not_read_its_input() {
+    for script in ["exit 0", "exec <&-; sleep 0.2", "head -c 100 >/dev/null; exec <&-; sleep 0.2", "sleep 0.3"] {
+        let started = Instant::now();
+        assert_eq!(Bench::new(script).outcome_of_many(), Outcome::Done, "{script}");
+        assert!(started.elapsed() < Duration::from_secs(3), "{script} {:?}", started.elapsed());
+    }
+    assert_eq!(Bench::new("exit 75").outcome_of_many(), Outcome::Again);
+}
+
+#[test]
+fn a_hook_may_read_slowly() {
+    let script = "sleep 0.2; head -c 200000 >/dev/null; sleep 0.3; wc -c >\"$(dirname \"$0\")/rest\"";
+    let bench = Bench::new(script);
+    assert_eq!(bench.outcome_of_many(), Outcome::Done);
+    let mut all = Vec::new();
+    input::write(&mut all, &bench.run, &many(50_000)).unwrap();
+    let rest: usize = bench.read("rest").unwrap().trim().parse().unwrap();
+    // What head(1) took beyond what it was asked for is gone.
+    assert!(rest <= all.len() - 200_000 && rest > all.len() - 300_000, "{rest} of {}", all.len());
+}
+
+#[test]
+fn the_writer_ends_with_the_hook() {
+    // It waits for room in the pipe when the hook's time is up, and when it leaves a child behind that has the pipe.
+    let bench = Bench::new("sleep 60").timeout(Duration::from_millis(200));
+    let started = Instant::now();
+    assert!(matches!(bench.outcome_of_many(), Outcome::TimedOut(_)));
+    let bench = Bench::new("sleep 5 <&0 & exit 0");
+    assert_eq!(bench.outcome_of_many(), Outcome::Done);
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+
+    let (reader, writer) = std::io::pipe().unwrap();
+    let feed = input::Feed::start(writer, &bench.run, many(50_000)).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(!feed.is_over(), "nobody reads");
+    let stopping = Instant::now();
+    drop(feed);
+    assert!(stopping.elapsed() < Duration::from_secs(1));
+    drop(reader);
+    let (reader, writer) = std::io::pipe().unwrap();
+    let feed = input::Feed::start(writer, &bench.run, many(50_000)).unwrap();
+    drop(reader);
+    let until = Instant::now() + Duration::from_secs(5);
+    while !feed.is_over() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(feed.is_over(), "nobody can read any more");
 }
 
 #[test]

@@ -1,14 +1,15 @@
 //! Whether a tree on the disk is exactly what a manifest says.
 
-use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::iter::Peekable;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::vec::IntoIter;
 
 use checkvalve_host::disk::{Disk, Kind, Meta};
 use checkvalve_host::log::escape_path;
-use checkvalve_protocol::manifest::{Announce, Entry, EntryKind};
+use checkvalve_protocol::manifest::{Announce, EntryKind, EntryRef};
 
 /// Bytes read at a time.
 const READ: usize = 256 << 10;
@@ -44,25 +45,21 @@ pub enum Mismatch {
 /// its files in order. Reads every byte. Errors: the first difference.
 pub fn check(disk: &dyn Disk, dir: &Path, announce: &Announce, digests: &[[u8; 32]]) -> Result<(), Mismatch> {
     let mut digests = digests.iter();
-    let mut expected: Vec<(PathBuf, BTreeSet<OsString>)> = Vec::new();
-    let root = BTreeSet::from([OsStr::from_bytes(&announce.name).to_owned()]);
-    names(disk, dir, &root)?;
+    let mut open = vec![Open::new(disk, dir.to_owned())?];
     for entry in &announce.entries {
         let path = dir.join(entry.path.as_path());
         let parent = path.parent().unwrap_or(dir);
-        // Entries come as a tree is walked: a directory is full when something outside of it comes.
-        while expected.last().is_some_and(|(open, _)| open != parent) {
-            if let Some((open, children)) = expected.pop() {
-                names(disk, &open, &children)?;
-            }
+        // Entries come as a tree is walked: a directory is done with when something outside of it comes.
+        while let Some(done) = open.pop_if(|open| open.path != parent) {
+            done.end()?;
         }
-        if let Some((_, children)) = expected.last_mut() {
-            children.insert(OsStr::from_bytes(entry.path.file_name()).to_owned());
+        if let Some(inside) = open.last_mut() {
+            inside.pass(OsStr::from_bytes(entry.path.file_name()))?;
         }
         let meta = disk.lstat(&path).map_err(|error| missing(&path, error))?;
         compare(disk, &path, entry, &meta)?;
         match entry.kind {
-            EntryKind::Directory { .. } => expected.push((path, BTreeSet::new())),
+            EntryKind::Directory { .. } => open.push(Open::new(disk, path)?),
             EntryKind::File { .. } => {
                 let hash = hash(disk, &path).map_err(|error| missing(&path, error))?;
                 if digests.next() != Some(&hash) {
@@ -72,23 +69,54 @@ pub fn check(disk: &dyn Disk, dir: &Path, announce: &Announce, digests: &[[u8; 3
             EntryKind::Symlink { .. } => {}
         }
     }
-    while let Some((open, children)) = expected.pop() {
-        names(disk, &open, &children)?;
+    while let Some(done) = open.pop() {
+        done.end()?;
     }
     Ok(())
 }
 
-fn compare(disk: &dyn Disk, path: &Path, entry: &Entry, meta: &Meta) -> Result<(), Mismatch> {
+/// A directory that is gone through: what is in it that no entry has named yet. Names come in the order of their bytes, as
+/// those of entries do.
+struct Open {
+    path: PathBuf,
+    names: Peekable<IntoIter<OsString>>,
+}
+
+impl Open {
+    fn new(disk: &dyn Disk, path: PathBuf) -> Result<Self, Mismatch> {
+        let names = disk.read_dir(&path).map_err(|error| missing(&path, error))?;
+        Ok(Self { path, names: names.into_iter().peekable() })
+    }
+
+    /// The next entry is called so.
+    fn pass(&mut self, name: &OsStr) -> Result<(), Mismatch> {
+        match self.names.peek() {
+            Some(found) if found.as_bytes() < name.as_bytes() => Err(Mismatch::Extra(self.path.join(found))),
+            Some(found) if found == name => {
+                self.names.next();
+                Ok(())
+            }
+            // Looking at it says that it is not there.
+            _ => Ok(()),
+        }
+    }
+
+    fn end(mut self) -> Result<(), Mismatch> {
+        self.names.next().map_or(Ok(()), |name| Err(Mismatch::Extra(self.path.join(name))))
+    }
+}
+
+fn compare(disk: &dyn Disk, path: &Path, entry: EntryRef<'_>, meta: &Meta) -> Result<(), Mismatch> {
     let differs = |what| Err(Mismatch::Differs { path: path.to_owned(), what });
-    match &entry.kind {
+    match entry.kind {
         EntryKind::File { size, mode } => match meta.kind {
-            Kind::File if meta.mode != u32::from(*mode) => return differs("mode"),
-            Kind::File if meta.size != *size => return differs("size"),
+            Kind::File if meta.mode != u32::from(mode) => return differs("mode"),
+            Kind::File if meta.size != size => return differs("size"),
             Kind::File => {}
             _ => return differs("kind"),
         },
         EntryKind::Directory { mode } => match meta.kind {
-            Kind::Directory if meta.mode & 0o777 != u32::from(*mode) => return differs("mode"),
+            Kind::Directory if meta.mode & 0o777 != u32::from(mode) => return differs("mode"),
             Kind::Directory => {}
             _ => return differs("kind"),
         },
@@ -107,15 +135,6 @@ fn compare(disk: &dyn Disk, path: &Path, entry: &Entry, meta: &Meta) -> Result<(
     } else {
         differs("modification time")
     }
-}
-
-fn names(disk: &dyn Disk, dir: &Path, expected: &BTreeSet<OsString>) -> Result<(), Mismatch> {
-    for name in disk.read_dir(dir).map_err(|error| missing(dir, error))? {
-        if !expected.contains(&name) {
-            return Err(Mismatch::Extra(dir.join(name)));
-        }
-    }
-    Ok(())
 }
 
 fn hash(disk: &dyn Disk, path: &Path) -> io::Result<[u8; 32]> {

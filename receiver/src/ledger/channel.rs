@@ -1,18 +1,22 @@
 //! One channel: which bundle has which sequence, what is missing, and whose turn it is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use checkvalve_protocol::id::BundleId;
+use checkvalve_protocol::limits::MAX_JUMP;
 use serde::{Deserialize, Serialize};
 
 use super::{Entry, State};
+use crate::ranges::Ranges;
 
 /// The order of a channel.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Channel {
-    slots: BTreeMap<u64, BundleId>,
+    /// The bundles of each sequence: more than one until one of them is published, which is then the first.
+    slots: BTreeMap<u64, Vec<BundleId>>,
     /// Sequences given up without anything known of them.
-    rejected: BTreeSet<u64>,
+    rejected: Ranges,
     /// The first sequence that is missed if it does not come; None: nothing was on the wire yet.
     baseline: Option<u64>,
     /// The last sequence that went to the hook: earlier ones may not any more.
@@ -25,8 +29,6 @@ pub struct Channel {
     begun: u64,
     /// Since when a missing sequence holds up others, in Unix milliseconds.
     missing_since: BTreeMap<u64, u64>,
-    /// How many slots only beacons vouch for.
-    pub(super) heard_only: usize,
 }
 
 /// What a channel has to do next.
@@ -50,19 +52,26 @@ pub struct Saved {
     floor: u64,
     newest: u64,
     begun: u64,
-    rejected: Vec<u64>,
+    /// First and last of each range.
+    rejected: Vec<(u64, u64)>,
 }
 
 impl Channel {
-    /// The bundle that has a sequence.
+    /// The bundle that has a sequence, or is the first to claim it.
     #[must_use]
     pub fn slot(&self, sequence: u64) -> Option<&BundleId> {
-        self.slots.get(&sequence)
+        self.slots.get(&sequence)?.first()
+    }
+
+    /// All bundles that claim a sequence.
+    #[must_use]
+    pub fn claims(&self, sequence: u64) -> &[BundleId] {
+        self.slots.get(&sequence).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// All sequences that a bundle is known for, in order.
     pub fn slots(&self) -> impl DoubleEndedIterator<Item = (u64, BundleId)> + '_ {
-        self.slots.iter().map(|(&sequence, &id)| (sequence, id))
+        self.slots.iter().flat_map(|(&sequence, ids)| ids.iter().map(move |&id| (sequence, id)))
     }
 
     /// The newest sequence that the sender has spoken of; 0: none.
@@ -86,7 +95,7 @@ impl Channel {
     /// Whether a sequence was given up, or is so old that it is forgotten.
     #[must_use]
     pub fn is_over(&self, sequence: u64) -> bool {
-        sequence <= self.floor || self.rejected.contains(&sequence)
+        sequence <= self.floor || self.rejected.covers(sequence..sequence.saturating_add(1))
     }
 
     /// Whether a sequence is missed if it does not come.
@@ -118,6 +127,17 @@ impl Channel {
         self.baseline = Some(self.baseline.map_or(sequence, |baseline| baseline.min(sequence)));
     }
 
+    /// Whether a sequence is further above the newest than is believed.
+    #[must_use]
+    pub fn is_jump(&self, sequence: u64) -> bool {
+        self.newest > 0 && sequence > self.newest.saturating_add(MAX_JUMP)
+    }
+
+    /// An operator says that sequences up to this one are in use.
+    pub(super) fn allow(&mut self, sequence: u64) {
+        self.newest = self.newest.max(sequence);
+    }
+
     /// The transmission of a sequence has begun, at whatever time.
     pub fn begun(&mut self, sequence: u64) {
         self.newest = self.newest.max(sequence);
@@ -135,9 +155,26 @@ impl Channel {
         self.missing_since.values_mut().for_each(|since| *since = now_ms.min(*since));
     }
 
-    /// Gives up a sequence of which nothing is known.
-    pub fn reject(&mut self, sequence: u64) {
-        self.rejected.insert(sequence);
+    /// Gives up those sequences of which nothing is known. False: there are none.
+    pub fn reject(&mut self, sequences: RangeInclusive<u64>) -> bool {
+        let gaps = self.gaps(*sequences.start(), usize::MAX);
+        let gaps = gaps.into_iter().filter(|(first, _)| first <= sequences.end());
+        let gaps: Vec<_> = gaps.map(|(first, last)| first..last.min(*sequences.end()).saturating_add(1)).collect();
+        gaps.iter().for_each(|gap| self.rejected.insert(gap.clone()));
+        !gaps.is_empty()
+    }
+
+    /// The same, whatever was transmitted.
+    pub fn give_up(&mut self, sequences: &RangeInclusive<u64>) {
+        self.rejected.insert(*sequences.start()..sequences.end().saturating_add(1));
+        for (&known, _) in self.slots.range(sequences.clone()) {
+            self.rejected.remove(known..known.saturating_add(1));
+        }
+    }
+
+    /// A bundle that failed gets another turn.
+    pub fn turn_back(&mut self, sequence: u64) {
+        self.passed = self.passed.min(sequence);
     }
 
     /// The ranges of sequences that were transmitted and of which nothing at all is known, from sequence `from` on, the
@@ -149,19 +186,20 @@ impl Channel {
         if at > self.begun {
             return Vec::new();
         }
-        let mut known: Vec<u64> = self.slots.range(at..=self.begun).map(|(&sequence, _)| sequence).collect();
-        known.extend(self.rejected.range(at..=self.begun));
+        let end = self.begun.saturating_add(1);
+        let mut known: Vec<(u64, u64)> = self.slots.range(at..end).map(|(&n, _)| (n, n.saturating_add(1))).collect();
+        known.extend(self.rejected.within(at..end).into_iter().map(|range| (range.start, range.end)));
         known.sort_unstable();
-        known.push(self.begun.saturating_add(1));
+        known.push((end, end));
         let mut gaps = Vec::new();
-        for sequence in known {
+        for (first, after) in known {
             if gaps.len() >= most {
                 break;
             }
-            if at < sequence {
-                gaps.push((at, sequence - 1));
+            if at < first {
+                gaps.push((at, first.saturating_sub(1)));
             }
-            at = at.max(sequence.saturating_add(1));
+            at = at.max(after);
         }
         gaps
     }
@@ -177,21 +215,28 @@ impl Channel {
         let first = self.passed.max(self.floor.saturating_add(1));
         let gaps = self.gaps(first, usize::MAX);
         let mut gaps = gaps.iter().peekable();
-        for (&sequence, &id) in self.slots.range(first..) {
+        for (&sequence, ids) in self.slots.range(first..) {
             while let Some(&&(start, _)) = gaps.peek().filter(|gap| gap.0 < sequence) {
                 gaps.next();
                 if waits(*self.missing_since.entry(start).or_insert(now_ms)) {
                     return Next::Blocked(start);
                 }
             }
-            let Some(entry) = entry(id) else { continue };
-            match entry.state {
-                State::Complete => return Next::Run(id),
-                State::Installing if entry.not_before_ms > now_ms => return Next::Wait(entry.not_before_ms),
-                State::Installing => return Next::Run(id),
-                State::Receiving => return Next::Blocked(sequence),
-                State::Incomplete | State::Missing if waits(entry.changed_ms) => return Next::Blocked(sequence),
-                _ => {}
+            let entries = || ids.iter().filter_map(|&id| entry(id));
+            if let Some(whole) = entries().find(|e| matches!(e.state, State::Complete | State::Installing)) {
+                let later = whole.state == State::Installing && whole.not_before_ms > now_ms;
+                return if later { Next::Wait(whole.not_before_ms) } else { Next::Run(whole.id) };
+            }
+            if entries().any(|e| e.published) {
+                continue; // what else claims the sequence will not have it
+            }
+            let holds_up = |e: &Entry| match e.state {
+                State::Receiving => true,
+                State::Incomplete | State::Missing => waits(e.changed_ms),
+                _ => false,
+            };
+            if entries().any(holds_up) {
+                return Next::Blocked(sequence);
             }
         }
         Next::Idle
@@ -206,7 +251,7 @@ impl Channel {
             floor: self.floor,
             newest: self.newest,
             begun: self.begun,
-            rejected: self.rejected.iter().copied().collect(),
+            rejected: self.rejected.iter().map(|range| (range.start, range.end.saturating_sub(1))).collect(),
         }
     }
 
@@ -219,33 +264,46 @@ impl Channel {
             floor: saved.floor,
             newest: saved.newest,
             begun: saved.begun,
-            rejected: saved.rejected.into_iter().collect(),
+            rejected: saved.rejected.into_iter().map(|(first, last)| first..last.saturating_add(1)).collect(),
             ..Self::default()
         }
     }
 
     pub(super) fn set_slot(&mut self, sequence: u64, id: BundleId) {
-        self.slots.insert(sequence, id);
+        let ids = self.slots.entry(sequence).or_default();
+        if !ids.contains(&id) {
+            ids.push(id);
+        }
         self.newest = self.newest.max(sequence);
     }
 
+    /// The bundle has the sequence: it comes first.
+    pub(super) fn win_slot(&mut self, sequence: u64, id: BundleId) {
+        let ids = self.slots.entry(sequence).or_default();
+        ids.retain(|other| *other != id);
+        ids.insert(0, id);
+    }
+
     pub(super) fn clear_slot(&mut self, sequence: u64, id: BundleId) {
-        if self.slots.get(&sequence) == Some(&id) {
-            self.slots.remove(&sequence);
+        if let Some(ids) = self.slots.get_mut(&sequence) {
+            ids.retain(|other| *other != id);
+            if ids.is_empty() {
+                self.slots.remove(&sequence);
+            }
         }
     }
 
-    /// The oldest slot if there are more than `most`.
-    pub(super) fn oldest_beyond(&self, most: usize) -> Option<(u64, BundleId)> {
+    /// The oldest sequence if there are more than `most`, and who claims it.
+    pub(super) fn oldest_beyond(&self, most: usize) -> Option<(u64, Vec<BundleId>)> {
         if self.slots.len() <= most {
             return None;
         }
-        self.slots.first_key_value().map(|(&sequence, &id)| (sequence, id))
+        self.slots.first_key_value().map(|(&sequence, ids)| (sequence, ids.clone()))
     }
 
     pub(super) fn raise_floor(&mut self, sequence: u64) {
         self.floor = self.floor.max(sequence);
         self.slots = self.slots.split_off(&self.floor.saturating_add(1));
-        self.rejected = self.rejected.split_off(&self.floor.saturating_add(1));
+        self.rejected.remove(0..self.floor.saturating_add(1));
     }
 }

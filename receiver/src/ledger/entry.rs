@@ -1,7 +1,7 @@
 //! What the ledger knows of a bundle, and what it is told.
 
 use checkvalve_protocol::id::{BundleId, ChannelName, KeyId};
-use checkvalve_protocol::limits::MAX_CHANNELS;
+use checkvalve_protocol::limits::{MAX_CHANNELS, MAX_JUMP};
 use serde::{Deserialize, Serialize};
 
 /// What became of a bundle.
@@ -30,6 +30,25 @@ pub enum State {
     Rejected,
     /// Published after a later one had gone to the hook, so never installed.
     Superseded,
+    /// Rightly signed, but its place in the channel is not believed: it waits for an operator.
+    Held,
+}
+
+/// Why a bundle is held. Nothing of it is received until an operator says so.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Hold {
+    /// Its sequence is more than [`MAX_JUMP`] above the newest.
+    Jump {
+        /// What was the newest.
+        newest: u64,
+    },
+    /// There is no room for another channel.
+    Channels,
+    /// Another bundle has its sequence.
+    Sequence {
+        /// Which.
+        holder: BundleId,
+    },
 }
 
 impl State {
@@ -69,6 +88,19 @@ impl State {
             Self::Withdrawn => "withdrawn",
             Self::Rejected => "rejected",
             Self::Superseded => "superseded",
+            Self::Held => "held",
+        }
+    }
+}
+
+impl Hold {
+    /// The word for programs.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Jump { .. } => "sequence-jump",
+            Self::Channels => "too-many-channels",
+            Self::Sequence { .. } => "sequence-reused",
         }
     }
 }
@@ -76,11 +108,9 @@ impl State {
 /// Who vouches for what an entry says of a bundle. Later ones outrank earlier ones.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub enum Standing {
-    /// An announce that no trusted key signed.
-    Claimed,
-    /// A beacon: whoever has the link key.
+    /// A beacon that counts.
     Heard,
-    /// An announce that a trusted key signed.
+    /// An announce that counts.
     Signed,
 }
 
@@ -98,9 +128,9 @@ pub struct Signer {
 pub struct Entry {
     /// The bundle.
     pub id: BundleId,
-    /// Its channel; None while only data came.
+    /// Its channel; None while nothing told it.
     pub channel: Option<ChannelName>,
-    /// Its number in the channel, from 1; 0 while only data came.
+    /// Its number in the channel, from 1; 0 while nothing told it.
     pub sequence: u64,
     /// Its name as bytes; empty while unknown.
     pub name: Vec<u8>,
@@ -114,8 +144,12 @@ pub struct Entry {
     pub signer: Option<Signer>,
     /// BLAKE3 of the signed announce.
     pub announce: Option<[u8; 32]>,
-    /// Quarantined because this key is not trusted: forgiven when it becomes so.
-    pub untrusted: Option<KeyId>,
+    /// Why it is held.
+    pub hold: Option<Hold>,
+    /// The rule for which it is in quarantine.
+    pub rule: Option<String>,
+    /// How often its content did not match its hashes and was thrown away.
+    pub spoilt: u32,
     /// Why it is in this state, for people.
     pub reason: Option<String>,
     /// The sender says that its transmission has ended.
@@ -157,7 +191,7 @@ pub enum Conflict {
     /// The bundle id has another announce.
     #[error("the bundle was announced before with other contents")]
     OtherAnnounce,
-    /// The sequence belongs to another bundle.
+    /// The sequence belongs to another bundle, which is published, or too many claim it.
     #[error("sequence {sequence} of channel {channel} is bundle {holder} already")]
     SequenceTaken {
         /// The channel.
@@ -175,14 +209,29 @@ pub enum Conflict {
         /// The number in it.
         sequence: u64,
     },
-    /// [`MAX_CHANNELS`] channels exist already.
-    #[error("more than {MAX_CHANNELS} channels")]
+    /// [`MAX_CHANNELS`] channels exist already that the config does not name.
+    #[error("there are {MAX_CHANNELS} channels already that the config does not name")]
     Channels,
+    /// [`super::MOST_OPEN`] announced bundles of the channel are under way.
+    #[error("{} bundles of the channel are under way already", super::MOST_OPEN)]
+    Crowded,
+    /// The sequence is more than [`MAX_JUMP`] above the newest.
+    #[error("sequence {sequence} of channel {channel} is more than {MAX_JUMP} above the newest, {newest}")]
+    Jump {
+        /// The channel.
+        channel: ChannelName,
+        /// The number in it.
+        sequence: u64,
+        /// The newest so far.
+        newest: u64,
+    },
 }
 
-/// What a beacon says of a bundle.
+/// What a beacon that counts says of a bundle.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Heard {
+    /// The key that signed the beacon.
+    pub signer: Signer,
     /// The bundle.
     pub id: BundleId,
     /// Its number in the channel.
@@ -200,7 +249,7 @@ pub struct Heard {
 }
 
 impl Entry {
-    /// A bundle of which only data came.
+    /// A bundle of which only its id is known.
     #[must_use]
     pub fn new(id: BundleId, now_ms: u64) -> Self {
         Self {
@@ -213,7 +262,9 @@ impl Entry {
             standing: Standing::Heard,
             signer: None,
             announce: None,
-            untrusted: None,
+            hold: None,
+            rule: None,
+            spoilt: 0,
             reason: None,
             sent: false,
             published: false,

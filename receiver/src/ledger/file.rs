@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use checkvalve_host::disk::Disk;
 use checkvalve_host::journal::{Journal, JournalError, MAX_RECORD, Recovered, Sync};
+use checkvalve_protocol::beacon::order::Known;
 use checkvalve_protocol::codec;
-use checkvalve_protocol::id::{BundleId, ChannelName};
+use checkvalve_protocol::id::{BundleId, ChannelName, KeyId};
 use serde::{Deserialize, Serialize};
 
 use super::channel::Saved;
-use super::{Channel, Entry, Ledger};
+use super::{Channel, Entry, Ledger, State};
 
 /// The journal is rewritten when it is this long, in bytes, and four times as long as what it holds.
 const REWRITE_AT: u64 = 4 << 20;
@@ -36,6 +37,7 @@ enum Record {
     Entry(Entry),
     Forget(BundleId),
     Channel(ChannelName, Saved),
+    Sender(KeyId, Known),
 }
 
 impl LedgerFile {
@@ -51,6 +53,7 @@ impl LedgerFile {
                 Ok(Record::Channel(name, saved)) => {
                     ledger.channels.insert(name, Channel::from_saved(saved));
                 }
+                Ok(Record::Sender(key, known)) => drop(ledger.senders.insert(key, known)),
                 Err(error) => tracing::error!(%error, path = %path.display(), "a ledger record cannot be read"),
             }
         }
@@ -71,10 +74,11 @@ impl LedgerFile {
     /// saved before without. Errors: nothing is forgotten, the next save writes it again.
     pub fn save(&self, sync: Sync) -> Result<(), io::Error> {
         let mut kept = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
-        let (begun, (entries, channels, records)) = {
+        let (begun, senders, (entries, channels, mut records)) = {
             let mut ledger = self.lock();
-            (ledger.begun_channels(), ledger.take_changed())
+            (ledger.begun_channels(), ledger.take_senders(), ledger.take_changed())
         };
+        records.extend(senders.iter().map(|(key, known)| codec::encode(&Record::Sender(*key, known.clone()))));
         // Where a channel begins is heard once only: without it, what is sent while we are away is never missed.
         let sync = if begun > kept.begun { Sync::Yes } else { sync };
         let saved = kept.write(&records, sync, || self.lock());
@@ -82,6 +86,7 @@ impl LedgerFile {
             let mut ledger = self.lock();
             ledger.changed.extend(entries);
             ledger.changed_channels.extend(channels);
+            ledger.changed_senders.extend(senders.into_iter().map(|(key, _)| key));
         } else {
             kept.begun = kept.begun.max(begun);
         }
@@ -138,18 +143,23 @@ impl Ledger {
 
     /// Gives every entry its place in its channel, the better vouched for last.
     fn rebuild_slots(&mut self) {
-        let mut entries: Vec<_> =
-            self.entries.values().filter_map(|e| Some((e.standing, e.channel.clone()?, e.sequence, e.id))).collect();
+        let placed = |e: &&Entry| e.state != State::Held && e.sequence > 0;
+        let place = |e: &Entry| Some((!e.published, e.standing, e.channel.clone()?, e.sequence, e.id));
+        let mut entries: Vec<_> = self.entries.values().filter(placed).filter_map(place).collect();
         entries.sort();
-        for (_, channel, sequence, id) in entries {
-            self.take_slot(id, &channel, sequence);
+        for (_, _, channel, sequence, id) in entries {
+            if self.channels.contains_key(&channel) {
+                self.take_slot(id, &channel, sequence);
+            }
         }
+        self.changed_channels.clear();
     }
 
     fn take_changed(&mut self) -> (Vec<BundleId>, Vec<ChannelName>, Vec<Vec<u8>>) {
         let entries: Vec<BundleId> = std::mem::take(&mut self.changed).into_iter().collect();
         let channels: Vec<ChannelName> = std::mem::take(&mut self.changed_channels).into_iter().collect();
-        let mut records: Vec<Vec<u8>> = channels.iter().filter_map(|name| self.channel_record(name)).collect();
+        let kept = channels.iter().filter(|name| !self.heard_of.contains(*name));
+        let mut records: Vec<Vec<u8>> = kept.filter_map(|name| self.channel_record(name)).collect();
         records.extend(entries.iter().map(|id| match self.entries.get(id) {
             Some(entry) => codec::encode(&Record::Entry(entry.clone())),
             None => codec::encode(&Record::Forget(*id)),
@@ -157,9 +167,19 @@ impl Ledger {
         (entries, channels, records)
     }
 
+    fn take_senders(&mut self) -> Vec<(KeyId, Known)> {
+        let changed = std::mem::take(&mut self.changed_senders);
+        changed.into_iter().filter_map(|key| Some((key, self.senders.get(&key)?.clone()))).collect()
+    }
+
     fn all_records(&self) -> Vec<Vec<u8>> {
-        let channels = self.channels.keys().filter_map(|name| self.channel_record(name));
-        channels.chain(self.entries.values().map(|entry| codec::encode(&Record::Entry(entry.clone())))).collect()
+        let senders = self.senders.iter().map(|(key, known)| codec::encode(&Record::Sender(*key, known.clone())));
+        let kept = self.channels.keys().filter(|name| !self.heard_of.contains(*name));
+        let channels = kept.filter_map(|name| self.channel_record(name));
+        channels
+            .chain(senders)
+            .chain(self.entries.values().map(|entry| codec::encode(&Record::Entry(entry.clone()))))
+            .collect()
     }
 
     fn channel_record(&self, name: &ChannelName) -> Option<Vec<u8>> {

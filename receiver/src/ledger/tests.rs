@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use checkvalve_host::disk::{Disk, OsDisk};
 use checkvalve_host::journal::Sync;
+use checkvalve_protocol::limits::{MAX_JUMP, MAX_SEQUENCE};
 
 use super::file::LedgerFile;
 use super::*;
@@ -23,7 +24,9 @@ fn announced(id: u64, sequence: u64) -> Announced {
 }
 
 fn heard(id: u64, sequence: u64) -> Heard {
-    Heard { id: BundleId(id), sequence, bytes: 9, name: b"n".to_vec(), on_wire: false, sent: true, withdrawn: false }
+    let signer = Signer { key: KeyId([1; 8]), name: "ci".into() };
+    let (id, name) = (BundleId(id), b"n".to_vec());
+    Heard { signer, id, sequence, bytes: 9, name, on_wire: false, sent: true, withdrawn: false }
 }
 
 fn state(ledger: &mut Ledger, id: u64, state: State, now: u64) {
@@ -45,7 +48,7 @@ fn hooks_go_in_order_and_wait_for_what_is_missing() {
     assert_eq!(ledger.next(&channel(), 10_000, None), Next::Blocked(2), "for ever");
     assert_eq!(ledger.next(&channel(), 10_000, Some(20_000)), Next::Blocked(2));
     assert_eq!(ledger.next(&channel(), 20_000, Some(20_000)), Next::Run(BundleId(3)), "waited long enough");
-    assert!(ledger.reject_unknown(&channel(), 2));
+    assert!(ledger.reject_unknown(&channel(), 2..=2));
     assert_eq!(ledger.next(&channel(), 0, None), Next::Run(BundleId(3)), "given up");
     assert!(matches!(ledger.announced(announced(2, 2), 0), Err(Conflict::Over { .. })));
 }
@@ -108,7 +111,7 @@ fn order_starts_with_the_first_on_the_wire() {
 #[test]
 fn what_was_not_on_the_wire_yet_when_first_heard_of_is_expected() {
     let mut ledger = Ledger::new();
-    assert!(ledger.ensure_channel(&channel()));
+    assert!(ledger.ensure_channel(&channel(), true));
     ledger.change_channel(&channel(), |c| c.hear(7, None));
     assert_eq!(ledger.channel(&channel()).unwrap().baseline(), Some(8));
     ledger.announced(announced(90, 9), 0).unwrap();
@@ -119,8 +122,9 @@ fn what_was_not_on_the_wire_yet_when_first_heard_of_is_expected() {
 fn gaps_are_ranges_however_long() {
     let mut ledger = Ledger::new();
     ledger.announced(announced(1, 1), 0).unwrap();
-    ledger.announced(announced(2, u64::MAX), 0).unwrap();
-    assert_eq!(ledger.channel(&channel()).unwrap().gaps(0, 9), [(2, u64::MAX - 1)]);
+    ledger.allow(&channel(), MAX_SEQUENCE);
+    ledger.announced(announced(2, MAX_SEQUENCE), 0).unwrap();
+    assert_eq!(ledger.channel(&channel()).unwrap().gaps(0, 9), [(2, MAX_SEQUENCE - 1)]);
     state(&mut ledger, 2, State::Complete, 0);
     state(&mut ledger, 1, State::Installed, 0);
     assert_eq!(ledger.next(&channel(), 0, None), Next::Blocked(2));
@@ -130,12 +134,18 @@ fn gaps_are_ranges_however_long() {
 fn a_sequence_is_never_two_bundles() {
     let mut ledger = Ledger::new();
     ledger.announced(announced(1, 1), 0).unwrap();
-    assert!(matches!(ledger.announced(announced(2, 1), 0), Err(Conflict::SequenceTaken { .. })));
-    let other = Announced { digest: [8; 32], ..announced(1, 1) };
+    ledger.announced(announced(2, 1), 0).expect("an announce alone takes a sequence from nobody");
+    ledger.win(BundleId(2)).unwrap();
+    ledger.change(BundleId(2), 0, |e| (e.state, e.published) = (State::Complete, true));
+    assert_eq!(ledger.win(BundleId(1)), Err(BundleId(2)));
+    assert_eq!(ledger.at(&channel(), 1).unwrap().id, BundleId(2));
+    assert_eq!(ledger.next(&channel(), 0, None), Next::Run(BundleId(2)));
+    assert!(matches!(ledger.announced(announced(3, 1), 0), Err(Conflict::SequenceTaken { .. })));
+    let other = Announced { digest: [8; 32], ..announced(2, 1) };
     assert_eq!(ledger.announced(other, 0), Err(Conflict::OtherAnnounce));
-    ledger.announced(announced(1, 1), 0).expect("the same again is no conflict");
-    ledger.heard(&channel(), heard(2, 1), 0);
-    assert!(ledger.entry(BundleId(2)).is_none(), "a beacon does not outrank a signature");
+    ledger.announced(announced(2, 1), 0).expect("the same again is no conflict");
+    ledger.heard(&channel(), heard(4, 1), 0);
+    assert!(ledger.entry(BundleId(4)).is_none(), "a beacon does not outrank a signature");
 }
 
 #[test]
@@ -150,23 +160,56 @@ fn a_signature_outranks_a_beacon() {
 }
 
 #[test]
-fn untrusted_claims_take_no_place_and_are_bounded() {
+fn what_is_refused_or_held_is_bounded() {
     let mut ledger = Ledger::new();
     ledger.announced(announced(1, 1), 0).unwrap();
-    for id in 100..100 + UNTRUSTED as u64 {
-        let entry = Entry {
-            channel: Some(channel()),
-            sequence: 1,
-            state: State::Quarantined,
-            untrusted: Some(KeyId([9; 8])),
-            ..Entry::new(BundleId(id), 0)
-        };
-        assert!(ledger.claimed(entry));
-    }
-    assert!(!ledger.claimed(Entry::new(BundleId(5), 0)));
+    let entry = |id| Entry { channel: Some(channel()), sequence: 1, ..Entry::new(BundleId(id), 0) };
+    assert!((100..100 + REFUSED as u64).all(|id| ledger.refused(entry(id))));
+    assert!(!ledger.refused(entry(5)));
+    assert!((9_000..9_000 + HELD as u64).all(|id| ledger.hold(entry(id), Hold::Channels)));
+    assert!(!ledger.hold(entry(6), Hold::Channels));
     assert_eq!(ledger.at(&channel(), 1).unwrap().id, BundleId(1));
-    ledger.trusted(KeyId([9; 8]), 1);
-    assert_eq!(ledger.entry(BundleId(100)).unwrap().state, State::Missing);
+    assert_eq!(ledger.next(&channel(), 0, None), Next::Blocked(1), "none of them is in the way");
+}
+
+#[test]
+fn a_key_takes_some_of_the_channels_only() {
+    let mut ledger = Ledger::new();
+    let of = |id: u64, key: u8, name: String| {
+        let signer = Signer { key: KeyId([key; 8]), name: "k".into() };
+        Announced { channel: ChannelName::new(name).unwrap(), signer, ..announced(id, 1) }
+    };
+    let taken = (1..=100).filter(|&id| ledger.announced(of(id, 1, format!("a-{id}")), 0).is_ok()).count();
+    assert_eq!(taken, CHANNELS_OF_KEY);
+    ledger.announced(of(201, 2, "mine".into()), 0).expect("another key finds its place");
+}
+
+#[test]
+fn bundles_under_way_are_bounded_in_each_channel() {
+    let mut ledger = Ledger::new();
+    for id in 1..=MOST_OPEN as u64 {
+        ledger.announced(announced(id, id), 0).unwrap();
+    }
+    let next = MOST_OPEN as u64 + 1;
+    assert_eq!(ledger.announced(announced(next, next), 0), Err(Conflict::Crowded));
+    ledger.announced(announced(5, 5), 0).expect("one that is under way");
+    let other = Announced { channel: ChannelName::new("other").unwrap(), ..announced(next, next) };
+    ledger.announced(other, 0).expect("another channel");
+    state(&mut ledger, 1, State::Complete, 0);
+    ledger.announced(announced(9_999, next), 0).unwrap();
+}
+
+#[test]
+fn a_jump_is_not_believed() {
+    let mut ledger = Ledger::new();
+    ledger.announced(announced(1, 500), 0).unwrap();
+    ledger.announced(announced(2, 500 + MAX_JUMP), 0).unwrap();
+    let jump = ledger.announced(announced(3, 501 + 2 * MAX_JUMP), 0);
+    assert!(matches!(jump, Err(Conflict::Jump { newest, .. }) if newest == 500 + MAX_JUMP), "{jump:?}");
+    ledger.heard(&channel(), heard(4, MAX_SEQUENCE), 0);
+    assert!(ledger.entry(BundleId(4)).is_none());
+    ledger.allow(&channel(), 501 + 2 * MAX_JUMP);
+    ledger.announced(announced(3, 501 + 2 * MAX_JUMP), 0).unwrap();
 }
 
 #[test]
@@ -174,6 +217,7 @@ fn beacons_are_bounded() {
     let mut ledger = Ledger::new();
     ledger.announced(announced(1, 1), 0).unwrap();
     for n in 2..HEARD_ONLY as u64 + 100 {
+        ledger.change_channel(&channel(), |channel| channel.begun(n));
         ledger.heard(&channel(), heard(n, n), 0);
     }
     assert_eq!(ledger.entries().count(), HEARD_ONLY + 1);

@@ -5,7 +5,6 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use checkvalve_protocol::beacon::Beacon;
 use checkvalve_protocol::id::SessionId;
 use checkvalve_protocol::limits::HEADER_LEN;
 use checkvalve_protocol::receive::{DropReason, Drops, Taken, Wanted};
@@ -17,8 +16,6 @@ use super::{Shared, State, unix_ms};
 use crate::link::{Link, Received};
 use crate::sink::{RefuseReason, Sink, Want};
 
-/// Beacons that wait to be looked at; more are dropped, the next second brings another.
-const MAX_BEACONS: usize = 64;
 /// How often a thread that waits for those that store looks at the kernel's buffer: one of the default size takes ten times
 /// as long to fill at 10 Gbit/s.
 const LOOK: Duration = Duration::from_millis(2);
@@ -110,13 +107,14 @@ fn take_group(shared: &Shared, taking: &mut Taking, group: &mut Received<'_>) {
 
 fn ask(sink: &dyn Sink, symbol: &Symbol) -> Wanted {
     match sink.want(symbol.bundle, symbol.kind, &symbol.oti) {
-        Want::Yes { have } => {
+        Want::Yes { have, signed } => {
             let parked = sink.parked(symbol.bundle, symbol.kind, &symbol.oti);
-            Wanted::Yes { have, parked }
+            Wanted::Yes { have, parked, signed }
         }
         Want::Done => Wanted::No(DropReason::Done),
-        Want::Refuse(RefuseReason::NoRoom) => Wanted::No(DropReason::Memory),
-        Want::Refuse(RefuseReason::Length | RefuseReason::TooMany) => Wanted::No(DropReason::Refused),
+        Want::Refuse(RefuseReason::NoRoom) => Wanted::No(DropReason::Room),
+        Want::Refuse(RefuseReason::Length) => Wanted::No(DropReason::Refused),
+        Want::Refuse(RefuseReason::Signer) => Wanted::No(DropReason::Signer),
     }
 }
 
@@ -134,7 +132,7 @@ impl State {
         let taken = self.reassembly.take(now, opener, datagram, &mut want);
         match &taken {
             Ok(Taken::Symbol) => {}
-            Ok(Taken::Beacon(session, payload)) => self.beacon(*session, payload, drops),
+            Ok(Taken::Beacon(session, payload)) => self.beacon(shared, *session, payload, drops),
             Ok(Taken::Dropped(reason)) => drops.add(*reason),
             Err(error) => drops.add((*error).into()),
         }
@@ -145,16 +143,15 @@ impl State {
         let mut want = |symbol: &Symbol| ask(&*shared.sink, symbol);
         match self.reassembly.handle(now, header, payload, &mut want) {
             Err(reason) => drops.add(reason),
-            Ok(()) if header.content == Content::Beacon => self.beacon(header.session, payload, drops),
+            Ok(()) if header.content == Content::Beacon => self.beacon(shared, header.session, payload, drops),
             Ok(()) => {}
         }
     }
 
-    fn beacon(&mut self, session: SessionId, payload: &[u8], drops: &mut Drops) {
-        match Beacon::decode(payload) {
-            Ok(beacon) if self.beacons.len() < MAX_BEACONS => self.beacons.push_back((session, beacon)),
-            Ok(_) => {}
-            Err(_) => drops.add(DropReason::Beacon),
+    fn beacon(&mut self, shared: &Shared, session: SessionId, payload: &[u8], drops: &mut Drops) {
+        if !self.waiting.push_beacon(session, payload) {
+            drops.add(DropReason::Limit);
         }
+        shared.check.notify_one();
     }
 }

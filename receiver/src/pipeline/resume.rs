@@ -30,10 +30,11 @@ pub(super) fn go_on(path: &Path, boot: [u8; 16], plans: &Plans, sink: &dyn Sink)
 pub fn take_up(mut block: ReceivedBlock, plans: &Plans, sink: &dyn Sink) -> bool {
     let (bundle, kind, oti, sbn) = (block.bundle(), block.kind(), block.oti(), block.sbn());
     match sink.want(bundle, kind, &oti) {
-        Want::Yes { have } if !have.contains(sbn) => {}
+        Want::Yes { have, .. } if !have.contains(sbn) => {}
         _ => return false,
     }
     sink.unpark(&mut block);
+    // Signed objects have to count.
     let complete = block.received() >= u32::from(block.symbols()) && block.decode(plans).is_ok();
     if !complete || sink.block(bundle, kind, &oti, sbn, block.data()).is_err() {
         sink.park(&block);

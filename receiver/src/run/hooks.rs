@@ -1,6 +1,6 @@
 //! Runs hooks as they become due, one task each.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,8 @@ use tokio::task::JoinSet;
 
 use super::now_ms;
 use crate::delivery::{Delivery, HookRun};
-use crate::hook::{Outcome, input, process};
+use crate::hook::input::Manifest;
+use crate::hook::{Outcome, process};
 
 /// A hook that waits for its time is looked at so often.
 const LOOK: Duration = Duration::from_millis(250);
@@ -34,14 +35,14 @@ pub(super) async fn run(delivery: Arc<Delivery>, state: PathBuf, due: Arc<Notify
 }
 
 async fn one(delivery: Arc<Delivery>, run: HookRun, state: PathBuf, mut stopped: watch::Receiver<bool>) {
-    let outcome = match prepare(&delivery, &run, &state).await {
-        Ok(stdin) => {
+    let outcome = match prepare(&delivery, &run).await {
+        Ok(manifest) => {
             let stop = async move {
                 if stopped.wait_for(|stopped| *stopped).await.is_err() {
                     std::future::pending::<()>().await;
                 }
             };
-            process::run(&run, stdin, &state.join("logs"), stop).await
+            process::run(&run, manifest, &state.join("logs"), stop).await
         }
         Err(why) => Outcome::NotStarted(why),
     };
@@ -49,14 +50,10 @@ async fn one(delivery: Arc<Delivery>, run: HookRun, state: PathBuf, mut stopped:
     assert!(said.is_ok(), "the end of a hook was written down");
 }
 
-/// The hook's standard input, as a file that has no name any more.
-async fn prepare(delivery: &Arc<Delivery>, run: &HookRun, state: &Path) -> Result<std::fs::File, String> {
-    let (delivery, run, path) = (Arc::clone(delivery), run.clone(), state.join(format!("hook-{}.json", run.id)));
-    let prepared = tokio::task::spawn_blocking(move || {
-        let (announce, digests) = delivery.manifest_of(&run)?;
-        let file = input::write(&path, &run, &announce, &digests).map_err(|e| format!("{}: {e}", path.display()))?;
-        std::fs::remove_file(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-        Ok(file)
-    });
-    prepared.await.unwrap_or_else(|_| Err("its manifest cannot be prepared".into()))
+/// What the hook is told on its standard input.
+async fn prepare(delivery: &Arc<Delivery>, run: &HookRun) -> Result<Manifest, String> {
+    let (delivery, run) = (Arc::clone(delivery), run.clone());
+    let prepared = tokio::task::spawn_blocking(move || delivery.manifest_of(&run));
+    let (announce, digests) = prepared.await.unwrap_or_else(|_| Err("its manifest cannot be prepared".into()))?;
+    Ok(Manifest { announce, digests })
 }

@@ -1,6 +1,5 @@
 //! The announce comes, perhaps after some of the data: what is in the flat file goes to the files it belongs to.
 
-use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
@@ -9,7 +8,10 @@ use checkvalve_host::disk::DiskFile;
 use checkvalve_protocol::manifest::Announce;
 use checkvalve_protocol::wire::ObjectKind;
 
+use super::account::Item;
 use super::hashing::Hashing;
+use super::log::Stored;
+use super::space::Cost;
 use super::staged::Place;
 use super::tree::{Tree, read_exact};
 use super::{SLICE, Staged, Store, ignore_missing, journal_error};
@@ -36,12 +38,18 @@ impl Store {
             self.clear(staged)?;
         }
         staged.create_dir(self.disk.as_ref())?;
+        let made = Cost::files(announce.entries.len() as u64 + 1);
+        if self.is_missing(&staged.out())? {
+            self.charge(staged, Item::Out, made)?;
+        } else {
+            staged.account.set(Item::Out, || made); // made before a restart
+        }
         let tree = Tree::new(Arc::clone(&self.disk), staged.out(), announce);
         let made_now = tree.create_directories()?;
         if made_now && staged.stored().all.len() > staged.stored().flat.len() {
             self.clear(staged)?; // somebody took its files away
         }
-        self.put(&staged.object(ObjectKind::Announce), bytes)?;
+        self.put(staged, ObjectKind::Announce, bytes)?;
         self.settle_flat(staged, &tree, length)?;
         {
             let mut log = self.log();
@@ -71,7 +79,7 @@ impl Store {
             let buf = &mut buf[..(range.end - start) as usize];
             read_exact(data.as_ref(), buf, start)?;
             tree.write(start, buf)?;
-            self.moved(staged, start..range.end)?;
+            self.moved(staged, start..range.end, true)?;
             moved += buf.len() as u64;
         }
         self.cut_flat(staged, data.as_ref())?;
@@ -82,7 +90,9 @@ impl Store {
     fn cut_flat(&self, staged: &Staged, data: &dyn DiskFile) -> Result<(), StoreError> {
         let end = |ranges: &Ranges| ranges.last().map_or(0, |range| range.end);
         let left = end(&staged.blocks().stored.flat);
-        if left > 0 && data.len()?.saturating_sub(left) < CUT {
+        // What moved takes room twice until then.
+        let crowded = !staged.account.fits(Cost::bytes(MOVE));
+        if left > 0 && !crowded && data.len()?.saturating_sub(left) < CUT {
             return Ok(());
         }
         if end(&staged.blocks().stored.synced_flat) > left {
@@ -99,25 +109,38 @@ impl Store {
             return Ok(()); // a checkpoint in between counts on it; the next one does not
         }
         if left > 0 {
-            return Ok(data.set_len(left)?);
+            data.set_len(left)?;
+            let mut blocks = staged.blocks();
+            blocks.moved.remove(left..u64::MAX);
+            staged.recount(&blocks);
+            return Ok(());
         }
         *staged.flat() = None;
-        Ok(ignore_missing(self.disk.remove_file(&staged.object(ObjectKind::Data)))?)
+        self.remove_flat(staged)
     }
 
-    /// Flat bytes of `range` are in their places.
-    fn moved(&self, staged: &Staged, range: Range<u64>) -> Result<(), StoreError> {
+    /// Nothing is in the flat file, and nobody writes to it.
+    fn remove_flat(&self, staged: &Staged) -> Result<(), StoreError> {
+        ignore_missing(self.disk.remove_file(&staged.object(ObjectKind::Data)))?;
+        staged.account.set(Item::Data, Cost::default);
+        let mut blocks = staged.blocks();
+        blocks.moved = Ranges::new();
+        staged.recount(&blocks);
+        Ok(())
+    }
+
+    /// Flat bytes of `range` are in their places; `copied`: in the flat file as well.
+    fn moved(&self, staged: &Staged, range: Range<u64>, copied: bool) -> Result<(), StoreError> {
         let mut log = self.log();
         let mut blocks = staged.blocks();
-        let moved: Vec<Range<u64>> = {
-            let flat = &blocks.stored.flat;
-            let parts = flat.iter().map(|r| r.start.max(range.start)..r.end.min(range.end));
-            parts.filter(|r| !r.is_empty()).collect()
-        };
-        for part in moved {
+        for part in blocks.stored.flat.within(range) {
             log.stored(staged.id, part.clone(), false).map_err(journal_error)?;
+            if copied {
+                blocks.moved.insert(part.clone());
+            }
             blocks.stored.add(part, false);
         }
+        staged.recount(&blocks);
         Ok(())
     }
 
@@ -126,12 +149,9 @@ impl Store {
     fn settle_flat(&self, staged: &Staged, tree: &Tree, length: u64) -> Result<(), StoreError> {
         let data = staged.object(ObjectKind::Data);
         if staged.blocks().stored.flat.is_empty() {
-            return Ok(ignore_missing(self.disk.remove_file(&data))?);
+            return self.remove_flat(staged);
         }
-        let exists = |path: &Path| match self.disk.lstat(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            other => other.map(|_| true),
-        };
+        let exists = |path: &Path| self.is_missing(path).map(|missing| !missing);
         match (exists(&data)?, tree.sole_file()) {
             (true, Some(file)) => self.disk.rename(&data, &file)?,
             (true, None) => return Ok(()),
@@ -139,16 +159,18 @@ impl Store {
             (false, Some(file)) if exists(&file)? => {}
             (false, _) => return self.clear(staged),
         }
-        self.moved(staged, 0..length)
+        staged.account.set(Item::Data, Cost::default);
+        self.moved(staged, 0..length, false)
     }
 
     /// Nothing of the data is stored any more. The caller holds the place.
     fn clear(&self, staged: &Staged) -> Result<(), StoreError> {
         let mut log = self.log();
         log.forget(staged.id).map_err(journal_error)?;
-        let stored = std::mem::take(&mut staged.blocks().stored);
-        drop(log);
-        self.space.give_back(stored.all.len());
+        let mut blocks = staged.blocks();
+        (blocks.stored, blocks.losses) = (Stored::default(), blocks.losses + 1);
+        staged.recount(&blocks);
+        drop((blocks, log));
         *staged.hashing() = Hashing::default();
         Ok(())
     }

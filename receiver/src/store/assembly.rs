@@ -9,6 +9,8 @@ use checkvalve_protocol::limits::MAX_MANIFEST_LEN;
 use checkvalve_protocol::partition::{BlockSet, Oti};
 use checkvalve_protocol::wire::ObjectKind;
 
+use super::space::Cost;
+
 /// The signed objects of a bundle that are under way.
 #[derive(Default)]
 pub(super) struct Assembly {
@@ -19,6 +21,8 @@ pub(super) struct Assembly {
 struct Part {
     oti: Oti,
     have: BlockSet,
+    /// What its file takes.
+    cost: Cost,
     file: Box<dyn DiskFile>,
 }
 
@@ -46,13 +50,18 @@ impl Assembly {
                 let path = dir.join(name);
                 match disk.remove_file(&path) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    _ => slot.insert(Part { oti: *oti, have: BlockSet::new(), file: disk.create_new(&path, 0o600)? }),
+                    _ => {
+                        let file = disk.create_new(&path, 0o600)?;
+                        slot.insert(Part { oti: *oti, have: BlockSet::new(), cost: Cost::files(1), file })
+                    }
                 }
             }
         };
         let offset = oti.block_offset(sbn).ok_or(io::ErrorKind::InvalidInput)?;
         part.file.write_all_at(buf, offset)?;
-        part.have.insert(sbn);
+        if part.have.insert(sbn) {
+            part.cost = part.cost + Cost::bytes(buf.len() as u64);
+        }
         if part.have.len() < u64::from(oti.blocks()) {
             return Ok(None);
         }
@@ -64,12 +73,20 @@ impl Assembly {
         }
     }
 
+    /// What the file of an object takes.
+    pub(super) fn cost(&self, kind: ObjectKind) -> Cost {
+        self.part(kind).map(|part| part.cost).unwrap_or_default()
+    }
+
+    fn part(&self, kind: ObjectKind) -> Option<&Part> {
+        match kind {
+            ObjectKind::Announce => self.announce.as_ref(),
+            _ => self.hashes.as_ref(),
+        }
+    }
+
     /// The blocks of an object that are at hand.
     pub(super) fn have(&self, kind: ObjectKind, oti: &Oti) -> BlockSet {
-        let part = match kind {
-            ObjectKind::Announce => &self.announce,
-            _ => &self.hashes,
-        };
-        part.as_ref().filter(|part| part.oti == *oti).map(|part| part.have.clone()).unwrap_or_default()
+        self.part(kind).filter(|part| part.oti == *oti).map(|part| part.have.clone()).unwrap_or_default()
     }
 }

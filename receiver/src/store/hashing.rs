@@ -1,6 +1,6 @@
 //! BLAKE3 of each file, in the order of the data object, fed with blocks as they come.
 
-use super::tree::Span;
+use super::tree::Files;
 
 /// How far the files of a bundle are hashed.
 #[derive(Default)]
@@ -24,7 +24,7 @@ impl Hashing {
     }
 
     /// Hashes the bytes that follow.
-    pub fn feed(&mut self, files: &[Span], mut buf: &[u8]) {
+    pub fn feed(&mut self, files: &Files, mut buf: &[u8]) {
         self.next += buf.len() as u64;
         while let Some(span) = files.get(self.file) {
             let left = span.size - self.within;
@@ -34,6 +34,9 @@ impl Hashing {
                     self.within += buf.len() as u64;
                 }
                 return;
+            }
+            if self.digests.is_empty() {
+                self.digests.reserve_exact(files.len());
             }
             let (part, rest) = buf.split_at(usize::try_from(left).unwrap_or(usize::MAX));
             self.digests.push(if self.within == 0 {
@@ -48,11 +51,11 @@ impl Hashing {
     }
 
     /// Forgets what was hashed from the beginning of the file on that holds byte `offset`.
-    pub fn rewind(&mut self, files: &[Span], offset: u64) {
+    pub fn rewind(&mut self, files: &Files, offset: u64) {
         if offset >= self.next {
             return;
         }
-        self.file = files.partition_point(|span| span.end() <= offset).min(self.digests.len());
+        self.file = files.at(offset).min(self.digests.len());
         self.digests.truncate(self.file);
         self.within = 0;
         self.next = files.get(self.file).map_or(0, |span| span.offset);
@@ -60,7 +63,7 @@ impl Hashing {
     }
 
     /// The hash of every file, once all are.
-    pub fn finish(&mut self, files: &[Span]) -> Option<&[[u8; 32]]> {
+    pub fn finish(&mut self, files: &Files) -> Option<&[[u8; 32]]> {
         self.feed(files, &[]);
         (self.file == files.len()).then_some(&self.digests)
     }
@@ -69,17 +72,14 @@ impl Hashing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{Sample, entry};
+    use checkvalve_protocol::manifest::EntryKind;
 
-    fn spans(sizes: &[u64]) -> Vec<Span> {
-        let mut offset = 0;
-        sizes
-            .iter()
-            .map(|&size| {
-                let span = Span { offset, size, entry: 0 };
-                offset += size;
-                span
-            })
-            .collect()
+    fn spans(sizes: &[u64]) -> Files {
+        let file = |(n, &size): (usize, &u64)| entry(&format!("t/{n:04}"), EntryKind::File { size, mode: 0o644 });
+        let directory = entry("t", EntryKind::Directory { mode: 0o755 });
+        let files = sizes.iter().enumerate().map(file);
+        Files::new(&Sample::new(1, 1, "t", std::iter::once(directory).chain(files).collect()).announce)
     }
 
     #[test]
@@ -122,6 +122,6 @@ mod tests {
     #[test]
     fn a_bundle_without_bytes_has_hashes() {
         assert_eq!(Hashing::default().finish(&spans(&[0, 0])).map(<[_]>::len), Some(2));
-        assert_eq!(Hashing::default().finish(&[]).map(<[_]>::len), Some(0));
+        assert_eq!(Hashing::default().finish(&spans(&[])).map(<[_]>::len), Some(0));
     }
 }

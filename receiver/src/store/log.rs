@@ -77,6 +77,12 @@ enum Record {
     },
     /// A sync failed: only what a checkpoint covers is there.
     Unsynced,
+    /// Bytes that were stored are not any more, nor would a power cut leave them.
+    Lost {
+        id: u64,
+        start: u64,
+        end: u64,
+    },
 }
 
 impl Stored {
@@ -87,6 +93,13 @@ impl Stored {
             self.flat.insert(range);
         } else {
             self.flat.remove(range);
+        }
+    }
+
+    /// Bytes are not stored any more.
+    pub fn remove(&mut self, range: &Range<u64>) {
+        for ranges in [&mut self.all, &mut self.flat, &mut self.synced, &mut self.synced_flat] {
+            ranges.remove(range.clone());
         }
     }
 
@@ -154,6 +167,14 @@ impl Log {
     /// Nothing of a bundle is stored any more.
     pub fn forget(&mut self, id: BundleId) -> Result<(), JournalError> {
         self.append(Record::Forget { id: id.0 })
+    }
+
+    /// These bytes of a bundle are not stored any more. Durable when this returns. Errors: a part of it may be so.
+    pub fn lost(&mut self, id: BundleId, ranges: &[Range<u64>]) -> Result<(), JournalError> {
+        for range in ranges {
+            self.append(Record::Lost { id: id.0, start: range.start, end: range.end })?;
+        }
+        self.journal.sync()
     }
 
     /// A sync failed. Errors: this could not be written down, and nothing else is before [`Log::rewrite`]; a restart before that would
@@ -273,6 +294,7 @@ impl Replay {
                 self.pending.retain(|pending| pending.1.0 != id);
             }
             Record::Unsynced => self.back_to_synced(),
+            Record::Lost { id, start, end } => self.lose(BundleId(id), &(start..end)),
         }
         self.records += 1;
     }
@@ -287,6 +309,20 @@ impl Replay {
         }
         self.bundle(id).add(start..end, flat);
         self.pending.push((self.records, id, start, end, flat));
+    }
+
+    fn lose(&mut self, id: BundleId, range: &Range<u64>) {
+        if range.is_empty() {
+            return;
+        }
+        self.bundle(id).remove(range);
+        let pending = std::mem::take(&mut self.pending);
+        for (number, of, start, end, flat) in pending {
+            let cut =
+                if of == id { [start..end.min(range.start), start.max(range.end)..end] } else { [start..end, 0..0] };
+            let left = cut.into_iter().filter(|r| !r.is_empty());
+            self.pending.extend(left.map(|r| (number, of, r.start, r.end, flat)));
+        }
     }
 
     fn back_to_synced(&mut self) {
@@ -336,6 +372,31 @@ mod tests {
             assert_eq!(spans(&one.all), [(0, 10), (20, 30)], "30..40 was stored while the sync ran");
             assert_eq!(spans(&one.flat), [(0, 10)], "had not moved yet as far as the disk knows");
         }
+    }
+
+    #[test]
+    fn what_is_lost_is_not_synced_later() {
+        let dir = crate::testing::dir();
+        let (disk, path): (Arc<dyn Disk>, _) = (Arc::new(OsDisk), dir.path().join("log"));
+        let (mut log, _) = open(&disk, &path, 1);
+        log.stored(ONE, 0..50, false).unwrap();
+        let records = log.records();
+        log.checkpoint(records).unwrap();
+        log.stored(ONE, 50..100, true).unwrap();
+        log.stored(BundleId(2), 0..100, false).unwrap();
+        let before_sync = log.records();
+        log.lost(ONE, &[10..20, 45..70]).unwrap();
+        log.stored(ONE, 12..14, false).unwrap();
+        log.checkpoint(before_sync).unwrap();
+        drop(log);
+        let (_, stored) = open(&disk, &path, 1);
+        let one = &stored[&ONE];
+        assert_eq!(spans(&one.all), [(0, 10), (12, 14), (20, 45), (70, 100)]);
+        assert_eq!(spans(&one.synced), [(0, 10), (20, 45), (70, 100)], "12..14 came while the sync ran");
+        assert_eq!((spans(&one.flat), spans(&one.synced_flat)), (vec![(70, 100)], vec![(70, 100)]));
+        assert_eq!(spans(&stored[&BundleId(2)].synced), [(0, 100)]);
+        let (_, stored) = open(&disk, &path, 2);
+        assert_eq!(spans(&stored[&ONE].all), [(0, 10), (20, 45), (70, 100)]);
     }
 
     #[test]

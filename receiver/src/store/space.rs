@@ -1,59 +1,369 @@
-//! How much staging may still take: the disk less its reserve, and `quota`.
+//! How much staging may still take, counted as the disk does: in pages and in files. What was not signed for has a part of it
+//! only, and so has each channel.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::HashMap;
+use std::iter::Sum;
+use std::ops::Add;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use checkvalve_protocol::id::ChannelName;
+
+pub use crate::ranges::PAGE;
+
+/// What something takes of the disk, and of the memory that stays taken with it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Bytes on the disk: whole pages, and one for each file and directory.
+    pub bytes: u64,
+    /// Files and directories: inodes.
+    pub files: u64,
+    /// Ranges of bytes that are remembered.
+    pub ranges: u64,
+    /// Unfinished blocks of which symbols are kept.
+    pub blocks: u64,
+}
+
+/// Where staging ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of the disk that are left alone.
+    pub reserve: u64,
+    /// Most bytes in staging.
+    pub quota: u64,
+    /// Most files and directories in staging.
+    pub files: u64,
+    /// Most bytes of bundles that nobody signed for.
+    pub unsigned_bytes: u64,
+    /// Most files and directories of bundles that nobody signed for.
+    pub unsigned_files: u64,
+    /// Most bundles at once that nobody signed for.
+    pub unsigned_bundles: u64,
+    /// Most ranges of all bundles together, each some tens of bytes of memory. Half of them for what nobody signed for.
+    pub ranges: u64,
+    /// Most unfinished blocks of which symbols are kept. Half of them for what nobody signed for.
+    pub parked_blocks: u64,
+}
+
+/// What the bundles of one channel may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Most bytes.
+    pub bytes: u64,
+    /// Most files and directories.
+    pub files: u64,
+}
 
 /// Room in staging. What is free is asked of the disk now and then, and counted down in between.
+///
+/// The owner of what is counted is a channel, or None: nobody signed for it.
 pub struct Space {
-    /// Bytes of the disk that are left alone.
-    reserve: u64,
-    /// Most bytes in staging.
-    quota: u64,
-    staged: AtomicU64,
-    free: AtomicU64,
+    limits: Limits,
+    used: Mutex<Used>,
+}
+
+#[derive(Default)]
+struct Used {
+    free: u64,
+    all: Cost,
+    unsigned: Cost,
+    unsigned_bundles: u64,
+    channels: HashMap<ChannelName, (Cost, Share)>,
+}
+
+impl Cost {
+    /// Of a file of `len` bytes.
+    #[must_use]
+    pub fn file(len: u64) -> Self {
+        Self { bytes: PAGE.saturating_add(len.div_ceil(PAGE).saturating_mul(PAGE)), files: 1, ..Self::default() }
+    }
+
+    /// Of so many directories, or files without their contents.
+    #[must_use]
+    pub fn files(count: u64) -> Self {
+        Self { bytes: count.saturating_mul(PAGE), files: count, ..Self::default() }
+    }
+
+    /// Of so many bytes of contents, in one piece.
+    #[must_use]
+    pub fn bytes(len: u64) -> Self {
+        Self { bytes: len.div_ceil(PAGE).saturating_mul(PAGE), ..Self::default() }
+    }
+
+    /// How much of each this has beyond `other`.
+    fn beyond(self, other: Self) -> Self {
+        Self {
+            bytes: self.bytes.saturating_sub(other.bytes),
+            files: self.files.saturating_sub(other.files),
+            ranges: self.ranges.saturating_sub(other.ranges),
+            blocks: self.blocks.saturating_sub(other.blocks),
+        }
+    }
+
+    fn covers(self, other: Self) -> bool {
+        other.beyond(self) == Self::default()
+    }
+
+    /// Without what an `old` part took, which becomes `new`.
+    pub(super) fn exchanged(self, old: Self, new: Self) -> Self {
+        debug_assert!(self.covers(old), "{old:?} was counted in {self:?}");
+        self.beyond(old) + new
+    }
+}
+
+impl Add for Cost {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self {
+            bytes: self.bytes.saturating_add(other.bytes),
+            files: self.files.saturating_add(other.files),
+            ranges: self.ranges.saturating_add(other.ranges),
+            blocks: self.blocks.saturating_add(other.blocks),
+        }
+    }
+}
+
+impl Sum for Cost {
+    fn sum<I: Iterator<Item = Self>>(costs: I) -> Self {
+        costs.fold(Self::default(), Add::add)
+    }
+}
+
+impl Limits {
+    /// `reserve` and `quota` in bytes; of what nobody signed for an eighth of that, 65,536 files and 64 bundles.
+    #[must_use]
+    pub fn new(reserve: u64, quota: u64) -> Self {
+        Self {
+            reserve,
+            quota,
+            files: u64::MAX,
+            unsigned_bytes: quota / 8,
+            unsigned_files: 1 << 16,
+            unsigned_bundles: 64,
+            ranges: 1 << 20,
+            parked_blocks: 1 << 20,
+        }
+    }
 }
 
 impl Space {
-    /// `reserve` and `quota` in bytes.
+    /// Nothing of it is taken, and nothing is known to be free before [`Space::refresh`].
     #[must_use]
-    pub fn new(reserve: u64, quota: u64) -> Self {
-        Self { reserve, quota, staged: AtomicU64::new(0), free: AtomicU64::new(0) }
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, used: Mutex::default() }
     }
 
     /// The disk has `free` bytes.
     pub fn refresh(&self, free: u64) {
-        self.free.store(free, Ordering::Relaxed);
+        self.lock().free = free;
     }
 
-    /// Whether `bytes` more would fit.
+    /// Whether so much more would fit.
     #[must_use]
-    pub fn fits(&self, bytes: u64) -> bool {
-        let staged = self.staged.load(Ordering::Relaxed);
-        self.free.load(Ordering::Relaxed) >= self.reserve.saturating_add(bytes)
-            && staged.saturating_add(bytes) <= self.quota
+    pub fn fits(&self, cost: Cost, owner: Option<&ChannelName>) -> bool {
+        self.lock().fits(&self.limits, cost, owner)
     }
 
-    /// Counts `bytes` as staged.
-    pub fn take(&self, bytes: u64) {
-        self.staged.fetch_add(bytes, Ordering::Relaxed);
-        let less = |free: u64| Some(free.saturating_sub(bytes));
-        _ = self.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    /// Counts `cost`, whatever the limits.
+    pub fn take(&self, cost: Cost, owner: Option<&ChannelName>) {
+        self.lock().exchange(Cost::default(), cost, owner);
     }
 
-    /// `bytes` are not staged any more. What that frees shows when the disk is asked again.
-    pub fn give_back(&self, bytes: u64) {
-        let less = |staged: u64| Some(staged.saturating_sub(bytes));
-        _ = self.staged.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    /// `cost` is not taken any more. What that frees shows when the disk is asked again.
+    pub fn give_back(&self, cost: Cost, owner: Option<&ChannelName>) {
+        self.lock().exchange(cost, Cost::default(), owner);
+    }
+
+    /// What cost `old` costs `new` now. False: it would not fit, and nothing has changed.
+    #[must_use]
+    pub fn exchange(&self, old: Cost, new: Cost, owner: Option<&ChannelName>) -> bool {
+        let mut used = self.lock();
+        let fits = used.fits(&self.limits, new.beyond(old), owner);
+        if fits {
+            used.exchange(old, new, owner);
+        }
+        fits
+    }
+
+    /// What was counted for one owner is another's. There is no limit to that, only to what comes after it.
+    pub fn move_class(&self, cost: Cost, from: Option<&ChannelName>, to: Option<&ChannelName>) {
+        let mut used = self.lock();
+        used.exchange(cost, Cost::default(), from);
+        let free = used.free;
+        used.exchange(Cost::default(), cost, to);
+        used.free = free;
+    }
+
+    /// What the bundles of a channel may take from now on.
+    pub fn set_share(&self, channel: &ChannelName, share: Share) {
+        self.lock().channels.entry(channel.clone()).or_insert((Cost::default(), share)).1 = share;
+    }
+
+    /// One more bundle that nobody signed for. False: there are too many.
+    #[must_use]
+    pub fn begin_unsigned(&self) -> bool {
+        let mut used = self.lock();
+        let fits = used.unsigned_bundles < self.limits.unsigned_bundles;
+        used.unsigned_bundles += u64::from(fits);
+        fits
+    }
+
+    /// The same, whatever the limit.
+    pub fn count_unsigned(&self) {
+        self.lock().unsigned_bundles += 1;
+    }
+
+    /// One less.
+    pub fn end_unsigned(&self) {
+        let mut used = self.lock();
+        debug_assert!(used.unsigned_bundles > 0, "it was counted");
+        used.unsigned_bundles = used.unsigned_bundles.saturating_sub(1);
+    }
+
+    /// Where staging ends.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// Bytes in staging.
     #[must_use]
     pub fn staged(&self) -> u64 {
-        self.staged.load(Ordering::Relaxed)
+        self.used().bytes
+    }
+
+    /// All that staging takes.
+    #[must_use]
+    pub fn used(&self) -> Cost {
+        self.lock().all
+    }
+
+    /// What of it nobody signed for.
+    #[must_use]
+    pub fn unsigned(&self) -> Cost {
+        self.lock().unsigned
+    }
+
+    /// How many bundles nobody signed for.
+    #[must_use]
+    pub fn unsigned_bundles(&self) -> u64 {
+        self.lock().unsigned_bundles
+    }
+
+    /// What the bundles of a channel take.
+    #[must_use]
+    pub fn of(&self, channel: &ChannelName) -> Cost {
+        self.lock().channels.get(channel).map(|(cost, _)| *cost).unwrap_or_default()
     }
 
     /// Bytes that the disk has, its reserve included, as of the last time it was asked.
     #[must_use]
     pub fn free(&self) -> u64 {
-        self.free.load(Ordering::Relaxed)
+        self.lock().free
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Used> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Used {
+    fn fits(&self, limits: &Limits, cost: Cost, owner: Option<&ChannelName>) -> bool {
+        let all =
+            Cost { bytes: limits.quota, files: limits.files, ranges: limits.ranges, blocks: limits.parked_blocks };
+        let (used, most) = match owner {
+            None => {
+                let (bytes, files) = (limits.unsigned_bytes, limits.unsigned_files);
+                (self.unsigned, Cost { bytes, files, ranges: limits.ranges / 2, blocks: limits.parked_blocks / 2 })
+            }
+            Some(channel) => match self.channels.get(channel) {
+                Some((used, share)) => (*used, Cost { bytes: share.bytes, files: share.files, ..all }),
+                None => (Cost::default(), all),
+            },
+        };
+        (cost.bytes == 0 || self.free >= limits.reserve.saturating_add(cost.bytes))
+            && within(self.all, cost, all)
+            && within(used, cost, most)
+    }
+
+    fn exchange(&mut self, old: Cost, new: Cost, owner: Option<&ChannelName>) {
+        self.all = self.all.exchanged(old, new);
+        self.free = self.free.saturating_sub(new.beyond(old).bytes);
+        let used = match owner {
+            None => &mut self.unsigned,
+            Some(channel) => {
+                let unlimited = Share { bytes: u64::MAX, files: u64::MAX };
+                &mut self.channels.entry(channel.clone()).or_insert((Cost::default(), unlimited)).0
+            }
+        };
+        *used = used.exchanged(old, new);
+    }
+}
+
+/// What grows stays within its limit; what does not may be over it, as after a limit was lowered.
+fn within(used: Cost, more: Cost, most: Cost) -> bool {
+    let one = |used: u64, more: u64, most: u64| more == 0 || used.saturating_add(more) <= most;
+    one(used.bytes, more.bytes, most.bytes)
+        && one(used.files, more.files, most.files)
+        && one(used.ranges, more.ranges, most.ranges)
+        && one(used.blocks, more.blocks, most.blocks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KIB: u64 = 1 << 10;
+
+    fn space() -> Space {
+        let mut limits = Limits::new(100 * KIB, 800 * KIB);
+        (limits.files, limits.unsigned_files, limits.unsigned_bundles, limits.parked_blocks) = (40, 10, 2, 6);
+        let space = Space::new(limits);
+        space.refresh(2_000 * KIB);
+        space
+    }
+
+    #[test]
+    fn who_did_not_sign_has_a_part_only() {
+        let (space, channel) = (space(), crate::testing::default_channel());
+        let most = Cost { bytes: 100 * KIB, files: 10, ranges: 0, blocks: 3 };
+        assert!(space.exchange(Cost::default(), most, None));
+        for more in [Cost::bytes(1), Cost::files(1), Cost { blocks: 1, ..Cost::default() }] {
+            assert!(!space.fits(more, None), "{more:?}");
+            assert!(space.fits(more, Some(&channel)), "{more:?}");
+        }
+        space.move_class(most, None, Some(&channel));
+        assert_eq!((space.unsigned(), space.of(&channel), space.used()), (Cost::default(), most, most));
+        assert_eq!(space.free(), 1_900 * KIB);
+        assert!(space.fits(Cost::file(1), None));
+        space.give_back(most, Some(&channel));
+        assert_eq!((space.of(&channel), space.used()), Default::default());
+        assert!(space.begin_unsigned() && space.begin_unsigned() && !space.begin_unsigned());
+        space.end_unsigned();
+        assert!(space.begin_unsigned());
+    }
+
+    #[test]
+    fn a_channel_has_its_share() {
+        let space = space();
+        let [a, b] = ["a", "b"].map(|name| ChannelName::new(name).unwrap());
+        space.set_share(&a, Share { bytes: 16 * KIB, files: 3 });
+        assert!(space.exchange(Cost::default(), Cost::file(8 * KIB), Some(&a)));
+        assert!(!space.exchange(Cost::default(), Cost::file(1), Some(&a)));
+        assert!(space.exchange(Cost::default(), Cost::file(1), Some(&b)));
+        assert!(space.exchange(Cost::file(8 * KIB), Cost::file(9 * KIB), Some(&a)), "all of its share");
+        space.set_share(&a, Share { bytes: 0, files: 0 });
+        assert!(space.exchange(Cost::file(9 * KIB), Cost::file(1), Some(&a)), "less may always be");
+        assert!(!space.fits(Cost::bytes(1), Some(&a)));
+    }
+
+    #[test]
+    fn the_reserve_of_the_disk_is_left_alone() {
+        let (space, channel) = (space(), crate::testing::default_channel());
+        space.refresh(150 * KIB);
+        assert!(space.fits(Cost::bytes(48 * KIB), Some(&channel)));
+        assert!(!space.fits(Cost::bytes(52 * KIB), Some(&channel)));
+        space.take(Cost::bytes(48 * KIB), Some(&channel));
+        assert!(!space.fits(Cost::bytes(4 * KIB), Some(&channel)));
+        assert!(space.fits(Cost::default(), Some(&channel)));
     }
 }

@@ -6,21 +6,25 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use checkvalve_host::disk::{Disk, DiskFile, read_all};
-use checkvalve_protocol::id::BundleId;
+use checkvalve_protocol::id::{BundleId, ChannelName};
 use checkvalve_protocol::limits::MAX_MANIFEST_LEN;
 use checkvalve_protocol::manifest::Announce;
 use checkvalve_protocol::partition::Oti;
 use checkvalve_protocol::wire::ObjectKind;
 
+use super::account::{Account, Item};
 use super::assembly::Assembly;
 use super::hashing::Hashing;
 use super::log::Stored;
 use super::parked::Parked;
+use super::space::{Cost, PAGE};
 use super::tree::Tree;
 use crate::ranges::Ranges;
 
 /// File with the OTI of the data object.
 const OTI: &str = "oti";
+/// Its length in bytes.
+const OTI_LEN: u64 = 12;
 
 /// A bundle's bytes in staging, and what is known of them. Shared between threads.
 ///
@@ -41,6 +45,7 @@ pub struct Staged {
     pub(super) blocks: Mutex<Blocks>,
     /// Of its data object.
     oti: Mutex<Option<Oti>>,
+    pub(super) account: Account,
 }
 
 /// Where a bundle's bytes go.
@@ -63,11 +68,15 @@ pub(super) struct Blocks {
     pub stored: Stored,
     /// Being written.
     pub claimed: Ranges,
+    /// In the flat file although it moved to its files: until the flat file is cut.
+    pub moved: Ranges,
+    /// Rises whenever something is not stored any more.
+    pub losses: u64,
 }
 
 impl Staged {
-    pub(super) fn new(id: BundleId, dir: PathBuf, place: Place, stored: Stored) -> Self {
-        let blocks = Mutex::new(Blocks { stored, claimed: Ranges::new() });
+    pub(super) fn new(id: BundleId, dir: PathBuf, place: Place, stored: Stored, account: Account) -> Self {
+        let blocks = Mutex::new(Blocks { stored, ..Blocks::default() });
         Self {
             id,
             dir,
@@ -79,6 +88,7 @@ impl Staged {
             parked: Parked::default(),
             blocks,
             oti: Mutex::default(),
+            account,
         }
     }
 
@@ -110,6 +120,15 @@ impl Staged {
         })
     }
 
+    /// What was announced, if it is in memory.
+    #[must_use]
+    pub fn announce_in_memory(&self) -> Option<Arc<Announce>> {
+        match &*self.read_place() {
+            Place::Tree(tree) => Some(Arc::clone(tree.announce())),
+            _ => None,
+        }
+    }
+
     /// OTI of its data object, if something came of it and it has several blocks.
     #[must_use]
     pub fn oti(&self) -> Option<Oti> {
@@ -125,6 +144,7 @@ impl Staged {
             return Ok(());
         }
         self.create_dir(disk)?;
+        self.account.charge(Item::Oti, Cost::file(OTI_LEN))?;
         let path = self.dir.join(OTI);
         match disk.remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -138,9 +158,37 @@ impl Staged {
         Ok(())
     }
 
+    /// Counts what an earlier run left of it, and removes what nobody goes on with.
+    pub(super) fn find(&self, disk: &dyn Disk) -> io::Result<()> {
+        for name in disk.read_dir(&self.dir)? {
+            let path = self.dir.join(&name);
+            let (item, cost) = match name.to_str() {
+                Some(OTI) => (Item::Oti, Cost::file(OTI_LEN)),
+                Some("announce") => (Item::Announce, Cost::file(disk.lstat(&path)?.size)),
+                Some("hashes") => (Item::Hashes, Cost::file(disk.lstat(&path)?.size)),
+                Some("data") => (Item::Data, Cost::files(1)),
+                // How many entries there are its announce says, once it is adopted again.
+                Some("out") => (Item::Out, Cost::files(1)),
+                Some("parked") => {
+                    self.parked.find(disk, &path)?;
+                    (Item::Parked, self.parked.cost())
+                }
+                _ => {
+                    disk.remove_tree(&path)?;
+                    continue;
+                }
+            };
+            self.account.set(item, || cost);
+        }
+        self.account.set(Item::Dir, || Cost::files(1));
+        self.recount(&self.blocks());
+        self.find_oti(disk);
+        Ok(())
+    }
+
     /// After a restart. Without it, or if a power cut tore it, tickets ask for all of the data.
-    pub(super) fn find_oti(&self, disk: &dyn Disk) {
-        let Ok(bytes) = read_all(disk, &self.dir.join(OTI), 12) else { return };
+    fn find_oti(&self, disk: &dyn Disk) {
+        let Ok(bytes) = read_all(disk, &self.dir.join(OTI), OTI_LEN) else { return };
         let Ok([a, b, c, d, e, f, g, h, t0, t1, b0, b1]) = <[u8; 12]>::try_from(bytes) else { return };
         let length = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
         let oti = Oti::new(length, u16::from_be_bytes([t0, t1]), u16::from_be_bytes([b0, b1]));
@@ -162,6 +210,23 @@ impl Staged {
     pub fn fill(&self) -> (Option<u64>, u64) {
         let blocks = self.blocks();
         (blocks.stored.length, blocks.stored.all.len())
+    }
+
+    /// The channel that a trusted key signed it for. None: nobody did, as far as staging was told.
+    #[must_use]
+    pub fn owner(&self) -> Option<ChannelName> {
+        self.account.owner()
+    }
+
+    /// What it takes of [`Space`](super::space::Space).
+    #[must_use]
+    pub fn cost(&self) -> Cost {
+        self.account.total()
+    }
+
+    /// Counts what is stored, after that has changed. The caller holds `blocks`.
+    pub(super) fn recount(&self, blocks: &Blocks) {
+        self.account.set(Item::Content, || blocks.cost());
     }
 
     /// Whether all bytes of the data object are stored.
@@ -209,6 +274,7 @@ impl Staged {
         if let Some(file) = &*flat {
             return Ok(Arc::clone(file));
         }
+        self.account.charge(Item::Data, Cost::files(1))?;
         let file: Arc<dyn DiskFile> = open_or_create(disk, &self.object(ObjectKind::Data))?.into();
         *flat = Some(Arc::clone(&file));
         Ok(file)
@@ -230,6 +296,7 @@ impl Staged {
             match &*place {
                 Place::New | Place::Asleep(None) => {
                     self.create_dir(disk.as_ref())?;
+                    self.account.charge(Item::Data, Cost::files(1))?;
                     *place = Place::Flat(open_or_create(disk.as_ref(), &self.object(ObjectKind::Data))?);
                 }
                 Place::Asleep(Some(digest)) => {
@@ -247,6 +314,7 @@ impl Staged {
     }
 
     pub(super) fn create_dir(&self, disk: &dyn Disk) -> io::Result<()> {
+        self.account.charge(Item::Dir, Cost::files(1))?;
         match disk.create_dir(&self.dir, 0o700) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             other => other,
@@ -262,6 +330,11 @@ fn open_or_create(disk: &dyn Disk, path: &Path) -> io::Result<Box<dyn DiskFile>>
 }
 
 impl Blocks {
+    fn cost(&self) -> Cost {
+        let pages = self.stored.all.pages() + self.moved.pages();
+        Cost { bytes: pages.saturating_mul(PAGE), ranges: self.stored.all.count() as u64, ..Cost::default() }
+    }
+
     /// The parts of `range` that nobody stored or is storing are claimed for the caller.
     pub(super) fn claim(&mut self, range: Range<u64>) -> Vec<Range<u64>> {
         let missing = self.stored.all.gaps(range);

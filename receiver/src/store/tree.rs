@@ -27,12 +27,20 @@ pub struct Span {
     pub entry: u32,
 }
 
+/// The regular files of a bundle in the order of their bytes: 12 bytes of memory each.
+pub struct Files {
+    /// Where each begins in the data object, and the length of that.
+    offsets: Vec<u64>,
+    /// The index of each among the announce's entries.
+    entries: Vec<u32>,
+}
+
 /// The files of one bundle.
 pub struct Tree {
     disk: Arc<dyn Disk>,
     root: PathBuf,
     announce: Arc<Announce>,
-    files: Vec<Span>,
+    files: Files,
     open: Mutex<Vec<Open>>,
     /// One bit a file: it is whole and has its mode and time.
     finished: Vec<AtomicU64>,
@@ -53,14 +61,63 @@ impl Span {
     }
 }
 
+impl Files {
+    /// Of an announce that was checked.
+    #[must_use]
+    pub fn new(announce: &Announce) -> Self {
+        let count = announce.files().count();
+        let (mut offsets, mut entries) = (Vec::with_capacity(count + 1), Vec::with_capacity(count));
+        let mut end = 0;
+        for file in announce.files() {
+            offsets.push(file.offset);
+            entries.push(u32::try_from(file.entry).unwrap_or(u32::MAX));
+            end = file.offset + file.size;
+        }
+        offsets.push(end);
+        Self { offsets, entries }
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// File `index`. None: there are not that many.
+    #[must_use]
+    pub fn get(&self, index: usize) -> Option<Span> {
+        let (&entry, &offset) = (self.entries.get(index)?, self.offsets.get(index)?);
+        Some(Span { offset, size: self.offsets.get(index + 1)? - offset, entry })
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = Span> + '_ {
+        (0..self.len()).filter_map(|index| self.get(index))
+    }
+
+    /// The index of the first file that ends after `offset`.
+    #[must_use]
+    pub fn at(&self, offset: u64) -> usize {
+        self.offsets.get(1..).unwrap_or_default().partition_point(|&end| end <= offset)
+    }
+
+    /// How many files begin before `offset`.
+    fn before(&self, offset: u64) -> usize {
+        self.offsets.get(..self.len()).unwrap_or_default().partition_point(|&begin| begin < offset)
+    }
+}
+
 impl Tree {
     /// The files of `announce` below `root`. Touches no disk.
     #[must_use]
     pub fn new(disk: Arc<dyn Disk>, root: PathBuf, announce: Arc<Announce>) -> Self {
-        let files: Vec<Span> = announce
-            .files()
-            .map(|f| Span { offset: f.offset, size: f.size, entry: u32::try_from(f.entry).unwrap_or(u32::MAX) })
-            .collect();
+        let files = Files::new(&announce);
         let finished = (0..files.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
         Self { disk, root, announce, files, open: Mutex::default(), finished, clock: AtomicU64::new(0) }
     }
@@ -107,7 +164,7 @@ impl Tree {
         let mut path = PathBuf::new();
         let mut index = self.file_at(offset);
         while !buf.is_empty() {
-            let Some(span) = self.files.get(index).copied() else { return Err(io::ErrorKind::InvalidInput.into()) };
+            let Some(span) = self.files.get(index) else { return Err(io::ErrorKind::InvalidInput.into()) };
             let len = usize::try_from(span.end() - offset).unwrap_or(usize::MAX).min(buf.len());
             let (part, rest) = buf.split_at(len);
             // Written again, after a fault or in other pieces, it has neither mode nor time.
@@ -132,7 +189,7 @@ impl Tree {
     pub fn read(&self, mut offset: u64, mut buf: &mut [u8]) -> io::Result<()> {
         let mut index = self.file_at(offset);
         while !buf.is_empty() {
-            let Some(span) = self.files.get(index).copied() else { return Err(io::ErrorKind::InvalidInput.into()) };
+            let Some(span) = self.files.get(index) else { return Err(io::ErrorKind::InvalidInput.into()) };
             let len = usize::try_from(span.end() - offset).unwrap_or(usize::MAX).min(buf.len());
             let (part, rest) = buf.split_at_mut(len);
             if len > 0 {
@@ -148,6 +205,17 @@ impl Tree {
         Ok(())
     }
 
+    /// Removes a file whose contents are wrong. Nobody writes to it meanwhile. Errors: it is there as before.
+    pub fn discard(&self, index: usize) -> io::Result<()> {
+        let Some(span) = self.files.get(index) else { return Ok(()) };
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).retain(|o| o.file as usize != index);
+        self.finished[index / 64].fetch_and(!(1 << (index % 64)), Ordering::Relaxed);
+        match self.disk.remove_file(&self.path(span)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Closes what is open.
     pub fn close(&self) {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -155,7 +223,7 @@ impl Tree {
 
     /// The regular files in the order of their bytes.
     #[must_use]
-    pub fn files(&self) -> &[Span] {
+    pub fn files(&self) -> &Files {
         &self.files
     }
 
@@ -174,14 +242,21 @@ impl Tree {
     /// The index of the first file that ends after `offset`.
     #[must_use]
     pub fn file_at(&self, offset: u64) -> usize {
-        self.files.partition_point(|span| span.end() <= offset)
+        self.files.at(offset)
     }
 
     /// How many files begin in a range of bytes.
     #[must_use]
     pub fn files_in(&self, range: &Range<u64>) -> usize {
-        let before = |offset: u64| self.files.partition_point(|span| span.offset < offset);
-        before(range.end) - before(range.start)
+        self.files.before(range.end) - self.files.before(range.start)
+    }
+
+    /// The files that have bytes in a range, and no others.
+    #[must_use]
+    pub fn files_within(&self, range: &Range<u64>) -> Vec<usize> {
+        let inside =
+            (self.file_at(range.start)..).take_while(|&at| self.files.get(at).is_some_and(|s| s.offset < range.end));
+        inside.filter(|&at| self.files.get(at).is_some_and(|s| s.size > 0)).collect()
     }
 
     /// Whether file `index` is whole with its mode and time, as far as this process knows.
@@ -195,7 +270,7 @@ impl Tree {
     pub fn sole_file(&self) -> Option<PathBuf> {
         let mut filled = self.files.iter().filter(|span| span.size > 0);
         match (filled.next(), filled.next()) {
-            (Some(span), None) => Some(self.path(*span)),
+            (Some(span), None) => Some(self.path(span)),
             _ => None,
         }
     }
@@ -209,13 +284,13 @@ impl Tree {
     fn path_into(&self, span: Span, path: &mut PathBuf) {
         path.clear();
         path.push(&self.root);
-        path.push(self.announce.entries[span.entry as usize].path.as_path());
+        path.push(self.announce.entries.at(span.entry as usize).path.as_path());
     }
 
     /// A file whose every byte is at hand: created, written and given its mode and time in one go.
     fn write_whole(&self, index: usize, span: Span, bytes: &[u8], path: &mut PathBuf) -> io::Result<()> {
         self.path_into(span, path);
-        let entry = &self.announce.entries[span.entry as usize];
+        let entry = self.announce.entries.at(span.entry as usize);
         let EntryKind::File { mode, .. } = entry.kind else { unreachable!("spans are of files") };
         let file = match self.disk.create_new(path, u32::from(mode)) {
             // An earlier attempt left it; its mode may forbid opening it.

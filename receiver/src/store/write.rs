@@ -3,18 +3,19 @@
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use checkvalve_host::journal::JournalError;
 
+use super::space::{Cost, PAGE};
 use super::staged::Place;
 use super::tree::Tree;
 use super::{SLICE, Staged, Store, journal_error};
+use crate::ranges::pages;
 use crate::sink::StoreError;
 
 /// Bytes that are read back for hashing after a block was written; the rest is left to [`Store::catch_up`].
 const READ_BACK: u64 = 1 << 20;
-/// Ranges of a bundle's data that are kept apart at most: each costs memory.
-const MAX_RANGES: usize = 1 << 20;
 
 impl Store {
     /// Bytes of the data object, `length` bytes long, from `offset` on. Errors: none of them counts as stored.
@@ -27,9 +28,6 @@ impl Store {
             }
             if blocks.stored.all.covers(range.clone()) {
                 return Ok(());
-            }
-            if blocks.stored.all.count() >= MAX_RANGES {
-                return Err(StoreError::NoRoom);
             }
             blocks.claim(range.clone())
         };
@@ -67,10 +65,14 @@ impl Store {
         Ok(in_place && staged.fill().0 == Some(staged.hashed()))
     }
 
-    /// The hash of every file, once all of the data object is hashed.
+    /// The files whose hash is not the one that was signed, by their index. None: not all of the data object is hashed, or
+    /// there are not as many files.
     #[must_use]
-    pub fn digests(&self, staged: &Staged, tree: &Tree) -> Option<Vec<[u8; 32]>> {
-        staged.hashing().finish(tree.files()).map(<[_]>::to_vec)
+    pub fn differing(&self, staged: &Staged, tree: &Tree, signed: &[[u8; 32]]) -> Option<Vec<usize>> {
+        let mut hashing = staged.hashing();
+        let found = hashing.finish(tree.files()).filter(|found| found.len() == signed.len())?;
+        let differs = found.iter().zip(signed).enumerate().filter(|(_, (found, signed))| found != signed);
+        Some(differs.map(|(index, _)| index).collect())
     }
 
     /// Steps 2 to 4. Gives the files if the announce is known.
@@ -83,12 +85,12 @@ impl Store {
         claimed: &[Range<u64>],
         bytes: u64,
     ) -> Result<Option<Arc<Tree>>, StoreError> {
-        if !self.space.fits(bytes) {
-            self.refresh_space()?;
-            if !self.space.fits(bytes) {
-                return Err(StoreError::NoRoom);
-            }
-        }
+        let cost = Cost {
+            bytes: claimed.iter().map(pages).sum::<u64>() * PAGE,
+            ranges: claimed.len() as u64,
+            ..Cost::default()
+        };
+        let _room = self.reserve(staged, cost)?;
         let place = staged.wake(&self.disk)?;
         let part = |range: &Range<u64>| &buf[(range.start - offset) as usize..(range.end - offset) as usize];
         let mut flat = true;
@@ -112,7 +114,8 @@ impl Store {
                 // The wire does not wait for thousands of files to be made; one write it does not feel.
                 let crowded = tree.files_in(&(offset..offset + buf.len() as u64)) >= self.crowd;
                 // Both the flat file and the files need room until the former is cut.
-                flat = crowded && self.space.fits(bytes + staged.blocks().stored.flat.len());
+                let in_flat = staged.blocks().stored.flat.len();
+                flat = crowded && staged.account.fits(Cost::bytes(in_flat + bytes));
                 let written = match flat {
                     true => staged.open_flat(self.disk.as_ref()).and_then(|file| {
                         claimed.iter().try_for_each(|range| file.write_all_at(part(range), range.start))
@@ -131,7 +134,7 @@ impl Store {
             staged.hashing().rewind(tree.files(), offset);
         }
         noted.map_err(journal_error)?;
-        self.space.take(bytes);
+        self.written.fetch_add(bytes, Ordering::Relaxed);
         Ok(tree)
     }
 
@@ -149,6 +152,7 @@ impl Store {
             blocks.stored.add(range.clone(), flat);
         }
         blocks.release(claimed);
+        staged.recount(&blocks);
         Ok(())
     }
 

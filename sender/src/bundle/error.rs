@@ -6,7 +6,8 @@ use std::path::Path;
 
 use checkvalve_host::disk::Kind;
 use checkvalve_host::log::escape_bytes;
-use checkvalve_protocol::limits::MAX_ENTRIES;
+use checkvalve_protocol::id::ChannelName;
+use checkvalve_protocol::limits::{MAX_ENTRIES, MAX_SEQUENCE};
 use checkvalve_protocol::manifest::ManifestError;
 use checkvalve_protocol::path::PathError;
 
@@ -94,6 +95,9 @@ pub enum RefuseReason {
     /// The manifest breaks another of its rules, or is too long.
     #[error("{0}")]
     Manifest(#[from] ManifestError),
+    /// Its channel has no number left for it.
+    #[error("channel {0} has given out its last sequence, {MAX_SEQUENCE}; drop it into another channel")]
+    NoSequence(ChannelName),
     /// It changed while it was looked at.
     #[error("{path} was changed while it was being looked at")]
     Changed {

@@ -191,7 +191,7 @@ impl Files {
     }
 
     fn path(&self, index: usize) -> &std::path::Path {
-        self.plan.announce.entries[self.spans[index].entry].path.as_path()
+        self.plan.announce.entries.at(self.spans[index].entry).path.as_path()
     }
 
     fn shown(&self, index: usize) -> Shown {

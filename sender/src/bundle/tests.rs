@@ -17,6 +17,8 @@ fn identity(name: &str) -> Identity {
         sequence: 1,
         name: name.into(),
         created_ms: 5,
+        symbol_size: 1_408,
+        block_symbols: 256,
     }
 }
 
@@ -105,7 +107,7 @@ fn reading_gives_all_contents_and_hashes_whatever_the_buffer() {
     let contents: Vec<Vec<u8>> = plan
         .announce
         .files()
-        .map(|span| fs::read(dir.path().join(plan.announce.entries[span.entry].path.as_path())).unwrap())
+        .map(|span| fs::read(dir.path().join(plan.announce.entries.at(span.entry).path.as_path())).unwrap())
         .collect();
     let hashes: Vec<[u8; 32]> = contents.iter().map(|c| blake3::hash(c).into()).collect();
     for size in [1_000, 4096, 65_537, 1 << 20, 8 << 20] {
@@ -182,7 +184,7 @@ fn inherited_bits_of_directories_are_dropped() {
     fs::create_dir(dir.path().join("d")).unwrap();
     fs::set_permissions(dir.path().join("d"), PermissionsExt::from_mode(0o3775)).unwrap();
     let plan = planned(dir.path(), "d").unwrap();
-    assert_eq!(plan.announce.entries[0].kind, EntryKind::Directory { mode: 0o775 });
+    assert_eq!(plan.announce.entries.at(0).kind, EntryKind::Directory { mode: 0o775 });
 }
 
 #[test]

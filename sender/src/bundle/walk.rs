@@ -7,7 +7,7 @@ use std::path::Path;
 
 use checkvalve_host::disk::{Disk, FileTime, Kind, Meta};
 use checkvalve_protocol::limits::MAX_ENTRIES;
-use checkvalve_protocol::manifest::{Announce, Entry, EntryKind, Timestamp};
+use checkvalve_protocol::manifest::{Announce, Entries, Entry, EntryKind, Timestamp};
 use checkvalve_protocol::path::{LinkTarget, SafePath};
 
 use super::{FileFingerprint, Identity, Plan, RefuseReason, Shown, is_carried};
@@ -25,21 +25,22 @@ const PERMISSIONS: u32 = 0o777;
 ///
 /// Errors: [`RefuseReason`], which names the path.
 pub fn plan(disk: &dyn Disk, root: &Path, identity: Identity) -> Result<Plan, RefuseReason> {
-    let mut walk = Walk { disk, root, entries: Vec::new(), files: Vec::new() };
+    let mut walk = Walk { disk, root, entries: Entries::new(), files: Vec::new() };
     let top = walk.path(identity.name.clone())?;
     if walk.look(&top)?.kind == Kind::Symlink {
         return Err(RefuseReason::BareSymlink(Shown::new(top.as_bytes())));
     }
     walk.tree(top)?;
-    let Identity { bundle, channel, sequence, name, created_ms } = identity;
-    let announce = Announce { bundle, channel, sequence, name, created_ms, entries: walk.entries };
+    let Identity { bundle, channel, sequence, name, created_ms, symbol_size, block_symbols } = identity;
+    let entries = walk.entries;
+    let announce = Announce { bundle, channel, sequence, name, created_ms, symbol_size, block_symbols, entries };
     Ok(Plan { announce, files: walk.files, broken: None })
 }
 
 struct Walk<'a> {
     disk: &'a dyn Disk,
     root: &'a Path,
-    entries: Vec<Entry>,
+    entries: Entries,
     files: Vec<FileFingerprint>,
 }
 

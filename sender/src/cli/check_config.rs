@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use checkvalve_host::config::list;
+use checkvalve_host::log::escape_path;
 use checkvalve_host::progress::{human_bytes, human_duration, human_rate};
 use serde_json::json;
 
@@ -15,7 +16,7 @@ pub(super) fn check_config(path: &Path, json: bool) -> Result<(), CommandError> 
     let parameters = &checked.parameters;
     if json {
         return say_json(&json!({
-            "config": path,
+            "config": escape_path(path),
             "destination": checked.destinations,
             "lanes": checked.destinations.len(),
             "sealed": checked.link_key.is_some(),
@@ -41,7 +42,7 @@ pub(super) fn check_config(path: &Path, json: bool) -> Result<(), CommandError> 
 fn text(path: &Path, checked: &Checked) {
     let (config, parameters) = (&checked.config, &checked.parameters);
     let line = |what: &str, value: String| say(format_args!("{what:<17} {value}"));
-    say(format_args!("{} is right", path.display()));
+    say(format_args!("{} is right", escape_path(path)));
     let lanes = if checked.destinations.len() == 1 { "lane" } else { "lanes" };
     line("destination", format!("{}; {} {lanes}", list(&checked.destinations), checked.destinations.len()));
     match &checked.link_key {

@@ -43,7 +43,7 @@ pub(super) fn keygen(kind: &Kind, json: bool) -> Result<(), CommandError> {
             let key = LinkKey::from_bytes(seed);
             write_new(out, 0o600, &key.to_text())?;
             if json {
-                return say_json(&json!({ "kind": "link", "key": out, "id": key.id() }));
+                return say_json(&json!({ "kind": "link", "key": escape_path(out), "id": key.id() }));
             }
             say(format_args!(
                 "link key {} written to {}; the receiver needs the same file",
@@ -65,7 +65,9 @@ pub(super) fn keygen(kind: &Kind, json: bool) -> Result<(), CommandError> {
             }
             let id = key.public().id();
             if json {
-                return say_json(&json!({ "kind": "signing", "key": out, "public": public, "id": id }));
+                return say_json(
+                    &json!({ "kind": "signing", "key": escape_path(out), "public": escape_path(&public), "id": id }),
+                );
             }
             say(format_args!(
                 "signing key {id} written to {}; carry {} to the receiver (`checkvalve-receiver trust add`)",

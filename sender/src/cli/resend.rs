@@ -108,9 +108,9 @@ fn by_ticket(args: &Args, values: &[String], config: &Config, json: bool) -> Res
     match refused.as_slice() {
         [] => Ok(()),
         [one] => Err(CommandError::new(one.exit, one.text.clone())),
-        [first, ..] => {
-            let all: Vec<&str> = refused.iter().map(|refusal| refusal.text.as_str()).collect();
-            Err(CommandError::new(first.exit, all.join("\ncheckvalve-sender: ")))
+        [first, others @ ..] => {
+            let others = others.iter().map(|&refusal| refusal.clone()).collect();
+            Err(CommandError::Several { first: (*first).clone(), others })
         }
     }
 }

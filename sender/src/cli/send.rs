@@ -9,10 +9,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use checkvalve_host::disk::{Disk, OsDisk};
 use checkvalve_host::exit::Exit;
+use checkvalve_host::json::hex_unless_utf8;
 use checkvalve_host::log::escape_path;
 use checkvalve_protocol::id::ChannelName;
 use clap::Args as ClapArgs;
-use serde_json::json;
+use serde::Serialize;
 
 use super::{CommandError, copy, say, say_json, wait};
 use crate::config::Config;
@@ -38,6 +39,16 @@ pub(super) struct Args {
     wait: bool,
 }
 
+/// What `--json` says without `--wait`.
+#[derive(Serialize)]
+struct InSpool<'a> {
+    channel: &'a ChannelName,
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name_hex: &'a Option<String>,
+    inode: u64,
+}
+
 pub(super) fn send(args: &Args, config: &Path, json: bool) -> Result<(), CommandError> {
     let config = Config::peek(config)?;
     if args.name.is_some() && args.paths.len() > 1 {
@@ -54,7 +65,8 @@ pub(super) fn send(args: &Args, config: &Path, json: bool) -> Result<(), Command
         if args.wait {
             wait::until_transmitted(&config, &dropped, json)?;
         } else if json {
-            say_json(&json!({ "channel": dropped.channel, "name": dropped.name, "inode": dropped.inode }))?;
+            let wait::Dropped { channel, name, name_hex, inode, .. } = &dropped;
+            say_json(&InSpool { channel, name, name_hex, inode: *inode })?;
         } else {
             say(format_args!("{} is in the spool of channel {}", dropped.name, dropped.channel));
         }
@@ -63,12 +75,7 @@ pub(super) fn send(args: &Args, config: &Path, json: bool) -> Result<(), Command
 }
 
 fn folder(config: &Config, channel: &ChannelName) -> Result<PathBuf, CommandError> {
-    let known = config.channels.contains_key(channel) || (config.channels.is_empty() && channel.as_str() == "default");
-    if !known {
-        let names: Vec<_> = config.channels.keys().map(ChannelName::as_str).collect();
-        let text = format!("there is no channel {channel}; there is {}", names.join(", "));
-        return Err(CommandError::new(Exit::Usage, text));
-    }
+    super::known_channel(config, channel)?;
     let folder = config.spool.join(channel.as_str());
     if folder.is_dir() {
         return Ok(folder);
@@ -121,7 +128,13 @@ fn drop_in(
         }
         _ => CommandError::io(escape_path(folder), &error),
     })?;
-    Ok(wait::Dropped { channel: args.channel.clone(), name: escape_path(name.as_ref()), inode, since_ms })
+    Ok(wait::Dropped {
+        channel: args.channel.clone(),
+        name: escape_path(name.as_ref()),
+        name_hex: hex_unless_utf8(name.as_bytes()),
+        inode,
+        since_ms,
+    })
 }
 
 fn parse_channel(text: &str) -> Result<ChannelName, String> {

@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::time::Duration;
 
+use checkvalve_host::log::escape;
 use checkvalve_host::progress::{human_bytes, human_duration, human_rate};
 use clap::Args as ClapArgs;
 
@@ -12,6 +13,7 @@ use super::{CommandError, ask, say, say_json};
 use crate::config::Config;
 use crate::control::{Request, Status};
 use crate::engine::{BundleState, BundleView};
+use crate::pipeline::LinkStats;
 
 /// Bundles that the text shows of each state; JSON has all.
 const SHOWN: usize = 20;
@@ -63,14 +65,14 @@ fn write_text(out: &mut String, status: &Status) -> std::fmt::Result {
         link.mtu,
         if link.sealed { "" } else { ", INSECURE: not sealed" }
     )?;
-    if let Some(trouble) = link.sent.get("trouble").and_then(|trouble| trouble.as_str()) {
-        writeln!(out, "! link: {trouble}")?;
+    for trouble in &link.sent.troubles {
+        writeln!(out, "! link: {}", escape(&trouble.text))?;
     }
     for trouble in &status.view.troubles {
-        writeln!(out, "! {trouble}")?;
+        writeln!(out, "! {}", escape(&trouble.text))?;
     }
     for waiting in status.view.spool.waiting.iter().filter(|waiting| waiting.problem) {
-        writeln!(out, "! spool/{}/{}: {}", waiting.channel, waiting.name, waiting.why)?;
+        writeln!(out, "! spool/{}/{}: {}", waiting.channel, waiting.name, escape(&waiting.why))?;
     }
     writeln!(out)?;
     writeln!(out, "{:<20} {:>8} {:>8} {:>8} {:>12}", "channel", "priority", "newest", "queued", "to send")?;
@@ -93,13 +95,11 @@ fn write_text(out: &mut String, status: &Status) -> std::fmt::Result {
     if settling > 0 {
         writeln!(out, "\n{settling} in the spool not claimed yet (open for writing, or settling)")?;
     }
-    let sent = |what: &str| link.sent.get(what).and_then(serde_json::Value::as_u64).unwrap_or_default();
+    let LinkStats { datagrams, bytes, send_errors, .. } = link.sent;
     writeln!(
         out,
-        "\n{} datagrams sent since the start ({}); {} times the system refused one and it was tried again",
-        sent("datagrams"),
-        human_bytes(sent("bytes")),
-        sent("send_errors")
+        "\n{datagrams} datagrams sent since the start ({}); {send_errors} times the system refused one and it was tried again",
+        human_bytes(bytes),
     )?;
     let retained = &status.view.retained;
     writeln!(out, "{} transmitted bundles retained, {}", retained.bundles, human_bytes(retained.bytes))
@@ -111,7 +111,7 @@ fn write_bundles(out: &mut String, bundles: &[BundleView], state: BundleState) -
         return Ok(());
     }
     if state != BundleState::Queued {
-        ours.sort_by_key(|bundle| std::cmp::Reverse((bundle.claimed_ms, bundle.sequence)));
+        ours.sort_by_key(|bundle| std::cmp::Reverse((bundle.claimed_at, bundle.sequence)));
     }
     writeln!(out, "\n{state}")?;
     for bundle in ours.iter().take(SHOWN) {
@@ -129,10 +129,10 @@ fn write_bundles(out: &mut String, bundles: &[BundleView], state: BundleState) -
 fn detail(bundle: &BundleView) -> String {
     let mut out = String::new();
     if let Some(reason) = &bundle.reason {
-        out += &format!(": {reason}");
+        out += &format!(": {}", escape(reason));
     }
     if let Some(wire) = &bundle.on_wire {
-        let percent = (wire.blocks_sent * 100).checked_div(wire.blocks).unwrap_or(100).min(100);
+        let percent = wire.blocks_sent.saturating_mul(100).checked_div(wire.blocks).unwrap_or(100).min(100);
         out += &format!("  {percent} %");
     }
     if bundle.passes > 1 && matches!(bundle.state, BundleState::Transmitting | BundleState::Queued) {

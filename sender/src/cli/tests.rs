@@ -18,6 +18,8 @@ fn the_command_line_is_as_documented() {
         "x keygen link --out f",
         "x keygen signing --out f --comment me",
         "x check-config --json",
+        "x adopt --sequences default=413,images=20 --epoch 3 --again default/405 images/7",
+        "x adopt --sequences a=1 --sequences b=2 --json",
     ] {
         assert!(parse(good).is_ok(), "{good}");
     }

@@ -18,13 +18,14 @@ pub(super) struct Dropped {
     pub(super) channel: ChannelName,
     /// As it is shown.
     pub(super) name: String,
+    pub(super) name_hex: Option<String>,
     pub(super) inode: u64,
     pub(super) since_ms: u64,
 }
 
 /// Waits until what was dropped is transmitted (all its passes) or failed.
 pub(super) fn until_transmitted(config: &Config, dropped: &Dropped, json: bool) -> Result<(), CommandError> {
-    let Dropped { channel, name, inode, since_ms } = dropped;
+    let Dropped { channel, name, inode, since_ms, .. } = dropped;
     let request = Request::Find { channel: channel.clone(), inode: *inode, since_ms: *since_ms };
     until(name, json, || Ok(ask::<Found>(config, &request)?.bundle), |view| view.state == BundleState::Transmitted)
 }
@@ -50,7 +51,7 @@ fn until(
                 return end(view, bar, begun.elapsed(), json);
             }
             if let Some(bar) = &mut bar {
-                bar.update(begun.elapsed(), done_bytes(view), view.bytes * u64::from(view.passes.max(1)));
+                bar.update(begun.elapsed(), done_bytes(view), view.bytes.saturating_mul(u64::from(view.passes.max(1))));
             }
         }
         std::thread::sleep(EVERY);
@@ -63,7 +64,7 @@ fn done_bytes(view: &BundleView) -> u64 {
         let blocks = u128::from(wire.blocks.max(1));
         u64::try_from(u128::from(view.bytes) * u128::from(wire.blocks_sent.min(wire.blocks)) / blocks).unwrap_or(0)
     });
-    view.bytes * u64::from(view.passes_done) + this_pass
+    view.bytes.saturating_mul(u64::from(view.passes_done)).saturating_add(this_pass)
 }
 
 fn end(view: &BundleView, bar: Option<Bar<std::io::Stderr>>, took: Duration, json: bool) -> Result<(), CommandError> {

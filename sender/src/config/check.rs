@@ -16,10 +16,16 @@ use super::{Channel, Checked, Config};
 use crate::engine::Rules;
 
 const MOST_PASSES: u32 = 100;
+
+/// The channel that there is without any table of one.
+pub(super) fn usual_channel() -> Option<ChannelName> {
+    // A literal that is a channel's name.
+    ChannelName::new("default").ok()
+}
+
 pub(super) fn check(mut config: Config) -> Result<Checked, ConfigError> {
     if config.channels.is_empty() {
-        // A literal that is a channel's name.
-        config.channels.extend(ChannelName::new("default").map(|name| (name, Channel::default())));
+        config.channels.extend(usual_channel().map(|name| (name, Channel::default())));
     }
     let destinations = destinations(&config)?;
     let parameters = parameters(&config)?;
@@ -43,7 +49,7 @@ fn destinations(config: &Config) -> Result<Vec<SocketAddr>, ConfigError> {
     })
 }
 
-fn parameters(config: &Config) -> Result<Parameters, ConfigError> {
+pub(super) fn parameters(config: &Config) -> Result<Parameters, ConfigError> {
     let link = transmit::Link {
         mtu: config.link.mtu,
         rate: config.link.rate.bits(),

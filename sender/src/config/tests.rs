@@ -140,6 +140,27 @@ fn every_mistake_is_one_line_with_the_key_and_what_to_write() {
 }
 
 #[test]
+fn what_others_may_write_to_is_not_believed() {
+    let site = Site::new();
+    let path = site.dir.path().join("sender.toml");
+    site.load(&site.text()).unwrap();
+    for (mode, refused) in [(0o664, true), (0o646, true), (0o644, false), (0o620, true), (0o600, false)] {
+        fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+        let shown = path.display();
+        for said in [Config::load(&path).err(), Config::peek(&path).err()] {
+            let expected =
+                format!("{shown}: others may write to it (its mode is {mode:04o}); run `chmod go-w {shown}`");
+            assert_eq!(said.map(|error| error.to_string()), refused.then_some(expected));
+        }
+    }
+    for mode in [0o620, 0o602] {
+        site.key("link.key", &LinkKey::from_bytes([1; 32]).to_text(), mode);
+        let line = site.load(&site.text()).unwrap_err();
+        assert!(line.starts_with("key `keys.link`: ") && line.contains("chmod 600"), "{line}");
+    }
+}
+
+#[test]
 fn commands_find_the_daemon_without_reading_its_keys() {
     let site = Site::new();
     let text = site.text().replace("link.key", "none.key");

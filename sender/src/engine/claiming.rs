@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use checkvalve_host::disk::Kind;
 use checkvalve_host::journal::Sync;
+use checkvalve_host::log::escape_path;
 use checkvalve_protocol::id::{BundleId, ChannelName};
 
-use super::{Actions, CLAIMS, Claim, Engine, HeldUp, RETRY_MS};
+use super::{Actions, CLAIMS, Claim, Engine, HeldUp, RETRY_MS, Topic};
 use crate::bundle::{Identity, RefuseReason, Shown};
 use crate::holding::{Home, name_bytes};
 use crate::ledger::{BundleRecord, State};
@@ -21,7 +22,7 @@ impl Engine {
         if self.now.mono_ms < self.next_scan_ms {
             return;
         }
-        self.next_scan_ms = self.now.mono_ms + self.setup.rescan_ms.max(1);
+        self.next_scan_ms = self.now.mono_ms.saturating_add(self.setup.rescan_ms.max(1));
         let disk = Arc::clone(&self.setup.disk);
         let channels: Vec<_> = self.setup.channels.keys().cloned().collect();
         for channel in channels {
@@ -30,10 +31,10 @@ impl Engine {
                 .holding
                 .ensure_folder(disk.as_ref(), &channel)
                 .and_then(|()| self.spool.scan(disk.as_ref(), &channel, &folder, self.now.mono_ms));
-            let about = format!("spool/{channel}");
+            let about = Topic::Folder(channel);
             match scanned {
                 Ok(()) => self.untrouble(&about),
-                Err(error) => self.trouble(&about, format!("{}: {error}", folder.display())),
+                Err(error) => self.trouble(about, format!("{}: {error}", escape_path(&folder))),
             }
         }
         self.look_for_strays();
@@ -65,15 +66,21 @@ impl Engine {
                 self.claims.remove(&channel);
                 continue;
             };
+            let Some(sequence) = self.ledger.next_sequence(&channel) else {
+                self.refuse(claim, &RefuseReason::NoSequence(channel));
+                continue;
+            };
             actions.work.push(Work::Plan(Box::new(Planning {
                 holding: self.holding.clone(),
                 home: claim.home.clone(),
                 identity: Identity {
                     bundle: claim.home.id(),
-                    sequence: self.ledger.next_sequence(&channel),
+                    sequence,
                     name: claim.name.clone(),
                     created_ms: claim.claimed_ms,
                     channel: channel.clone(),
+                    symbol_size: self.setup.parameters.symbol_size(),
+                    block_symbols: self.setup.parameters.block_symbols(),
                 },
                 key: Arc::clone(&self.setup.key),
             })));
@@ -90,7 +97,7 @@ impl Engine {
         let Some(claim) = self.planning.remove(&channel) else { return };
         match planned {
             Ok(loaded) => {
-                self.untrouble("planning");
+                self.untrouble(&Topic::Planning);
                 let record = BundleRecord {
                     sequence: Some(loaded.plan.announce.sequence),
                     name: claim.name.clone(),
@@ -100,8 +107,8 @@ impl Engine {
                     entries: loaded.plan.announce.entries.len() as u64,
                     announce: crate::work::digest(&loaded.announce),
                     fingerprint: loaded.fingerprint,
-                    symbol_size: self.setup.parameters.symbol_size(),
-                    block_symbols: self.setup.parameters.block_symbols(),
+                    symbol_size: loaded.plan.announce.symbol_size,
+                    block_symbols: loaded.plan.announce.block_symbols,
                     due_ms: Some(self.ledger.uptime_ms()),
                     ..BundleRecord::new(id, channel.clone(), State::Queued)
                 };
@@ -115,7 +122,7 @@ impl Engine {
                 }
             }
             Err(reason) if reason.is_temporary() => {
-                self.trouble("planning", reason.to_string());
+                self.trouble(Topic::Planning, reason.to_string());
                 self.plan_again(channel, claim);
             }
             Err(reason) => self.refuse(claim, &reason),
@@ -140,10 +147,10 @@ impl Engine {
                         record.held = false;
                         self.put_later(record, Sync::No);
                     }
-                    self.untrouble("failed");
+                    self.untrouble(&Topic::Failed);
                 }
                 Err(error) => {
-                    self.trouble("failed", format!("a refused bundle cannot be moved to .failed: {error}"));
+                    self.trouble(Topic::Failed, format!("a refused bundle cannot be moved to .failed: {error}"));
                     self.failing.insert(id, (channel, reason));
                     self.hold_up(HeldUp::Failing);
                 }
@@ -214,9 +221,9 @@ impl Engine {
         self.failing.insert(id, (channel, reason));
     }
 
-    fn new_id(&mut self) -> BundleId {
+    pub(super) fn new_id(&mut self) -> BundleId {
         loop {
-            let id = BundleId((self.setup.random)());
+            let id = BundleId::new((self.setup.random)(), self.signer);
             // Zero looks like nothing, and a number that is taken is not random enough.
             if id.0 != 0 && self.ledger.get(id).is_none() {
                 return id;
@@ -230,13 +237,13 @@ impl Engine {
         let known =
             |name: &OsString| name.to_str().is_some_and(|n| self.setup.channels.keys().any(|c| c.as_str() == n));
         let strays: Vec<_> = names.into_iter().filter(|name| !is_ignored(name) && !known(name)).collect();
-        let Some(first) = strays.first() else { return self.untrouble("spool") };
+        let Some(first) = strays.first() else { return self.untrouble(&Topic::Spool) };
         let shown = Shown::path(first.as_ref());
         let path = self.setup.spool.join(first);
         let is_directory = self.setup.disk.lstat(&path).is_ok_and(|meta| meta.kind == Kind::Directory);
         let what =
             if is_directory { "is no channel: add a table [channel.NAME] for it" } else { "is in no channel's folder" };
         let more = if strays.len() > 1 { format!(", and {} more", strays.len() - 1) } else { String::new() };
-        self.trouble("spool", format!("{shown} in the spool {what}; nothing in it is sent{more}"));
+        self.trouble(Topic::Spool, format!("{shown} in the spool {what}; nothing in it is sent{more}"));
     }
 }

@@ -6,7 +6,7 @@ use std::io;
 use checkvalve_host::journal::Sync;
 use checkvalve_protocol::id::{BundleId, ChannelName};
 
-use super::{Actions, Engine, RETRY_MS};
+use super::{Actions, Engine, RETRY_MS, Topic};
 use crate::ledger::{BundleRecord, State};
 use crate::work::Work;
 
@@ -24,7 +24,7 @@ impl Engine {
         if self.now.mono_ms < self.next_keeping_ms {
             return;
         }
-        self.next_keeping_ms = self.now.mono_ms + EVERY_MS;
+        self.next_keeping_ms = self.now.mono_ms.saturating_add(EVERY_MS);
         for id in self.too_much() {
             let Some(mut record) = self.ledger.get(id).cloned() else { continue };
             let Ok(home) = self.home(&record) else { continue };
@@ -32,7 +32,7 @@ impl Engine {
             tracing::info!(channel = %record.channel, sequence = record.sequence, bundle = %id, "no longer retained");
             // Known before it is done: half a bundle must not look like a whole one.
             if self.put(record, Sync::Yes).is_err() {
-                self.next_keeping_ms = self.now.mono_ms + RETRY_MS;
+                self.next_keeping_ms = self.now.mono_ms.saturating_add(RETRY_MS);
                 break;
             }
             if let Some(home) = home {
@@ -41,17 +41,17 @@ impl Engine {
             }
         }
         if let Err(error) = self.ledger.tidy() {
-            self.trouble("ledger", format!("the ledger cannot be rewritten: {error}"));
+            self.trouble(Topic::Ledger, format!("the ledger cannot be rewritten: {error}"));
         }
     }
 
     pub(super) fn removed(&mut self, id: BundleId, removed: &io::Result<()>) {
         self.removing.remove(&id);
         match removed {
-            Ok(()) => self.untrouble("retain"),
+            Ok(()) => self.untrouble(&Topic::Retain),
             // At the next start it is a leftover.
             Err(error) => {
-                self.trouble("retain", format!("bundle {id} is no longer retained and cannot be removed: {error}"))
+                self.trouble(Topic::Retain, format!("bundle {id} is no longer retained and cannot be removed: {error}"))
             }
         }
     }
@@ -67,9 +67,8 @@ impl Engine {
                 changed.push((record.clone(), turns));
             }
         }
-        let uptime = self.ledger.uptime_ms();
         for (mut record, turns) in changed {
-            record.due_ms = every.filter(|_| turns).map(|every| uptime + every);
+            record.due_ms = every.filter(|_| turns).map(|every| self.ledger.after(every));
             self.put_later(record, Sync::No);
         }
     }
@@ -77,7 +76,7 @@ impl Engine {
     /// Bytes that are held of transmitted bundles, and how many they are.
     pub(super) fn retained(&self) -> (u64, usize) {
         let retained = self.ledger.bundles().filter(|record| record.held && record.state == State::Transmitted);
-        retained.fold((0, 0), |(bytes, count), record| (bytes + record.bytes, count + 1))
+        retained.fold((0, 0), |(bytes, count), record| (bytes.saturating_add(record.bytes), count + 1))
     }
 
     fn too_much(&self) -> Vec<BundleId> {

@@ -1,7 +1,7 @@
 //! Opening an engine: what was found on the disk becomes what is to be done.
 //!
 //! The ledger says what was decided, the holding area what is there. Any crash leaves one of these:
-//! claimed and not in the ledger: it is planned; in the ledger and held: it goes on where it was; failed and still held: it is
+//! claimed and not in the ledger: it is planned, under another id; in the ledger and held: it goes on where it was; failed and still held: it is
 //! moved to `.failed`; let go and still held: it is removed; unsent and not held any more: it is withdrawn.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,7 +9,12 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use checkvalve_host::disk::Disk;
+use checkvalve_host::journal::Sync;
+use checkvalve_protocol::beacon::Epoch;
+use checkvalve_protocol::id::EpochId;
 use checkvalve_protocol::manifest::Announce;
+use checkvalve_protocol::transmit::Parameters;
 
 use super::{Engine, Now, Setup};
 use crate::bundle::Shown;
@@ -17,7 +22,6 @@ use crate::holding::{Found, Holding};
 use crate::ledger::{BundleRecord, Damage, Ledger, LedgerError, State};
 use crate::spool::Spool;
 use crate::work;
-use checkvalve_host::journal::Sync;
 
 /// Why the sender cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -44,12 +48,15 @@ impl Engine {
         let holding = Holding::open(disk.as_ref(), &setup.spool, &setup.state, setup.channels.keys().cloned())
             .map_err(|(path, error)| OpenError::Disk { path, error })?;
         let held = holding.scan(disk.as_ref()).map_err(|error| OpenError::Disk { path: setup.state.clone(), error })?;
+        let signer = setup.key.public().id();
         let mut engine = Self {
             spool: Spool::new(setup.settle_ms),
             setup,
             holding,
             ledger,
+            epoch: Epoch { number: 0, id: EpochId(0) },
             session_number: 0,
+            signer,
             now,
             next_scan_ms: now.mono_ms,
             next_keeping_ms: now.mono_ms,
@@ -71,12 +78,26 @@ impl Engine {
             beacon_changed: true,
         };
         engine.mend(&damage, held)?;
-        engine.session_number = engine.ledger.begin_session(now.wall_ms)?;
+        engine.begin()?;
         Ok(engine)
     }
 
-    fn mend(&mut self, damage: &Damage, held: Vec<Found>) -> Result<(), LedgerError> {
-        let damaged = !damage.corrupt.is_empty() || damage.unknown > 0;
+    /// Begins a session, and with a ledger that knows of none the first epoch.
+    fn begin(&mut self) -> Result<(), LedgerError> {
+        self.epoch = match self.ledger.epoch() {
+            Some(epoch) => epoch,
+            None => {
+                let first = Epoch { number: 1, id: EpochId((self.setup.random)()) };
+                self.ledger.begin_epoch(first)?;
+                first
+            }
+        };
+        self.session_number = self.ledger.begin_session()?;
+        Ok(())
+    }
+
+    fn mend(&mut self, damage: &Damage, held: Vec<Found>) -> Result<(), OpenError> {
+        let damaged = damage.is_real();
         if damaged {
             let bytes: u64 = damage.corrupt.iter().map(|range| range.len).sum();
             tracing::error!(
@@ -87,14 +108,19 @@ impl Engine {
         }
         if damaged || damage.empty {
             for found in &held {
-                self.adopt(found)?;
+                let parameters = &self.setup.parameters;
+                if let Some(record) = taken_back(&self.ledger, self.setup.disk.as_ref(), parameters, found) {
+                    self.ledger.put(record, Sync::Yes)?;
+                }
             }
         }
         if damaged {
             self.ledger.rewrite()?;
         }
         let there: BTreeSet<_> = held.iter().filter(|f| f.name.is_some()).map(|f| f.home.id()).collect();
-        held.into_iter().for_each(|found| self.mend_found(found));
+        for found in held {
+            self.mend_found(found)?;
+        }
         let records: Vec<_> = self.ledger.bundles().cloned().collect();
         for record in records {
             let is_there = there.contains(&record.id);
@@ -105,44 +131,15 @@ impl Engine {
         Ok(())
     }
 
-    /// Takes a bundle back into the ledger that its announce says had a sequence: nothing may have that sequence again.
-    fn adopt(&mut self, found: &Found) -> Result<(), LedgerError> {
-        if self.ledger.get(found.home.id()).is_some() {
-            return Ok(());
-        }
-        let disk = Arc::clone(&self.setup.disk);
-        let Ok(bytes) = found.home.read_announce(disk.as_ref()) else { return Ok(()) };
-        let Ok(announce) = Announce::peek(&bytes) else { return Ok(()) };
-        if announce.bundle != found.home.id() || self.ledger.by_sequence(&announce.channel, announce.sequence).is_some()
-        {
-            return Ok(());
-        }
-        tracing::warn!(channel = %announce.channel, sequence = announce.sequence, bundle = %announce.bundle,
-            "found held and not in the ledger: sent from the beginning");
-        let hashes = found.home.read_hashes(disk.as_ref()).ok().map(|hashes| work::hashes_digest(&hashes));
-        let record = BundleRecord {
-            sequence: Some(announce.sequence),
-            claimed_ms: announce.created_ms,
-            bytes: announce.data_len(),
-            entries: announce.entries.len() as u64,
-            announce: work::digest(&bytes),
-            hashes,
-            // Which ESIs were used is not known any more. What follows is above what one pass takes.
-            next_esi: 2 * self.setup.parameters.esis_per_pass(),
-            due_ms: Some(self.ledger.uptime_ms()),
-            name: announce.name,
-            symbol_size: self.setup.parameters.symbol_size(),
-            block_symbols: self.setup.parameters.block_symbols(),
-            ..BundleRecord::new(announce.bundle, announce.channel, State::Transmitting)
-        };
-        self.ledger.put(record, Sync::Yes)
-    }
-
-    fn mend_found(&mut self, found: Found) {
+    fn mend_found(&mut self, found: Found) -> Result<(), OpenError> {
         let Found { home, name, .. } = found;
         match (self.ledger.get(home.id()), name) {
             (None, Some(name)) => {
                 tracing::info!(channel = %home.channel(), name = %Shown::path(name.as_ref()), "claimed before the restart");
+                // The other side may know its id, from before the ledger forgot it; or the id is of another key.
+                let id = self.new_id();
+                let moved = home.reassign(self.setup.disk.as_ref(), id);
+                let home = moved.map_err(|error| OpenError::Disk { path: home.root(), error })?;
                 self.take(home, name);
             }
             (None, None) => drop(home.remove(self.setup.disk.as_ref())),
@@ -153,6 +150,7 @@ impl Engine {
             // Let go, and the crash came before it was removed.
             (Some(_), _) => self.leftovers.push(home),
         }
+        Ok(())
     }
 
     fn mend_record(&mut self, mut record: BundleRecord, is_there: bool) -> Result<(), LedgerError> {
@@ -175,8 +173,8 @@ impl Engine {
             record.due_ms = None;
             record.retained_since_ms = Some(self.ledger.uptime_ms());
         }
-        if record.due_ms.is_some_and(|at| at > self.ledger.uptime_ms() + rules.pass_interval_ms) && record.is_unsent() {
-            record.due_ms = Some(self.ledger.uptime_ms() + rules.pass_interval_ms);
+        if record.due_ms.is_some_and(|at| at > self.ledger.after(rules.pass_interval_ms)) && record.is_unsent() {
+            record.due_ms = Some(self.ledger.after(rules.pass_interval_ms));
         }
         if record == before {
             // Into its place in the queue.
@@ -186,4 +184,40 @@ impl Engine {
         }
         self.put(record, Sync::No)
     }
+}
+
+/// What a ledger that was lost or damaged should know of a bundle that its announce says had a sequence: nothing may have that
+/// sequence again.
+pub(crate) fn taken_back(
+    ledger: &Ledger,
+    disk: &dyn Disk,
+    parameters: &Parameters,
+    found: &Found,
+) -> Option<BundleRecord> {
+    if ledger.get(found.home.id()).is_some() {
+        return None;
+    }
+    let bytes = found.home.read_announce(disk).ok()?;
+    let announce = Announce::peek(&bytes).ok()?;
+    if announce.bundle != found.home.id() || ledger.by_sequence(&announce.channel, announce.sequence).is_some() {
+        return None;
+    }
+    tracing::warn!(channel = %announce.channel, sequence = announce.sequence, bundle = %announce.bundle,
+        "found held and not in the ledger");
+    let (symbol_size, block_symbols) = (announce.symbol_size, announce.block_symbols);
+    Some(BundleRecord {
+        sequence: Some(announce.sequence),
+        claimed_ms: announce.created_ms,
+        bytes: announce.data_len(),
+        entries: announce.entries.len() as u64,
+        announce: work::digest(&bytes),
+        hashes: found.home.read_hashes(disk).ok().map(|hashes| work::hashes_digest(&hashes)),
+        // Which ESIs were used is not known any more. What follows is above what one pass takes.
+        next_esi: 2 * parameters.with_block(symbol_size, block_symbols).esis_per_pass(),
+        due_ms: Some(ledger.uptime_ms()),
+        name: announce.name,
+        symbol_size,
+        block_symbols,
+        ..BundleRecord::new(announce.bundle, announce.channel, State::Transmitting)
+    })
 }

@@ -14,7 +14,7 @@ use checkvalve_protocol::id::BundleId;
 use super::resending::{self, ResendError};
 use super::{Actions, Engine, Now};
 use crate::ledger::State;
-use crate::work::{LoadError, Loaded, Loading, Work};
+use crate::work::{LoadError, Loaded, Work};
 
 /// What names must begin with that are taken back.
 pub const PREFIX: &str = ".restore-";
@@ -69,8 +69,7 @@ impl Engine {
         let home = self.holding.claim_as(disk, &record.channel, name, to, record.id).map_err(RestoreError::Disk)?;
         tracing::info!(channel = %record.channel, sequence = record.sequence, bundle = %record.id, "being taken back");
         self.restoring.insert(record.id, Restoring::Proving);
-        let key = std::sync::Arc::clone(&self.setup.key);
-        self.to_restore.push(Loading { home, record, key });
+        self.to_restore.push(self.loading(home, record));
         Ok(true)
     }
 

@@ -11,12 +11,12 @@ use checkvalve_protocol::id::{BundleId, ChannelName};
 use checkvalve_protocol::limits::MAX_ESI;
 use checkvalve_protocol::transmit::Selection;
 
-use super::{Actions, Due, Engine, HeldUp, KEEP_MS};
+use super::{Actions, Due, Engine, HeldUp, KEEP_MS, Topic};
 use crate::bundle::{Plan, Shown};
 use crate::holding::Home;
 use crate::ledger::{BundleRecord, LedgerError, Resend, State};
 use crate::pipeline::{Finished, Job, Progress};
-use crate::work::{LoadError, Loaded, Loading, Work, hashes_digest};
+use crate::work::{LoadError, Loaded, Loading, Work, digest, hashes_digest};
 
 /// Jobs of a channel that the pipeline has at a time: one on the wire, one to follow without a pause.
 const SLOTS: usize = 2;
@@ -151,7 +151,7 @@ impl Engine {
         let Some(record) = self.ledger.get(id).cloned() else { return };
         match loaded {
             Ok(loaded) => {
-                self.untrouble("loading");
+                self.untrouble(&Topic::Loading);
                 self.ready.insert(id, Ready { loaded, reserved: None });
             }
             Err(LoadError::Disk(error)) => self.load_later(&record, &error),
@@ -223,8 +223,20 @@ impl Engine {
         let (channel, kind) = (record.channel.clone(), kind(&record));
         let active = Active { channel, kind, progress: None, begun: false, announced: None };
         self.active.insert(record.id, active);
-        let key = Arc::clone(&self.setup.key);
-        actions.work.push(Work::Load(Box::new(Loading { home, record, key })));
+        let loading = self.loading(home, record);
+        actions.work.push(Work::Load(Box::new(loading)));
+    }
+
+    /// What proves a bundle and makes it ready.
+    pub(super) fn loading(&self, home: Home, record: BundleRecord) -> Loading {
+        let parameters = &self.setup.parameters;
+        Loading {
+            home,
+            record,
+            key: Arc::clone(&self.setup.key),
+            symbol_size: parameters.symbol_size(),
+            block_symbols: parameters.block_symbols(),
+        }
     }
 
     /// The job for a bundle's next transmission, its ESIs reserved durably. None: not now.
@@ -245,6 +257,12 @@ impl Engine {
         let esis = match reserved {
             Some(esis) => esis,
             None => {
+                let said = &loaded.plan.announce;
+                if (record.symbol_size, record.block_symbols) != (said.symbol_size, said.block_symbols) {
+                    // Signed anew, since none of it was sent yet.
+                    (record.symbol_size, record.block_symbols) = (said.symbol_size, said.block_symbols);
+                    record.announce = digest(&loaded.announce);
+                }
                 let esis = self.reserve(&mut record);
                 record.fingerprint = loaded.fingerprint;
                 if self.put(record.clone(), Sync::Yes).is_err() {
@@ -280,7 +298,11 @@ impl Engine {
         self.active.insert(record.id, active);
         self.beacon_changed = true;
         let rules = self.rules(&record.channel);
-        let pass = if kind == Kind::Pass { record.passes_done + 1 } else { rules.passes.max(record.passes_done) };
+        let pass = if kind == Kind::Pass {
+            record.passes_done.saturating_add(1)
+        } else {
+            rules.passes.max(record.passes_done)
+        };
         tracing::info!(channel = %record.channel, sequence = record.sequence, bundle = %record.id,
             bytes = record.bytes, pass, passes = rules.passes, kind = kind.name(), "transmitting");
         Job {
@@ -307,18 +329,15 @@ impl Engine {
     }
 
     /// Takes the ESIs of the next transmission; it begins with them.
-    fn reserve(&self, record: &mut BundleRecord) -> Range<u32> {
+    pub(super) fn reserve(&self, record: &mut BundleRecord) -> Range<u32> {
         let parameters = self.setup.parameters;
-        if record.next_esi == 0 {
-            (record.symbol_size, record.block_symbols) = (parameters.symbol_size(), parameters.block_symbols());
-        }
         let count = parameters.with_block(record.symbol_size, record.block_symbols).esis_per_pass();
         let first = match record.next_esi.checked_add(count) {
             Some(end) if end <= MAX_ESI => record.next_esi,
             // After thousands of transmissions the first repair symbols are as good as new.
             _ => u32::from(record.block_symbols),
         };
-        record.next_esi = first + count;
+        record.next_esi = first.saturating_add(count);
         if record.state == State::Queued {
             record.state = State::Transmitting;
         }
@@ -339,7 +358,7 @@ impl Engine {
         match kind {
             Kind::Pass => {
                 record.passes_done = record.passes_done.saturating_add(1);
-                record.due_ms = Some(uptime + rules.pass_interval_ms);
+                record.due_ms = Some(self.ledger.after(rules.pass_interval_ms));
                 if record.passes_done >= rules.passes {
                     record.state = State::Transmitted;
                     record.due_ms = None;
@@ -347,7 +366,7 @@ impl Engine {
                     record.retained_since_ms = Some(uptime);
                 }
             }
-            Kind::Carousel => record.due_ms = rules.carousel_ms.map(|every| uptime + every),
+            Kind::Carousel => record.due_ms = rules.carousel_ms.map(|every| self.ledger.after(every)),
             Kind::Resend => drop((!record.resends.is_empty()).then(|| record.resends.remove(0))),
             Kind::Withdrawal => {}
         }
@@ -360,7 +379,7 @@ impl Engine {
                 self.turn_carousel(&channel);
             }
             // All bundles are looked at for that, so not for each of a thousand small ones.
-            self.next_keeping_ms = self.next_keeping_ms.min(self.now.mono_ms + KEEP_MS);
+            self.next_keeping_ms = self.next_keeping_ms.min(self.now.mono_ms.saturating_add(KEEP_MS));
         }
     }
 
@@ -370,6 +389,11 @@ impl Engine {
         tracing::error!(channel = %record.channel, sequence = record.sequence, bundle = %record.id,
             name = %Shown::new(&record.name), "failed: {reason}");
         if let Some(announced) = announced {
+            if record.next_esi == 0 {
+                // None of its data was sent or will be, and the other objects may have the present symbols.
+                let parameters = self.setup.parameters;
+                (record.symbol_size, record.block_symbols) = (parameters.symbol_size(), parameters.block_symbols());
+            }
             let esis = self.reserve(&mut record);
             self.withdrawing.insert(record.id, Withdrawal { announced, esis, reason: reason.clone() });
         }
@@ -389,7 +413,7 @@ impl Engine {
             record.retained_since_ms = Some(self.ledger.uptime_ms());
         }
         let shown = format!("{}/{}", record.channel, record.sequence.unwrap_or_default());
-        self.trouble(&shown, format!("cannot be sent again: {reason}"));
+        self.trouble(Topic::Bundle(shown), format!("cannot be sent again: {reason}"));
         record.due_ms = None;
         record.resends.clear();
         record.held = !matches!(self.home(&record), Ok(None));
@@ -405,7 +429,7 @@ impl Engine {
     }
 
     fn load_later(&mut self, record: &BundleRecord, error: &str) {
-        self.trouble("loading", format!("{}: {error}", Shown::new(&record.name)));
+        self.trouble(Topic::Loading, format!("{}: {error}", Shown::new(&record.name)));
         self.hold_up(HeldUp::Loading(record.id));
     }
 

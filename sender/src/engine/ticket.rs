@@ -6,7 +6,7 @@ use checkvalve_protocol::id::ChannelName;
 use checkvalve_protocol::partition::Oti;
 use checkvalve_protocol::ticket::{Data, Loss, Need, Subject, Ticket};
 use checkvalve_protocol::transmit::margin::symbols_to_send;
-use checkvalve_protocol::transmit::{Parameters, Selection, Work, WorkShape};
+use checkvalve_protocol::transmit::{Parameters, Selection, Task, Work, WorkShape};
 
 use super::resending::{self, Chosen, ResendError};
 use super::{Engine, Now};
@@ -123,16 +123,20 @@ impl Engine {
             announce_len: announce_len.max(1),
             data_len: record.bytes,
             selection,
-            first_esi: record.next_esi.max(1),
+            // As it would be taken.
+            first_esi: self.reserve(&mut record.clone()).start.max(1),
         };
-        let mut datagrams = 0;
+        let count = |tasks: &mut dyn Iterator<Item = Task>| {
+            tasks.fold(0, |sum: u64, task| sum.saturating_add(task.repair.into()))
+        };
+        let mut datagrams: u64 = 0;
         if let Ok(mut work) = Work::new(parameters, &shape) {
-            datagrams += std::iter::from_fn(|| work.next_task()).map(|task| u64::from(task.repair)).sum::<u64>();
-            if work.hashes(HASHES_LEN + hashes).is_ok() {
-                datagrams += std::iter::from_fn(|| work.next_closing()).map(|task| u64::from(task.repair)).sum::<u64>();
+            datagrams = count(&mut std::iter::from_fn(|| work.next_task()));
+            if work.hashes(HASHES_LEN.saturating_add(hashes)).is_ok() {
+                datagrams = datagrams.saturating_add(count(&mut std::iter::from_fn(|| work.next_closing())));
             }
         }
-        let wire_bytes = datagrams * parameters.wire_len() as u64;
+        let wire_bytes = u64::saturating_mul(datagrams, parameters.wire_len() as u64);
         let chosen = Chosen {
             blocks: ranges.iter().map(|(range, _)| u64::from(range.end - range.start)).sum(),
             ..resending::chosen(record)
@@ -192,7 +196,7 @@ impl Margin {
     }
 
     fn symbols(&self, lacking: u32) -> u32 {
-        symbols_to_send(lacking + self.overhead, self.loss, self.failure)
+        symbols_to_send(lacking.saturating_add(self.overhead), self.loss, self.failure)
     }
 }
 

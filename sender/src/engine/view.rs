@@ -1,7 +1,9 @@
 //! What beacons and status say. Status is JSON for others to read: fields are added, never changed.
 
+use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use checkvalve_host::json::{Stamp, hex_unless_utf8};
 use checkvalve_host::log::{escape_bytes, escape_path};
 use checkvalve_protocol::beacon::{ChannelState, Recent, RecentState};
 use checkvalve_protocol::id::{BundleId, ChannelName};
@@ -9,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Claim, Engine, resending};
 use crate::ledger::{BundleRecord, State};
+use crate::trouble::Trouble;
 
 /// Bundles of a channel that beacons may name; how many fit is the beacon's matter.
 const RECENT: usize = 128;
@@ -24,8 +27,8 @@ pub struct View {
     pub spool: SpoolView,
     /// How much is held of transmitted bundles.
     pub retained: RetainedView,
-    /// What a person should look at, a line each.
-    pub troubles: Vec<String>,
+    /// What a person should look at.
+    pub troubles: Vec<Trouble>,
 }
 
 /// One channel.
@@ -58,6 +61,9 @@ pub struct BundleView {
     pub id: BundleId,
     /// What it is called, escaped where it is not printable text.
     pub name: String,
+    /// Its bytes in hexadecimal digits; only there where they are not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name_hex: Option<String>,
     /// Length of its data in bytes.
     pub bytes: u64,
     /// Files, directories and symlinks in it.
@@ -84,10 +90,10 @@ pub struct BundleView {
     pub on_wire: Option<OnWireView>,
     /// The inode of what was dropped.
     pub inode: u64,
-    /// When it was claimed, in milliseconds since 1970.
-    pub claimed_ms: u64,
-    /// When its last pass was over, in milliseconds since 1970.
-    pub transmitted_ms: Option<u64>,
+    /// When it was claimed.
+    pub claimed_at: Stamp,
+    /// When its last pass was over.
+    pub transmitted_at: Option<Stamp>,
 }
 
 /// How far a bundle has come.
@@ -131,7 +137,12 @@ pub struct WaitingView {
     pub channel: ChannelName,
     /// The name, escaped where it is not printable text.
     pub name: String,
-    /// Why it waits.
+    /// Its bytes in hexadecimal digits; only there where they are not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name_hex: Option<String>,
+    /// Why it waits, for programs: `open`, `settling`, `claiming`, `cannot-look` or `cannot-claim`.
+    pub code: String,
+    /// Why it waits, for people.
     pub why: String,
     /// Whether a person should look.
     pub problem: bool,
@@ -180,12 +191,14 @@ impl Engine {
         let claims = self.claims.values().flatten().chain(self.planning.values());
         bundles.extend(claims.map(claim_view));
         bundles.sort_by(|a, b| {
-            let key = |v: &BundleView| (v.sequence.is_none(), v.sequence, v.claimed_ms, v.id);
+            let key = |v: &BundleView| (v.sequence.is_none(), v.sequence, v.claimed_at, v.id);
             a.channel.cmp(&b.channel).then_with(|| key(a).cmp(&key(b)))
         });
         let waiting = self.spool.waiting().map(|waiting| WaitingView {
             channel: waiting.place.0.clone(),
             name: escape_path(waiting.place.1.as_ref()),
+            name_hex: hex_unless_utf8(waiting.place.1.as_bytes()),
+            code: waiting.code.to_owned(),
             why: waiting.why.to_owned(),
             problem: waiting.problem,
         });
@@ -194,7 +207,7 @@ impl Engine {
             channels: self.all_channels().iter().map(|channel| self.channel_view(channel, &bundles)).collect(),
             spool: SpoolView { waiting: waiting.collect() },
             retained: RetainedView { bundles: count as u64, bytes },
-            troubles: self.troubles.iter().map(|(about, what)| format!("{about}: {what}")).collect(),
+            troubles: self.all_troubles(),
             bundles,
         }
     }
@@ -226,6 +239,7 @@ impl Engine {
             sequence: record.sequence,
             id: record.id,
             name: escape_bytes(&record.name),
+            name_hex: hex_unless_utf8(&record.name),
             bytes: record.bytes,
             entries: record.entries,
             state: self.state(record),
@@ -244,8 +258,8 @@ impl Engine {
                 datagrams: load(&p.datagrams),
             }),
             inode: record.inode,
-            claimed_ms: record.claimed_ms,
-            transmitted_ms: record.transmitted_ms,
+            claimed_at: Stamp(record.claimed_ms),
+            transmitted_at: record.transmitted_ms.map(Stamp),
         }
     }
 
@@ -262,6 +276,10 @@ impl Engine {
     }
 
     fn recent(&self, record: &BundleRecord) -> Option<Recent> {
+        if record.id.tag() != self.signer.tag() {
+            // Only the key that announced it may speak of it.
+            return None;
+        }
         let state = match self.state(record) {
             _ if self.is_withdrawing(record.id) => RecentState::Transmitting,
             BundleState::Queued => RecentState::Queued,
@@ -282,7 +300,7 @@ impl Engine {
             configured: self.setup.channels.contains_key(channel),
             newest: self.ledger.last_sequence(channel),
             queued: queued.clone().count() as u64,
-            queued_bytes: queued.map(|b| b.bytes).sum(),
+            queued_bytes: queued.fold(0, |sum, b| sum.saturating_add(b.bytes)),
             transmitting: bundles.iter().filter(ours(BundleState::Transmitting)).count() as u64,
         }
     }
@@ -301,6 +319,7 @@ fn claim_view(claim: &Claim) -> BundleView {
         sequence: None,
         id: claim.home.id(),
         name: escape_bytes(&claim.name),
+        name_hex: hex_unless_utf8(&claim.name),
         bytes: 0,
         entries: 0,
         state: BundleState::Queued,
@@ -314,7 +333,7 @@ fn claim_view(claim: &Claim) -> BundleView {
         blocks: 0,
         on_wire: None,
         inode: claim.inode,
-        claimed_ms: claim.claimed_ms,
-        transmitted_ms: None,
+        claimed_at: Stamp(claim.claimed_ms),
+        transmitted_at: None,
     }
 }

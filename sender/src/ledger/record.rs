@@ -1,5 +1,6 @@
 //! What the journal's records say. A variant or a struct is never changed: a new one is added at the end.
 
+use checkvalve_protocol::beacon::Epoch;
 use checkvalve_protocol::codec;
 use checkvalve_protocol::id::{BundleId, ChannelName};
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,8 @@ pub(super) enum Change {
     Bundle(Box<BundleRecord>),
     /// A bundle is no longer remembered; its sequence stays used up.
     Forget(BundleId),
+    /// A new epoch began: sessions are counted from 1 again.
+    Epoch(Epoch),
 }
 
 /// All that the ledger knows of a bundle.

@@ -2,6 +2,7 @@ use std::fs;
 
 use checkvalve_host::disk::OsDisk;
 use checkvalve_host::disk::fault::FailNth;
+use checkvalve_protocol::id::EpochId;
 
 use super::*;
 
@@ -32,15 +33,15 @@ fn open(dir: &Path) -> Ledger {
 fn what_was_put_is_there_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let mut ledger = open(dir.path());
-    assert_eq!((ledger.next_sequence(&channel("a")), ledger.last_sequence(&channel("a"))), (1, 0));
+    assert_eq!((ledger.next_sequence(&channel("a")), ledger.last_sequence(&channel("a"))), (Some(1), 0));
     ledger.run_for(1_000);
     ledger.put(bundle(1, Some(1), State::Queued), Sync::Yes).unwrap();
     ledger.put(bundle(2, Some(2), State::Queued), Sync::No).unwrap();
     ledger.put(bundle(3, None, State::Failed("why".into())), Sync::No).unwrap();
     ledger.put(bundle(1, Some(1), State::Transmitted), Sync::Yes).unwrap();
     let check = |ledger: &Ledger| {
-        assert_eq!(ledger.next_sequence(&channel("a")), 3);
-        assert_eq!(ledger.next_sequence(&channel("b")), 1);
+        assert_eq!(ledger.next_sequence(&channel("a")), Some(3));
+        assert_eq!(ledger.next_sequence(&channel("b")), Some(1));
         assert_eq!(ledger.get(BundleId(1)).unwrap().state, State::Transmitted);
         assert_eq!(ledger.by_sequence(&channel("a"), 2).unwrap().id, BundleId(2));
         let newest: Vec<_> = ledger.newest(&channel("a")).map(|b| b.id.0).collect();
@@ -55,15 +56,62 @@ fn what_was_put_is_there_after_a_restart() {
 }
 
 #[test]
-fn session_numbers_only_rise_whatever_the_clock_says() {
+fn sessions_are_counted_from_one_in_each_epoch() {
     let dir = tempfile::tempdir().unwrap();
-    let mut last = 0;
-    for (wall, expected) in [(0, 1), (0, 2), (5_000, 5_000), (4_000, 5_001), (u64::MAX - 1, u64::MAX - 1)] {
-        let number = open(dir.path()).begin_session(wall).unwrap();
-        assert_eq!(number, expected);
-        assert!(number > last);
-        last = number;
+    assert_eq!(open(dir.path()).epoch(), None);
+    // A ledger from before there were epochs has large numbers.
+    open(dir.path()).write(vec![Change::Session(1_795_291_939_308)], Sync::Yes).unwrap();
+    let first = Epoch { number: 1, id: EpochId(7) };
+    open(dir.path()).begin_epoch(first).unwrap();
+    for expected in 1..4 {
+        let mut ledger = open(dir.path());
+        assert_eq!((ledger.epoch(), ledger.begin_session().unwrap()), (Some(first), expected));
     }
+    let mut ledger = open(dir.path());
+    ledger.rewrite().unwrap();
+    // One that is not newer changes nothing.
+    ledger.begin_epoch(Epoch { number: 1, id: EpochId(8) }).unwrap();
+    assert_eq!((ledger.epoch(), ledger.begin_session().unwrap()), (Some(first), 4));
+    let third = Epoch { number: 3, id: EpochId(9) };
+    ledger.begin_epoch(third).unwrap();
+    ledger.rewrite().unwrap();
+    let mut ledger = open(dir.path());
+    assert_eq!((ledger.epoch(), ledger.begin_session().unwrap()), (Some(third), 1));
+}
+
+#[test]
+fn numbers_end_where_the_protocol_ends_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut ledger = open(dir.path());
+    let a = channel("a");
+    for (last, next) in [(MAX_SEQUENCE - 1, Some(MAX_SEQUENCE)), (MAX_SEQUENCE, None), (u64::MAX, None)] {
+        ledger.skip_to(&a, last).unwrap();
+        assert_eq!((ledger.last_sequence(&a), ledger.next_sequence(&a)), (last, next));
+    }
+    for number in [MAX_SEQUENCE, u64::MAX] {
+        ledger.write(vec![Change::Session(number)], Sync::Yes).unwrap();
+        assert!(matches!(ledger.begin_session(), Err(LedgerError::Sessions)));
+    }
+}
+
+#[test]
+fn another_state_goes_on_where_it_is_told_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut ledger = open(dir.path());
+    ledger.begin_epoch(Epoch { number: 1, id: EpochId(1) }).unwrap();
+    ledger.begin_session().unwrap();
+    ledger.put(bundle(1, Some(1), State::Transmitted), Sync::Yes).unwrap();
+    ledger.put(bundle(2, Some(2), State::Queued), Sync::Yes).unwrap();
+    let epoch = Epoch { number: 2, id: EpochId(2) };
+    ledger.remember(bundle(3, Some(3), State::Transmitted));
+    ledger.begin_anew(epoch, &[(channel("a"), 413), (channel("b"), 0)].into(), &[BundleId(2)]).unwrap();
+    let mut ledger = open(dir.path());
+    assert_eq!(ledger.bundles().map(|b| b.id.0).collect::<Vec<_>>(), [1, 3]);
+    assert_eq!((ledger.next_sequence(&channel("a")), ledger.next_sequence(&channel("b"))), (Some(414), Some(1)));
+    assert_eq!((ledger.epoch(), ledger.begin_session().unwrap()), (Some(epoch), 1));
+    // It never goes back.
+    ledger.begin_anew(Epoch { number: 3, id: EpochId(3) }, &[(channel("a"), 20)].into(), &[]).unwrap();
+    assert_eq!(open(dir.path()).next_sequence(&channel("a")), Some(414));
 }
 
 #[test]
@@ -84,7 +132,7 @@ fn old_bundles_are_forgotten_and_their_sequences_are_not() {
         assert!(ledger.get(BundleId(7)).is_some(), "it is held");
         assert!(ledger.get(BundleId(8)).is_none() && ledger.get(BundleId(many + 8)).is_none());
         assert!(ledger.get(BundleId(many)).is_some() && ledger.get(BundleId(2 * many)).is_some());
-        assert_eq!(ledger.next_sequence(&channel("a")), many + 1);
+        assert_eq!(ledger.next_sequence(&channel("a")), Some(many + 1));
     };
     check(&ledger);
     check(&open(dir.path()));

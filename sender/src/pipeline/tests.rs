@@ -6,6 +6,7 @@ use std::sync::mpsc;
 use checkvalve_host::disk::OsDisk;
 use checkvalve_protocol::beacon::Beacon;
 use checkvalve_protocol::crypto::TrustStore;
+use checkvalve_protocol::id::EpochId;
 use checkvalve_protocol::manifest::{Announce, Hashes, Outcome};
 use checkvalve_protocol::partition::BlockSet;
 use checkvalve_protocol::receive::{Limits, Reassembly, Wanted};
@@ -17,6 +18,7 @@ use super::*;
 use crate::bundle::{Identity, plan};
 
 const KEY: [u8; 32] = [5; 32];
+const EPOCH: Epoch = Epoch { number: 3, id: EpochId(33) };
 
 /// What came out of the other end.
 #[derive(Default)]
@@ -27,17 +29,21 @@ struct Arrived {
 
 /// Takes what arrives until nothing has for half a second.
 fn receive(socket: &UdpSocket) -> Arrived {
-    let limits =
-        Limits { memory: 64 << 20, objects: 64, idle: Duration::from_secs(60), ask_again: Duration::from_secs(1) };
+    let limits = Limits {
+        objects: 64,
+        idle: Duration::from_secs(60),
+        ask_again: Duration::from_secs(1),
+        ..Limits::new(64 << 20)
+    };
     let (mut opener, mut reassembly) = (Opener::new(Some(KEY)), Reassembly::new(limits));
     let mut arrived = Arrived::default();
     let mut buffer = vec![0; 65_536];
     while let Ok(len) = socket.recv(&mut buffer) {
         let (header, payload) = opener.open(&mut buffer[..len]).unwrap();
         if header.content == Content::Beacon {
-            arrived.beacons.push(Beacon::decode(payload).unwrap());
+            arrived.beacons.push(Beacon::open(payload, &trust()).unwrap().value);
         }
-        let mut want = |_: &Symbol| Wanted::Yes { have: BlockSet::new(), parked: Vec::new() };
+        let mut want = |_: &Symbol| Wanted::Yes { have: BlockSet::new(), parked: Vec::new(), signed: true };
         let _ = reassembly.handle(Time(1), &header, payload, &mut want);
         while let Some(mut block) = reassembly.poll_block() {
             block.decode(&Plans::new()).unwrap();
@@ -60,18 +66,25 @@ fn pipeline(to: &UdpSocket, encoders: usize) -> (Pipeline, Parameters) {
         parameters,
         session: SessionId(77),
         session_number: 1,
+        epoch: EPOCH,
     };
     let keys = Keys { link: Some(LinkKey::from_bytes(KEY)), signing: Arc::new(SigningKey::from_seed([1; 32])) };
     (Pipeline::start_with(config, keys, Arc::new(OsDisk), encoders).unwrap(), parameters)
 }
 
+fn bundle(sequence: u64) -> BundleId {
+    BundleId::new(sequence, SigningKey::from_seed([1; 32]).public().id())
+}
+
 fn job(root: &Path, name: &str, sequence: u64, parameters: &Parameters) -> Job {
     let identity = Identity {
-        bundle: BundleId(sequence * 1_000),
+        bundle: bundle(sequence),
         channel: ChannelName::new("default").unwrap(),
         sequence,
         name: name.as_bytes().to_vec(),
         created_ms: 1,
+        symbol_size: parameters.symbol_size(),
+        block_symbols: parameters.block_symbols(),
     };
     let plan = plan(&OsDisk, root, identity).unwrap();
     let announce = plan.announce.sign(&SigningKey::from_seed([1; 32])).unwrap();
@@ -137,15 +150,19 @@ fn bundles_arrive_whole_with_and_without_encoders() {
         }
         pipeline.stop();
         let arrived = receiver.join().unwrap();
-        let get = |bundle, kind| arrived.objects.get(&(BundleId(bundle), kind));
-        assert!(get(1_000, ObjectKind::Data) == Some(&contents), "{encoders} encoders");
-        assert_eq!(get(2_000, ObjectKind::Data), None);
-        for bundle in [1_000, 2_000] {
-            let announce = Announce::open(get(bundle, ObjectKind::Announce).unwrap(), &trust()).unwrap();
-            let hashes = Hashes::open(get(bundle, ObjectKind::Hashes).unwrap(), &trust()).unwrap();
+        let get = |sequence, kind| arrived.objects.get(&(bundle(sequence), kind));
+        assert!(get(1, ObjectKind::Data) == Some(&contents), "{encoders} encoders");
+        assert_eq!(get(2, ObjectKind::Data), None);
+        for sequence in [1, 2] {
+            let announce = Announce::open(get(sequence, ObjectKind::Announce).unwrap(), &trust()).unwrap();
+            let hashes = Hashes::open(get(sequence, ObjectKind::Hashes).unwrap(), &trust()).unwrap();
             assert_eq!(hashes.value.announce, announce.digest);
         }
         assert!(!arrived.beacons.is_empty());
+        for (beacon, counter) in arrived.beacons.iter().zip(1..) {
+            assert_eq!((beacon.epoch, beacon.session_number, beacon.counter), (EPOCH, 1, counter));
+            assert_eq!(beacon.session, SessionId(77));
+        }
     }
 }
 
@@ -181,9 +198,9 @@ fn a_file_that_changed_withdraws_its_bundle_and_the_next_one_goes() {
     assert!(matches!(ends[1].1, Finished::Transmitted { .. }), "{:?}", ends[1]);
     pipeline.stop();
     let arrived = receiver.join().unwrap();
-    let hashes = Hashes::open(&arrived.objects[&(BundleId(1_000), ObjectKind::Hashes)], &trust()).unwrap();
+    let hashes = Hashes::open(&arrived.objects[&(bundle(1), ObjectKind::Hashes)], &trust()).unwrap();
     assert_eq!(hashes.value.outcome, Outcome::withdrawn("it shrank"));
-    assert_eq!(arrived.objects[&(BundleId(2_000), ObjectKind::Data)], b"next");
+    assert_eq!(arrived.objects[&(bundle(2), ObjectKind::Data)], b"next");
 }
 
 #[test]

@@ -111,7 +111,7 @@ fn ended_badly(pair: &Pair, name: &str) -> Option<String> {
     let found = bundles.iter().find(|bundle| bundle["name"] == name)?;
     let state = found["state"].as_str()?;
     let reason = found["reason"].as_str().unwrap_or_default();
-    let bad = ["incomplete", "missing", "failed", "quarantined", "rejected", "withdrawn"].contains(&state);
+    let bad = ["incomplete", "missing", "failed", "quarantined", "rejected", "withdrawn", "held"].contains(&state);
     let of = |key| count(&status.0, key);
     bad.then(|| {
         format!(

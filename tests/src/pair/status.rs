@@ -51,6 +51,18 @@ impl Status {
         bundles.iter().map(Bundle::from_value).collect()
     }
 
+    /// Code and text of each alarm of a receiver.
+    ///
+    /// # Panics
+    /// When an alarm is something else.
+    pub fn alarms(&self) -> Vec<(String, String)> {
+        let alarms = self.0["alarms"].as_array().unwrap_or_else(|| panic!("no `alarms` in {:#}", self.0));
+        let text = |alarm: &Value, key: &str| {
+            alarm[key].as_str().map_or_else(|| panic!("no text `{key}` in {alarm:#}"), str::to_owned)
+        };
+        alarms.iter().map(|alarm| (text(alarm, "code"), text(alarm, "text"))).collect()
+    }
+
     /// The bundle with that name in that channel; the newest when there are several.
     pub fn find(&self, channel: &str, name: &str) -> Option<Bundle> {
         let found = self.bundles().into_iter().filter(|bundle| bundle.channel == channel && bundle.name == name);

@@ -7,6 +7,11 @@ use checkvalve_protocol::manifest::raw::{RawAnnounce, RawEntry, RawHashes, RawHe
 use checkvalve_protocol::manifest::signed;
 use checkvalve_protocol::wire::ObjectKind;
 
+/// T of the data of a hand-made bundle, as its announce has it: that of a link with MTU 1500.
+pub const SYMBOL_SIZE: u16 = 1_408;
+/// B of it.
+pub const BLOCK_SYMBOLS: u16 = 256;
+
 /// What goes over the line for one bundle.
 #[derive(Clone, Debug)]
 pub struct Bundle {
@@ -32,23 +37,30 @@ pub enum Signer<'a> {
 }
 
 impl Bundle {
-    /// One regular file called `name` in channel `default`.
-    pub fn file(id: u64, sequence: u64, name: &str, data: Vec<u8>, signer: &Signer<'_>) -> Self {
+    /// One regular file called `name` in channel `default`. `id` is [`BundleId::new`] of an honest sender's key.
+    pub fn file(id: BundleId, sequence: u64, name: &str, data: Vec<u8>, signer: &Signer<'_>) -> Self {
         let entry = file_entry(name.as_bytes(), data.len() as u64);
         Self::by_hand(id, sequence, name.as_bytes(), &[entry], data, signer)
     }
 
     /// Any entries at all, also such as break every rule. The hashes are those of the files that `entries` describe.
     pub fn by_hand(
-        id: u64,
+        id: BundleId,
         sequence: u64,
         name: &[u8],
         entries: &[RawEntry<'_>],
         data: Vec<u8>,
         signer: &Signer<'_>,
     ) -> Self {
-        let head =
-            RawHead { bundle: id, channel: "default", sequence, name: Bytes(name), created_ms: 1_700_000_000_000 };
+        let head = RawHead {
+            bundle: id.0,
+            channel: "default",
+            sequence,
+            name: Bytes(name),
+            created_ms: 1_700_000_000_000,
+            symbol_size: SYMBOL_SIZE,
+            block_symbols: BLOCK_SYMBOLS,
+        };
         let announce = sign(signed::ANNOUNCE, RawAnnounce { head, entries: entries.to_vec() }.encode(), signer);
         let mut rest = &data[..];
         let mut files = Vec::new();
@@ -60,9 +72,9 @@ impl Bundle {
             }
         }
         let outcome = RawOutcome::Complete { files: files.into() };
-        let payload = RawHashes { bundle: id, announce: *blake3::hash(&announce).as_bytes(), outcome }.encode();
+        let payload = RawHashes { bundle: id.0, announce: *blake3::hash(&announce).as_bytes(), outcome }.encode();
         let hashes = sign(signed::HASHES, payload, signer);
-        Self { id: BundleId(id), announce, data, hashes }
+        Self { id, announce, data, hashes }
     }
 
     /// The bytes of one of its objects.

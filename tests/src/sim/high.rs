@@ -6,7 +6,7 @@ use std::time::Duration;
 use checkvalve_protocol::fec::Plans;
 use checkvalve_protocol::id::BundleId;
 use checkvalve_protocol::partition::{BlockSet, Oti};
-use checkvalve_protocol::receive::{DropReason, Drops, Limits, Reassembly, Taken, Wanted};
+use checkvalve_protocol::receive::{DropReason, Drops, Limits, Reassembly, Taken, Usage, Wanted};
 use checkvalve_protocol::seal::Opener;
 use checkvalve_protocol::time::Time;
 use checkvalve_protocol::wire::{ObjectKind, Symbol};
@@ -35,7 +35,7 @@ impl High {
     /// Ready to receive under `link_key`, with so much memory for blocks.
     pub fn new(link_key: [u8; 32], memory: u64) -> Self {
         let second = Duration::from_secs(1);
-        let limits = Limits { memory, objects: 64, idle: 60 * second, ask_again: 2 * second };
+        let limits = Limits { objects: 64, idle: 60 * second, ask_again: 2 * second, ..Limits::new(memory) };
         Self {
             plans: Plans::new(),
             opener: Opener::new(Some(link_key)),
@@ -75,9 +75,9 @@ impl High {
         })
     }
 
-    /// Bytes held for unfinished blocks.
-    pub fn memory(&self) -> u64 {
-        self.reassembly.memory()
+    /// What is in use.
+    pub fn usage(&self) -> Usage {
+        self.reassembly.usage()
     }
 
     fn one(&mut self, at: Time, datagram: &mut [u8]) -> Result<(), DropReason> {
@@ -118,7 +118,7 @@ fn want(objects: &mut BTreeMap<(BundleId, ObjectKind), Object>, symbol: &Symbol)
     if object.oti != symbol.oti {
         return Wanted::No(DropReason::Refused);
     }
-    Wanted::Yes { have: object.have.clone(), parked: Vec::new() }
+    Wanted::Yes { have: object.have.clone(), parked: Vec::new(), signed: true }
 }
 
 impl std::fmt::Debug for High {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use checkvalve_protocol::beacon::Beacon;
+use checkvalve_protocol::admit::Trust;
 use checkvalve_protocol::crypto::TrustStore;
 use checkvalve_protocol::fec::Plans;
 use checkvalve_protocol::id::SessionId;
@@ -14,12 +14,13 @@ use checkvalve_protocol::receive::{DropReason, Limits, Reassembly, ReceivedBlock
 use checkvalve_protocol::seal::Opener;
 use checkvalve_protocol::ticket::Loss;
 use checkvalve_protocol::time::Time;
-use checkvalve_protocol::wire::Symbol;
+use checkvalve_protocol::wire::{ObjectKind, Symbol};
 use checkvalve_receiver::delivery::ticket::{TicketError, TicketView};
 use checkvalve_receiver::delivery::{Delivery, OpenError, Policy, Settings};
 use checkvalve_receiver::hook::HookPolicy;
 use checkvalve_receiver::inbox::Durability;
-use checkvalve_receiver::sink::{ObjectProgress, RefuseReason, Sink, Want};
+use checkvalve_receiver::sink::{ObjectProgress, RefuseReason, Sink, StoreError, Want};
+use checkvalve_receiver::store::space;
 
 use super::low::{LINK_KEY, signing_key};
 use super::memory::Memory;
@@ -31,7 +32,12 @@ pub(super) const INBOX: &str = "/inbox";
 pub(super) const QUARANTINE: &str = "/quarantine";
 pub(super) const STATE: &str = "/state";
 pub(super) const SILENCE_MS: u64 = 10_000;
-const MAX_PARKED: usize = 64;
+const MAX_PARKED: usize = 16;
+/// Signed objects and beacons that wait to be checked at most: few, so that some are turned away.
+const WAITING: usize = 8;
+const BEACONS: usize = 8;
+/// What an object takes beside its blocks.
+const OBJECT: u64 = 768;
 /// Most lines of a ticket: few, so that some do not hold all that is lacking.
 const TICKET_LINES: usize = 3;
 
@@ -43,7 +49,8 @@ pub(super) struct High {
     reassembly: Reassembly,
     ready: VecDeque<ReceivedBlock>,
     parked: VecDeque<ReceivedBlock>,
-    beacons: Vec<(SessionId, Beacon)>,
+    waiting: Vec<ReceivedBlock>,
+    beacons: VecDeque<(SessionId, Vec<u8>)>,
     memory: u64,
     rng: Rng,
 }
@@ -69,7 +76,7 @@ impl High {
                 retries: (retries > 0).then_some(retries),
             })
         });
-        let policy = Policy { hook, wait_for_missing_ms: options.wait_for_missing_ms };
+        let policy = Policy { hook, wait_for_missing_ms: options.wait_for_missing_ms, quota: None };
         let staging = if options.inbox_mounted { "/inbox/.staging" } else { "/state/staging" };
         let channels: BTreeMap<_, _> = super::play::channels().into_iter().map(|c| (c, policy.clone())).collect();
         let settings = Settings {
@@ -80,16 +87,30 @@ impl High {
             durability: if options.fsync_each { Durability::Fsync } else { Durability::Syncfs },
             channels,
             silence_ms: SILENCE_MS,
-            reserve: 0,
-            quota: u64::MAX,
+            // Little for what nobody signed for, so that some of it finds no room.
+            space: space::Limits {
+                unsigned_bytes: 64 << 10,
+                unsigned_files: 16,
+                unsigned_bundles: 4,
+                ..space::Limits::new(0, u64::MAX)
+            },
             // What the simulator drops has few files.
             crowd: if options.fsync_each { checkvalve_receiver::store::CROWD } else { 2 },
         };
         let mut id = [0; 16];
         id[..8].copy_from_slice(&boot.to_le_bytes());
-        let delivery = Delivery::open(Arc::new(disk.clone()), settings, trust, id, now_ms)?;
+        let delivery = Delivery::open(Arc::new(disk.clone()), settings, Trust::new(trust), id, now_ms)?;
         let memory = if options.little_memory { 24 << 10 } else { 4 << 20 };
-        let limits = Limits { memory, objects: 256, idle: Duration::from_secs(20), ask_again: Duration::from_secs(2) };
+        // What nobody signed for finds little room, so that some of it has to make room for the rest; but a block of it, in pages, and
+        // its repair symbols fit.
+        let limits = Limits {
+            unsigned_memory: memory / 2,
+            objects: 256,
+            unsigned_objects: 8,
+            announces: 4,
+            open_blocks: 256,
+            ..Limits::new(memory)
+        };
         lasting.left_behind(&mut |block| {
             checkvalve_receiver::pipeline::take_up(block, plans, &delivery);
         });
@@ -100,7 +121,8 @@ impl High {
             reassembly: Reassembly::with_memory(limits, Box::new(lasting.clone())),
             ready: VecDeque::new(),
             parked: VecDeque::new(),
-            beacons: Vec::new(),
+            waiting: Vec::new(),
+            beacons: VecDeque::new(),
             memory,
             rng: Rng::new(seed),
         })
@@ -111,22 +133,22 @@ impl High {
         let delivery = &self.delivery;
         let taken = self.reassembly.take(now, &mut self.opener, datagram, &mut |symbol| ask(delivery, symbol));
         if let Ok(Taken::Beacon(session, payload)) = taken
-            && self.beacons.len() < 64
-            && let Ok(beacon) = Beacon::decode(payload)
+            && self.beacons.len() < BEACONS
         {
-            self.beacons.push((session, beacon));
+            self.beacons.push_back((session, payload.to_vec()));
         }
         self.collect();
     }
 
     /// The workers do some of what waits, or all of it.
-    pub(super) fn work(&mut self, all: bool) -> bool {
+    pub(super) fn work(&mut self, wall_ms: u64, all: bool) -> bool {
         let mut any = false;
         while all || self.rng.chance(600) {
-            let done = match self.rng.below(3) {
-                0 => self.store_one() || self.park_one() || self.delivery.work(),
-                1 => self.delivery.work() || self.store_one() || self.park_one(),
-                _ => self.park_one() || self.store_one() || self.delivery.work(),
+            let done = match self.rng.below(4) {
+                0 => self.store_one() || self.park_one() || self.check_one(wall_ms) || self.delivery.work(),
+                1 => self.delivery.work() || self.store_one() || self.park_one() || self.check_one(wall_ms),
+                2 => self.check_one(wall_ms) || self.delivery.work() || self.store_one() || self.park_one(),
+                _ => self.park_one() || self.check_one(wall_ms) || self.store_one() || self.delivery.work(),
             };
             any |= done;
             if !done {
@@ -136,13 +158,17 @@ impl High {
         any
     }
 
-    /// Beacons, progress and time.
+    /// The thread that waits for no disk does all that it has to.
+    pub(super) fn check(&mut self, wall_ms: u64) {
+        while self.check_one(wall_ms) {}
+    }
+
+    /// Progress and time.
     pub(super) fn tend(&mut self, now: Time, wall_ms: u64) {
         self.reassembly.handle_timeout(now);
         self.collect();
-        for (session, beacon) in std::mem::take(&mut self.beacons) {
-            self.delivery.beacon(wall_ms, session, beacon);
-        }
+        let expired: Vec<_> = std::iter::from_fn(|| self.reassembly.poll_expired()).collect();
+        expired.into_iter().for_each(|bundle| self.delivery.expired(bundle));
         let progress: Vec<_> = self.reassembly.progress().collect();
         for p in progress {
             let count = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
@@ -165,30 +191,73 @@ impl High {
         self.delivery.tickets(which, loss, TICKET_LINES, &|bundle| self.reassembly.lacking(bundle))
     }
 
-    /// Told to stop: what is ready is stored, what is not is kept.
+    /// Told to stop: what is ready is stored, what is not is kept. What waits to be checked has to come again.
     pub(super) fn stop(&mut self) {
         while self.store_one() || self.park_one() {}
         self.reassembly.park_all();
         self.collect();
-        while self.park_one() {}
+        while self.park_one() {
+            self.collect();
+        }
     }
 
-    /// Bytes over what it may use, and the unused rest of one buffer; 0 if none.
+    /// Bytes over what it may use, and the unused rest of one buffer; 0 if none. What objects take by themselves is counted, but no
+    /// room is made for it before the next block.
     pub(super) fn memory_over(&self) -> u64 {
-        self.reassembly.memory().saturating_sub(self.memory + 4_096)
+        let usage = self.reassembly.usage();
+        usage.memory.saturating_sub(self.memory + 4_096 + usage.objects as u64 * OBJECT)
     }
 
     fn collect(&mut self) {
         while let Some(block) = self.reassembly.poll_block() {
-            self.ready.push_back(block);
-        }
-        while let Some(block) = self.reassembly.poll_parked() {
-            if self.parked.len() < MAX_PARKED {
-                self.parked.push_back(block);
+            if block.kind() != ObjectKind::Data && block.oti().blocks() == 1 && !block.has_parked() {
+                self.waiting.push(block);
+                if self.waiting.len() > WAITING {
+                    // Of those with the least traffic the newest.
+                    let least =
+                        self.waiting.iter().enumerate().min_by_key(|(at, block)| (block.traffic(), usize::MAX - at));
+                    let at = least.map(|(at, _)| at).expect("some wait");
+                    let refused = self.waiting.swap_remove(at);
+                    self.reassembly.discarded(refused);
+                }
             } else {
-                self.reassembly.recycle(block);
+                self.ready.push_back(block);
             }
         }
+        while self.parked.len() < MAX_PARKED
+            && let Some(block) = self.reassembly.poll_parked()
+        {
+            self.parked.push_back(block);
+        }
+    }
+
+    /// Checks a beacon, or a signed object that came in one block.
+    fn check_one(&mut self, wall_ms: u64) -> bool {
+        if let Some((session, signed)) = self.beacons.pop_front() {
+            if let Some(datagrams) = self.delivery.beacon(wall_ms, session, &signed) {
+                self.reassembly.sent(session, datagrams);
+            }
+        } else {
+            let most = self.waiting.iter().enumerate().max_by_key(|(at, block)| (block.traffic(), usize::MAX - at));
+            let Some(at) = most.map(|(at, _)| at) else { return false };
+            let mut block = self.waiting.remove(at);
+            if block.decode(&self.plans).is_err() {
+                self.reassembly.undecodable(block);
+            } else {
+                match self.delivery.manifest(block.bundle(), block.kind(), block.data()) {
+                    Ok(()) => self.reassembly.stored(block),
+                    Err(_) => self.reassembly.discarded(block),
+                }
+            }
+        }
+        self.take_up_vouched();
+        self.collect();
+        true
+    }
+
+    /// Bundles that somebody signed for have more room.
+    fn take_up_vouched(&mut self) {
+        self.delivery.vouched().into_iter().for_each(|bundle| self.reassembly.vouch(bundle));
     }
 
     fn store_one(&mut self) -> bool {
@@ -200,8 +269,13 @@ impl High {
             self.reassembly.undecodable(block);
         } else {
             let oti = block.oti();
-            match self.delivery.block(block.bundle(), block.kind(), &oti, block.sbn(), block.data()) {
+            let stored = self.delivery.block(block.bundle(), block.kind(), &oti, block.sbn(), block.data());
+            if block.kind() != ObjectKind::Data {
+                self.take_up_vouched();
+            }
+            match stored {
                 Ok(()) => self.reassembly.stored(block),
+                Err(StoreError::Refused) => self.reassembly.discarded(block),
                 Err(_) => self.reassembly.failed(block),
             }
         }
@@ -222,12 +296,13 @@ impl High {
 
 fn ask(delivery: &Delivery, symbol: &Symbol) -> Wanted {
     match delivery.want(symbol.bundle, symbol.kind, &symbol.oti) {
-        Want::Yes { have } => {
+        Want::Yes { have, signed } => {
             let parked = delivery.parked(symbol.bundle, symbol.kind, &symbol.oti);
-            Wanted::Yes { have, parked }
+            Wanted::Yes { have, parked, signed }
         }
         Want::Done => Wanted::No(DropReason::Done),
-        Want::Refuse(RefuseReason::NoRoom) => Wanted::No(DropReason::Memory),
-        Want::Refuse(RefuseReason::Length | RefuseReason::TooMany) => Wanted::No(DropReason::Refused),
+        Want::Refuse(RefuseReason::NoRoom) => Wanted::No(DropReason::Room),
+        Want::Refuse(RefuseReason::Length) => Wanted::No(DropReason::Refused),
+        Want::Refuse(RefuseReason::Signer) => Wanted::No(DropReason::Signer),
     }
 }

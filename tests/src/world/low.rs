@@ -50,6 +50,8 @@ pub(super) struct Low {
     channels: Vec<ChannelState>,
     next_channel: usize,
     next_beacon: u64,
+    /// Beacons that were made.
+    beacons: u64,
     wake_ms: u64,
     rng: Rng,
 }
@@ -165,6 +167,7 @@ impl Low {
             channels: Vec::new(),
             next_channel: 0,
             next_beacon: 0,
+            beacons: 0,
             wake_ms: 0,
             rng,
         })
@@ -415,15 +418,19 @@ impl Low {
                 self.channels.get(self.next_channel).cloned()
             }
         };
+        self.beacons += 1;
         let beacon = Beacon {
+            epoch: self.engine.epoch(),
             session_number: self.engine.session_number(),
+            session: self.sealer.session(),
+            counter: self.beacons,
             clock_ms: now.wall_ms,
             rate_bits: RATE,
             datagrams: self.transmitter.datagrams(),
             on_wire,
             channel,
         };
-        self.transmitter.push_beacon(beacon.encode(usize::from(self.parameters.symbol_size())));
+        self.transmitter.push_beacon(beacon.sign(&self.key, usize::from(self.parameters.symbol_size())));
     }
 }
 

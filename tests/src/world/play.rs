@@ -392,12 +392,14 @@ impl<'a> World<'a> {
     fn arrive(&mut self, mut datagram: Vec<u8>) -> Held {
         let now = self.now;
         self.high.stamp(now);
-        let slow = self.high.slow_until > now;
+        let (slow, wall) = (self.high.slow_until > now, self.high.wall_ms(now));
         let Some(process) = &mut self.high.process else { return Ok(()) };
         let done = SimDisk::until_power_cut(|| {
             process.receive(Time(now), &mut datagram);
-            if !slow {
-                process.work(false);
+            if slow {
+                process.check(wall);
+            } else {
+                process.work(wall, false);
             }
         });
         if done.is_none() {
@@ -414,9 +416,10 @@ impl<'a> World<'a> {
         let due = SimDisk::until_power_cut(|| {
             process.tend(Time(now), wall);
             if slow {
+                process.check(wall);
                 return Vec::new();
             }
-            process.work(true);
+            process.work(wall, true);
             process.delivery.due_hooks(wall)
         });
         let Some(due) = due else { return self.die_armed(Side::High, None) };

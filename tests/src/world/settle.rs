@@ -113,7 +113,9 @@ impl World<'_> {
             match row.state {
                 State::Incomplete | State::Missing => lacking.push(Lacking::Reported(what)),
                 // Of one that was reported, something came again: the line repeats old datagrams.
-                State::Receiving if status.now_ms.saturating_sub(row.changed_ms) < SILENCE_MS => {
+                State::Receiving
+                    if row.changed_at.is_some_and(|at| status.now_at.0.saturating_sub(at.0) < SILENCE_MS) =>
+                {
                     lacking.push(Lacking::Waiting(what));
                 }
                 State::Receiving => lacking.push(Lacking::Unreported(what)),

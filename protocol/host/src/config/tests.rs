@@ -49,6 +49,20 @@ fn mistake(text: &str) -> String {
 }
 
 #[test]
+fn a_file_that_others_may_write_to_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("sender.toml");
+    std::fs::write(&file, "[link]\nrate = '9 Mbit/s'\n").unwrap();
+    for (mode, refused) in [(0o600, false), (0o644, false), (0o664, true), (0o646, true), (0o622, true)] {
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        let loaded = load::<Config>(&file).map(|_| ()).map_err(|error| error.to_string());
+        let shown = file.display();
+        let expected = format!("{shown}: others may write to it (its mode is {mode:04o}); run `chmod go-w {shown}`");
+        assert_eq!(loaded, if refused { Err(expected) } else { Ok(()) });
+    }
+}
+
+#[test]
 fn reads_what_is_right() {
     let config: Config = parse(
         "spool = '/var/spool'\nmode = 'carousel'\n[link]\nrate = '900 Mbit/s'\nmtu = 9000\n\

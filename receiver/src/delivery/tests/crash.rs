@@ -104,7 +104,7 @@ fn a_power_cut_loses_only_what_was_not_synced() {
     data(&delivery, sample, 5..7).unwrap();
     drop(delivery);
     let delivery = bench.try_open(2).unwrap();
-    let Want::Yes { have } = delivery.want(sample.id(), ObjectKind::Data, &sample.oti()) else { panic!() };
+    let Want::Yes { have, .. } = delivery.want(sample.id(), ObjectKind::Data, &sample.oti()) else { panic!() };
     assert_eq!(have.iter().collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
     send(&delivery, sample);
     sample.assert_at(&bench.inbox(1));

@@ -41,10 +41,18 @@ fn no_hostile_manifest_writes_anything_outside() {
         let bench = Bench::new();
         let delivery = bench.open();
         let name = if entries.len() == 1 { entries[0].path } else { Bytes(b"t") };
-        let head = RawHead { bundle: 1, channel: "default", sequence: 1, name, created_ms: 0 };
+        let head = RawHead {
+            bundle: own(1).0,
+            channel: "default",
+            sequence: 1,
+            name,
+            created_ms: 0,
+            symbol_size: 64,
+            block_symbols: 8,
+        };
         let payload = RawAnnounce { head, entries }.encode();
         let announce = signed::seal(signed::ANNOUNCE, &payload, &key());
-        manifest(&delivery, BundleId(1), ObjectKind::Announce, &announce).unwrap();
+        manifest(&delivery, own(1), ObjectKind::Announce, &announce).unwrap();
         let sample = Sample::file(1, 1, 3);
         data(&delivery, &sample, 0..1).unwrap();
         hashes(&delivery, &sample).unwrap();
@@ -73,34 +81,30 @@ fn a_name_that_is_hostile_to_logs_and_paths_is_kept_as_it_is() {
 }
 
 #[test]
-fn untrusted_bundles_cannot_fill_the_quarantine() {
+fn refused_bundles_cannot_fill_the_quarantine() {
     let bench = Bench::new();
     let delivery = bench.open();
-    let mallory = SigningKey::from_seed([9; 32]);
-    for id in 0..crate::ledger::UNTRUSTED as u64 + 20 {
-        let sample = Sample::file(1_000 + id, id + 1, 3);
-        let announce = sample.announce.sign(&mallory).unwrap();
-        manifest(&delivery, sample.id(), ObjectKind::Announce, &announce).unwrap();
-        data(&delivery, &sample, 0..1).unwrap();
+    for id in 0..crate::ledger::REFUSED as u64 + 20 {
+        // Rightly signed, and of no entries.
+        let (bundle, symbol_size, block_symbols) = (own(1_000 + id), 64, 8);
+        let head = RawHead {
+            bundle: bundle.0,
+            channel: "default",
+            sequence: 7,
+            name: Bytes(b"t"),
+            created_ms: 0,
+            symbol_size,
+            block_symbols,
+        };
+        let payload = RawAnnounce { head, entries: Vec::<RawEntry<'_>>::new() }.encode();
+        manifest(&delivery, bundle, ObjectKind::Announce, &signed::seal(signed::ANNOUNCE, &payload, &key())).unwrap();
     }
     let kept = std::fs::read_dir(bench.settings.quarantine.join("default")).unwrap().count();
-    assert_eq!(kept, crate::ledger::UNTRUSTED);
-    assert!(delivery.store.all().is_empty());
+    assert_eq!(kept, crate::ledger::REFUSED);
+    assert!(delivery.noted(0).iter().any(|alarm| alarm.code == alarms::Code::QuarantineFull));
     let sample = Sample::file(1, 1, 100);
     send(&delivery, &sample);
     sample.assert_at(&bench.inbox(1));
-}
-
-#[test]
-fn another_bundle_with_a_taken_sequence_is_refused() {
-    let bench = Bench::new();
-    let delivery = bench.open();
-    let (first, second) = (Sample::file(1, 1, 100), Sample::file(2, 1, 200));
-    send(&delivery, &first);
-    send(&delivery, &second);
-    assert_eq!(state(&delivery, &second), Some(State::Quarantined));
-    assert_eq!(bench.reason(&second)["rule"], "sequence");
-    first.assert_at(&bench.inbox(1));
 }
 
 #[test]
@@ -111,12 +115,13 @@ fn another_announce_of_the_same_bundle_changes_nothing() {
     {
         let delivery = bench.open();
         announce(&delivery, &first).unwrap();
+        work(&delivery);
         let path = delivery.store.get(first.id()).unwrap().object(ObjectKind::Announce);
         drop(delivery);
         std::fs::remove_file(path).unwrap();
     }
     let delivery = bench.open();
-    announce(&delivery, &other).unwrap();
+    assert!(matches!(announce(&delivery, &other), Err(StoreError::Refused)));
     assert_eq!(state(&delivery, &first), Some(State::Receiving));
     send(&delivery, &first);
     first.assert_at(&bench.inbox(1));

@@ -92,7 +92,7 @@ fn threads_that_bring_the_last_parts_do_not_hinder_one_another() {
     ] {
         for (first, second) in Part::PARTS.into_iter().flat_map(|a| Part::ALL.map(|b| (a, b))) {
             let steps = (0..).take_while(|&step| interleave(&sample, first, second, step)).count();
-            assert!(steps > 2, "{first:?} has {steps} steps");
+            assert!(steps > 1, "{first:?} has {steps} steps");
         }
     }
 }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use checkvalve_host::disk::fault::FailNth;
 use checkvalve_host::disk::{Disk, OsDisk};
 use checkvalve_protocol::crypto::SigningKey;
-use checkvalve_protocol::id::{BundleId, ChannelName};
+use checkvalve_protocol::id::{BundleId, ChannelName, KeyId};
+use checkvalve_protocol::manifest::Announce;
 use checkvalve_protocol::transmit::{Link, Parameters, Selection};
 
 use crate::bundle::Reader;
@@ -107,13 +108,6 @@ impl Rig {
         // As random numbers would not be the same in each process.
         self.ids += 1_000_000;
         let mut id = self.ids;
-        let link = Link {
-            mtu: self.mtu,
-            rate: 900_000_000,
-            repair: 0.05,
-            burst: std::time::Duration::from_millis(10),
-            memory: 128 << 20,
-        };
         let setup = Setup {
             disk: Arc::clone(&self.disk) as Arc<dyn Disk>,
             spool: self.path("spool"),
@@ -124,7 +118,7 @@ impl Rig {
             retain_bytes: self.retain_bytes,
             retain_ms: self.retain_ms,
             key: Arc::new(SigningKey::from_seed([self.key; 32])),
-            parameters: Parameters::derive(&link).unwrap(),
+            parameters: self.parameters(),
             random: Box::new(move || {
                 id += 1;
                 id
@@ -132,6 +126,21 @@ impl Rig {
         };
         self.engine = Engine::open(setup, self.now).ok();
         self.engine.is_some()
+    }
+
+    pub(super) fn parameters(&self) -> Parameters {
+        let link = Link {
+            mtu: self.mtu,
+            rate: 900_000_000,
+            repair: 0.05,
+            burst: std::time::Duration::from_millis(10),
+            memory: 128 << 20,
+        };
+        Parameters::derive(&link).unwrap()
+    }
+
+    pub(super) fn signer(&self) -> KeyId {
+        SigningKey::from_seed([self.key; 32]).public().id()
     }
 
     pub(super) fn path(&self, path: &str) -> PathBuf {
@@ -197,6 +206,11 @@ impl Rig {
     pub(super) fn finish_job(&mut self, index: usize) {
         let job = self.jobs.remove(index);
         let now = self.now;
+        let announce = Announce::peek(&job.announce).unwrap();
+        assert_eq!((announce.bundle, announce.sequence), (job.bundle, job.sequence));
+        if job.withdrawn.is_none() {
+            assert_eq!((announce.symbol_size, announce.block_symbols), (job.symbol_size, job.block_symbols));
+        }
         if job.withdrawn.is_some() {
             self.withdrew.push(job.bundle);
             return self.engine().finished(job.bundle, Finished::Withdrawn, now);

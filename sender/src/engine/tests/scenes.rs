@@ -6,6 +6,7 @@ use std::os::unix::fs::symlink;
 use super::rig::{Rig, channel, names};
 use crate::engine::{BundleState, ResendError, Rules};
 use crate::spool::Seen;
+use crate::trouble::Trouble;
 use checkvalve_protocol::beacon::RecentState;
 use checkvalve_protocol::transmit::Selection;
 
@@ -149,7 +150,7 @@ fn a_later_pass_that_cannot_be_read_does_not_unmake_the_first() {
     assert_eq!(rig.sent.len(), 1);
     assert_eq!(rig.states()[0].3, BundleState::Transmitted);
     let troubles = rig.engine().view().troubles;
-    assert!(troubles.len() == 1 && troubles[0].starts_with("a/1: cannot be sent again"), "{troubles:?}");
+    assert!(troubles.len() == 1 && troubles[0].text.starts_with("a/1: cannot be sent again"), "{troubles:?}");
     assert_eq!(rig.engine().beacon()[0].recent[0].state, RecentState::Transmitted);
 }
 
@@ -232,7 +233,7 @@ fn what_is_held_is_proven_before_it_is_sent_again() {
     rig.run(100);
     assert_eq!(rig.sent.len(), 4);
     let view = rig.engine().view();
-    assert!(view.troubles.iter().any(|t| t.starts_with("a/2: cannot be sent again:")), "{:?}", view.troubles);
+    assert!(view.troubles.iter().any(|t| t.text.starts_with("a/2: cannot be sent again:")), "{:?}", view.troubles);
     assert_eq!((view.bundles[1].state, view.bundles[1].resends), (BundleState::Transmitted, 0));
     // Gone altogether.
     fs::remove_dir_all(held(&rig, 2, "h").parent().unwrap().parent().unwrap()).unwrap();
@@ -310,14 +311,12 @@ fn what_is_in_no_channel_is_pointed_out() {
     fs::create_dir(rig.path("spool/typo")).unwrap();
     rig.run(11_000);
     let troubles = rig.engine().view().troubles;
-    assert_eq!(
-        troubles,
-        ["spool: \"typo\" in the spool is no channel: add a table [channel.NAME] for it; nothing in it is sent"]
-    );
+    let text = "spool: \"typo\" in the spool is no channel: add a table [channel.NAME] for it; nothing in it is sent";
+    assert_eq!(troubles, [Trouble::new("in-no-channel", text)]);
     fs::remove_dir(rig.path("spool/typo")).unwrap();
     fs::remove_dir(rig.path("spool/b")).unwrap();
     rig.run(11_000);
-    assert_eq!(rig.engine().view().troubles, [""; 0]);
+    assert_eq!(rig.engine().view().troubles, []);
     assert!(rig.path("spool/b").is_dir(), "made again");
 }
 

@@ -1,0 +1,129 @@
+//! What a person should look at that no state shows: noted when it happens, gone when it has not for a while.
+
+use std::collections::BTreeMap;
+use std::sync::PoisonError;
+
+use serde::{Deserialize, Serialize};
+
+use super::Delivery;
+
+/// How long an alarm stands after it was noted last, in milliseconds.
+const STANDS_MS: u64 = 300_000;
+/// Alarms that stand at once.
+const MOST: usize = 64;
+/// Of one code.
+const MOST_OF_CODE: usize = 8;
+
+/// What an alarm is about, for programs. Names are never changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Code {
+    /// No beacon was heard yet.
+    NoBeaconYet,
+    /// Beacons stopped.
+    Silent,
+    /// Bundles never came.
+    Missing,
+    /// Bundles lack something.
+    Incomplete,
+    /// Bundles are held.
+    Held,
+    /// The hook of a bundle failed for good.
+    Failed,
+    /// A bundle finds no room in staging.
+    NoRoom,
+    /// An announce by a key that is not trusted, or that may not sign for its channel.
+    UnknownKey,
+    /// Two senders have one key.
+    TwoSenders,
+    /// A sender came back with an older copy of its state.
+    OlderState,
+    /// A sender has another state under the same epoch number.
+    AnotherState,
+    /// A sender goes on in an epoch that is over.
+    OldEpoch,
+    /// A beacon says that a channel is far ahead of what is known.
+    SequenceJump,
+    /// A bundle's content did not match its hashes.
+    Spoilt,
+    /// The link loses more than its repair mends.
+    Repair,
+    /// The link loses nearly as much as its repair mends.
+    RepairLow,
+    /// The kernel dropped datagrams.
+    KernelDrops,
+    /// Datagrams found no memory.
+    Memory,
+    /// The quarantine is full.
+    QuarantineFull,
+    /// Too many bundles are held.
+    HeldFull,
+    /// Too many bundles of a channel are under way.
+    ManyOpen,
+    /// No key is trusted.
+    NoTrust,
+}
+
+/// An alarm.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alarm {
+    /// For programs.
+    pub code: Code,
+    /// For people: what happened, and the command or setting that mends it.
+    pub text: String,
+}
+
+impl Code {
+    /// As JSON has it.
+    fn as_str(self) -> String {
+        serde_json::to_value(self).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+    }
+}
+
+impl Alarm {
+    /// An alarm.
+    #[must_use]
+    pub fn new(code: Code, text: impl Into<String>) -> Self {
+        Self { code, text: text.into() }
+    }
+}
+
+/// Alarms that stand, by what they are about.
+#[derive(Default)]
+pub(super) struct Noted(BTreeMap<(Code, String), (u64, String)>);
+
+impl Noted {
+    /// The alarms that still stand.
+    pub(super) fn stand(&self, now_ms: u64) -> Vec<Alarm> {
+        let stands = |since: &u64| now_ms.saturating_sub(*since) < STANDS_MS;
+        let standing = self.0.iter().filter(|(_, (since, _))| stands(since));
+        standing.map(|((code, _), (_, text))| Alarm::new(*code, text.clone())).collect()
+    }
+
+    /// True: it is new.
+    fn note(&mut self, code: Code, about: &str, text: &str, now_ms: u64) -> bool {
+        self.0.retain(|_, (since, _)| now_ms.saturating_sub(*since) < STANDS_MS);
+        let known = self.0.contains_key(&(code, about.to_owned()));
+        let of_code = self.0.keys().filter(|(other, _)| *other == code).count();
+        if known || self.0.len() < MOST && of_code < MOST_OF_CODE {
+            self.0.insert((code, about.to_owned()), (now_ms, text.to_owned()));
+        }
+        !known
+    }
+}
+
+impl Delivery {
+    /// Something happened that a person should look at, `about` this.
+    pub(super) fn alarm(&self, code: Code, about: &str, text: &str) {
+        let now = self.now();
+        let new = self.noted.lock().unwrap_or_else(PoisonError::into_inner).note(code, about, text, now);
+        if new && let Some(suppressed) = self.throttle.allow(now) {
+            tracing::warn!(code = code.as_str(), about, text, suppressed, "alarm");
+        }
+    }
+
+    /// It is over.
+    pub(super) fn no_alarm(&self, code: Code, about: &str) {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner).0.remove(&(code, about.to_owned()));
+    }
+}

@@ -1,0 +1,260 @@
+//! What beacons say: who is sending, what is in use, what was sent and what was withdrawn.
+//!
+//! 1. [`Trust::hear`](checkvalve_protocol::admit::Trust::hear): rightly signed, and stripped of what its key may not say.
+//! 2. [`Order`](checkvalve_protocol::beacon::order::Order): is it news; if it is not, is it an alarm.
+//! 3. The channel, unless it jumps; then the bundles.
+
+use std::collections::BTreeMap;
+use std::sync::PoisonError;
+
+use checkvalve_protocol::beacon::order::Order;
+use checkvalve_protocol::beacon::{Beacon, ChannelState, OnWire, Recent, RecentState};
+use checkvalve_protocol::id::{BundleId, ChannelName, KeyId, SessionId};
+use checkvalve_protocol::manifest::Opened;
+
+use super::alarms::Code;
+use super::{Delivery, Job};
+use crate::ledger::{self, Ledger, Signer, State};
+
+/// Beacons of a kind that may have been overtaken, before they are an alarm.
+const OVERTAKEN: u32 = 3;
+/// Milliseconds after which another of them is the first again.
+const LATE_MS: u64 = 60_000;
+
+/// What the newest beacon that counted said.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Heard {
+    /// When it came, in Unix milliseconds; 0: none yet.
+    pub at_ms: u64,
+    pub signer: Option<KeyId>,
+    pub session: Option<SessionId>,
+    pub session_number: u64,
+    pub epoch_number: u64,
+    pub sender_clock_ms: u64,
+    pub rate_bits: u64,
+    pub datagrams: u64,
+    pub on_wire: Option<OnWire>,
+    /// Sessions heard of since the start.
+    pub sessions: u64,
+    /// Beacons of late sessions and old epochs, with little time between them, and when the last came. Some are overtaken on the way.
+    late: BTreeMap<KeyId, (u32, u64)>,
+}
+
+impl Delivery {
+    pub(super) fn hear(&self, now_ms: u64, session: SessionId, signed: &[u8]) -> Option<u64> {
+        let opened = match self.trust().hear(session, signed) {
+            Ok(opened) => opened,
+            Err(error) => {
+                self.discards.lock().unwrap_or_else(PoisonError::into_inner).add(error.rule());
+                return None;
+            }
+        };
+        let order = self.ledger.lock().hear(opened.signer, &opened.value, now_ms);
+        if !order.is_news() {
+            self.not_news(now_ms, order, &opened);
+            return None;
+        }
+        self.note_sender(now_ms, session, order, &opened);
+        let Opened { value, signer, signer_name, .. } = opened;
+        let by = Signer { key: signer, name: signer_name };
+        if let Some(channel) = &value.channel {
+            self.hear_channel(now_ms, channel, &by);
+        }
+        if let Some(on_wire) = &value.on_wire {
+            self.hear_on_wire(now_ms, on_wire, &by);
+        }
+        Some(value.datagrams)
+    }
+
+    fn note_sender(&self, now_ms: u64, session: SessionId, order: Order, opened: &Opened<Beacon>) {
+        let (beacon, key) = (&opened.value, opened.signer);
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        if heard.session != Some(session) {
+            heard.sessions = heard.sessions.saturating_add(1);
+        }
+        if order != Order::News
+            && let Some(suppressed) = self.throttle.allow(now_ms)
+        {
+            let (number, epoch) = (beacon.session_number, beacon.epoch.number);
+            tracing::info!(%session, number, epoch, %key, signer = opened.signer_name, suppressed, "session");
+        }
+        heard.at_ms = now_ms;
+        heard.signer = Some(key);
+        heard.session = Some(session);
+        heard.session_number = beacon.session_number;
+        heard.epoch_number = beacon.epoch.number;
+        heard.sender_clock_ms = beacon.clock_ms;
+        heard.rate_bits = beacon.rate_bits;
+        heard.datagrams = beacon.datagrams;
+        heard.on_wire.clone_from(&beacon.on_wire);
+        drop(heard);
+        if order == Order::NewEpoch {
+            for code in [Code::TwoSenders, Code::OlderState, Code::AnotherState, Code::OldEpoch] {
+                self.no_alarm(code, &key.to_string());
+            }
+        }
+    }
+
+    /// A beacon that does not count: what it tells of the sender.
+    fn not_news(&self, now_ms: u64, order: Order, opened: &Opened<Beacon>) {
+        let (key, name, beacon) = (opened.signer, &opened.signer_name, &opened.value);
+        let code = match order {
+            Order::News | Order::NewSession | Order::NewEpoch | Order::Repeated => return,
+            Order::AnotherState => Code::AnotherState,
+            Order::ReusedSession => Code::OlderState,
+            Order::LateSession => Code::TwoSenders,
+            Order::OldEpoch => Code::OldEpoch,
+        };
+        if matches!(code, Code::TwoSenders | Code::OldEpoch) {
+            let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+            let (late, last_ms) = heard.late.entry(key).or_default();
+            *late = if now_ms.saturating_sub(*last_ms) < LATE_MS { late.saturating_add(1) } else { 1 };
+            *last_ms = now_ms;
+            if *late < OVERTAKEN {
+                return;
+            }
+        }
+        let adopt = self.adopt_command(Some(key));
+        let (session, epoch) = (beacon.session_number, beacon.epoch.number);
+        let text = match code {
+            Code::AnotherState => format!(
+                "the sender with key {key} ({name}) has another state than before: it was lost, or made anew on another host. What it \
+                 says is not believed until it has a new epoch; {adopt}"
+            ),
+            Code::OlderState => format!(
+                "the sender with key {key} ({name}) came back with an older copy of its state, or two senders have that key: session \
+                 {session} was another before. Stop all but one; {adopt}"
+            ),
+            Code::OldEpoch => format!(
+                "a sender with key {key} ({name}) still sends in epoch {epoch}, which is over: stop it, it was replaced by another"
+            ),
+            _ => format!(
+                "two senders have key {key} ({name}): session {session} goes on although a later one began. Stop one of them; {adopt}"
+            ),
+        };
+        self.alarm(code, &key.to_string(), &text);
+    }
+
+    fn hear_channel(&self, now_ms: u64, channel: &ChannelState, by: &Signer) {
+        let (mut withdrawn, mut vouched) = (Vec::new(), Vec::new());
+        let mut ledger = self.ledger.lock();
+        if !ledger.ensure_channel(&channel.name, false) {
+            return;
+        }
+        let newest = ledger.channel(&channel.name).map_or(0, ledger::Channel::newest);
+        if ledger.channel(&channel.name).is_some_and(|c| c.is_jump(channel.newest)) {
+            drop(ledger);
+            let name = &channel.name;
+            self.alarm(
+                Code::SequenceJump,
+                name.as_str(),
+                &format!(
+                    "the sender says that {} is the newest of channel {name}, of which {newest} is the newest known: if that is right, \
+                     `checkvalve-receiver approve {name}/{}` (what is between will be missing); else the numbers of the low side are wrong: \
+                     stop the sender, move its state directory away, make an empty one, and {}",
+                    channel.newest,
+                    channel.newest,
+                    self.adopt_command(Some(by.key))
+                ),
+            );
+            return;
+        }
+        self.no_alarm(Code::SequenceJump, channel.name.as_str());
+        let behind = channel.newest < newest && channel.newest > 0;
+        let pending = |r: &&Recent| matches!(r.state, RecentState::Queued | RecentState::Transmitting);
+        let first_pending = channel.recent.iter().filter(pending).map(|r| r.sequence).min();
+        ledger.change_channel(&channel.name, |c| {
+            c.hear(channel.newest, first_pending);
+            let begun = channel.recent.iter().find(|r| r.state != RecentState::Queued);
+            begun.into_iter().for_each(|r| c.begun(r.sequence));
+        });
+        for recent in channel.recent.iter().filter(|r| r.state != RecentState::Queued) {
+            let heard = ledger::Heard {
+                signer: by.clone(),
+                id: recent.bundle,
+                sequence: recent.sequence,
+                bytes: recent.bytes,
+                name: recent.name.clone(),
+                on_wire: recent.state == RecentState::Transmitting,
+                sent: recent.state == RecentState::Transmitted,
+                withdrawn: recent.state == RecentState::Withdrawn,
+            };
+            let was_open = is_open(&ledger, recent.bundle);
+            ledger.heard(&channel.name, heard, now_ms);
+            let entry = ledger.entry(recent.bundle);
+            if was_open && entry.is_some_and(|e| e.state == State::Withdrawn) {
+                withdrawn.push(recent.bundle);
+            } else if entry.is_some_and(|e| e.state.is_open()) {
+                vouched.push(recent.bundle);
+            }
+        }
+        drop(ledger);
+        if behind {
+            self.behind(&channel.name, channel.newest, newest, by);
+        } else {
+            self.no_alarm(Code::OlderState, channel.name.as_str());
+        }
+        vouched.into_iter().for_each(|id| self.vouch_heard(id));
+        for id in withdrawn {
+            self.enqueue(Job::Advance(id)); // which removes what staging has of it
+            self.wake();
+        }
+    }
+
+    fn hear_on_wire(&self, now_ms: u64, on_wire: &OnWire, by: &Signer) {
+        let mut ledger = self.ledger.lock();
+        let jump = ledger.channel(&on_wire.channel).is_some_and(|c| c.is_jump(on_wire.sequence));
+        if jump || !ledger.ensure_channel(&on_wire.channel, false) {
+            return;
+        }
+        ledger.change_channel(&on_wire.channel, |c| c.on_wire(on_wire.sequence));
+        let known = ledger.entry(on_wire.bundle).map(|e| (e.bytes, e.name.clone()));
+        let (bytes, name) = known.unwrap_or_default();
+        let heard = ledger::Heard {
+            signer: by.clone(),
+            id: on_wire.bundle,
+            sequence: on_wire.sequence,
+            bytes,
+            name,
+            on_wire: true,
+            sent: false,
+            withdrawn: false,
+        };
+        ledger.heard(&on_wire.channel, heard, now_ms);
+        let open = is_open(&ledger, on_wire.bundle);
+        drop(ledger);
+        if open {
+            self.vouch_heard(on_wire.bundle);
+        }
+    }
+
+    /// A beacon names a bundle: somebody signed for it.
+    fn vouch_heard(&self, id: BundleId) {
+        let staged = self.strays.lock().unwrap_or_else(PoisonError::into_inner).get(&id).copied();
+        let mut lives = self.lives();
+        let known = lives.contains_key(&id);
+        if !known && let Some(last_ms) = staged {
+            lives.entry(id).or_default().last_ms = last_ms;
+        }
+        drop(lives);
+        if !known || staged.is_some() {
+            self.vouch(id, None);
+        }
+    }
+
+    /// The sender says that less is in use than is known.
+    fn behind(&self, channel: &ChannelName, says: u64, newest: u64, by: &Signer) {
+        let text = format!(
+            "the sender with key {} ({}) says that {says} is the newest of channel {channel}, of which {newest} is known: it came back with \
+             an older copy of its state, or two senders send to that channel; {}",
+            by.key,
+            by.name,
+            self.adopt_command(Some(by.key))
+        );
+        self.alarm(Code::OlderState, channel.as_str(), &text);
+    }
+}
+
+fn is_open(ledger: &Ledger, id: BundleId) -> bool {
+    ledger.entry(id).is_some_and(|entry| entry.state.is_open())
+}

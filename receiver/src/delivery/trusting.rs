@@ -1,0 +1,143 @@
+//! Whom to trust, and what follows for the bundles that are here.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, PoisonError};
+
+use checkvalve_host::disk::{read_all, write_atomic};
+use checkvalve_protocol::admit::Trust;
+use checkvalve_protocol::id::{BundleId, KeyId};
+use checkvalve_protocol::manifest::ManifestError;
+use serde::{Deserialize, Serialize};
+
+use super::Delivery;
+use super::manifests::{Refusal, number};
+use crate::audit::Event;
+use crate::ledger::{Entry, State};
+
+/// The rule for which bundles are in quarantine whose key is trusted no more.
+const NO_KEY: &str = "unknown-key";
+/// The rule for which they are there if it may not sign for their channel any more.
+const NOT_ITS: &str = "not-for-channel";
+
+/// What a change of trust did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Judged {
+    /// Keys that are trusted now.
+    pub trusted: usize,
+    /// Bundles that were refused for it, as people name them.
+    pub refused: Vec<String>,
+    /// Bundles that count now and did not before; those that lack something have a ticket.
+    pub admitted: Vec<String>,
+    /// Bundles whose hook is running, and who are judged when it ends.
+    pub running: Vec<String>,
+}
+
+impl Delivery {
+    /// Trusts these keys from now on, each for what it may sign. Every bundle that is under way or not installed yet is judged
+    /// again before this returns. Changes go to the audit trail, also those that were made while no daemon ran. Errors: the list
+    /// of trusted keys in the state directory.
+    pub fn set_trust(&self, trust: Trust, now_ms: u64) -> io::Result<Judged> {
+        let path = self.settings.state.join("trust.json");
+        let before: BTreeMap<KeyId, String> = match read_all(self.disk.as_ref(), &path, 16 << 20) {
+            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(error) => return Err(error),
+        };
+        let after: BTreeMap<KeyId, String> = trust.keys.iter().map(|(id, _, name)| (id, name.to_owned())).collect();
+        for (&key, name) in after.iter().filter(|(key, _)| !before.contains_key(key)) {
+            tracing::info!(%key, name, "key is trusted");
+            self.note(now_ms, &Event::TrustAdded { key, name });
+        }
+        for (&key, name) in before.iter().filter(|(key, _)| !after.contains_key(key)) {
+            tracing::warn!(%key, name, "key is trusted no more");
+            self.note(now_ms, &Event::TrustRemoved { key, name });
+        }
+        let trust = Arc::new(trust);
+        *self.trust.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&trust);
+        let judged = self.judge_again(&trust);
+        if before != after {
+            self.save();
+            let json = serde_json::to_vec(&after).map_err(io::Error::other)?;
+            write_atomic(self.disk.as_ref(), &path, &json, 0o640)?;
+        }
+        Ok(judged)
+    }
+
+    /// Judges every bundle again that is under way, waits for its hook, or was refused for its key.
+    fn judge_again(&self, trust: &Trust) -> Judged {
+        let mut judged = Judged { trusted: trust.keys.len(), ..Judged::default() };
+        let entries: Vec<Entry> = self.ledger.lock().entries().filter(|e| e.signer.is_some()).cloned().collect();
+        for entry in entries {
+            // What is in the inbox of a channel without a hook is in other hands.
+            let waits = entry.state == State::Complete
+                && entry.channel.as_ref().is_some_and(|channel| self.policy(channel).hook.is_some());
+            let (Some(signer), Some(channel)) = (&entry.signer, &entry.channel) else { continue };
+            let verdict = trust.check(signer.key, channel);
+            let by_key = matches!(entry.rule.as_deref(), Some(NO_KEY | NOT_ITS)) && entry.state == State::Quarantined;
+            match verdict {
+                Err(error)
+                    if waits || entry.state.is_open() || matches!(entry.state, State::Installing | State::Held) =>
+                {
+                    if self.is_running(&entry) {
+                        judged.running.push(number(&entry));
+                    } else {
+                        self.refuse_for_key(&entry, &error);
+                        judged.refused.push(number(&entry));
+                    }
+                }
+                Ok(()) if by_key && self.undo(&entry).is_ok() => judged.admitted.push(number(&entry)),
+                _ => {}
+            }
+        }
+        for id in self.judge_unknown() {
+            let entry = self.ledger.lock().entry(id).cloned();
+            judged.admitted.extend(entry.as_ref().map(number));
+        }
+        [&mut judged.admitted, &mut judged.refused, &mut judged.running].into_iter().for_each(|numbers| numbers.sort());
+        judged
+    }
+
+    fn refuse_for_key(&self, entry: &Entry, error: &ManifestError) {
+        let staged = self.store.get(entry.id);
+        let _alone = staged.as_ref().map(|s| s.advancing.lock().unwrap_or_else(PoisonError::into_inner));
+        self.quarantine(entry.id, &Refusal::of(error), None);
+        if entry.published {
+            self.withdraw(entry.id);
+        }
+    }
+
+    fn is_running(&self, entry: &Entry) -> bool {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        entry.state == State::Installing && entry.channel.as_ref().is_some_and(|channel| running.contains(channel))
+    }
+
+    /// What refused a bundle is undone: what is in quarantine of it goes back to the inbox, what is not has to come again. Errors: of
+    /// the disk.
+    pub(super) fn undo(&self, entry: &Entry) -> io::Result<()> {
+        let (id, now) = (entry.id, self.now());
+        let returned = self.put_back(entry)?;
+        self.note(now, &Event::Retried { bundle: super::manifests::subject(entry), from: entry.state.as_str() });
+        {
+            let mut ledger = self.ledger.lock();
+            ledger.retry(id, now);
+            if returned {
+                ledger.change(id, now, |e| (e.state, e.published, e.reason) = (State::Complete, true, None));
+            }
+        }
+        self.unspurn(id);
+        self.save();
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        self.wake();
+        Ok(())
+    }
+
+    /// Lets datagrams of a bundle be taken again.
+    fn unspurn(&self, id: BundleId) {
+        let mut spurned = self.spurned.lock().unwrap_or_else(PoisonError::into_inner);
+        let (set, order) = &mut *spurned;
+        if set.remove(&id) {
+            order.retain(|other| *other != id);
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Signed objects that came in one block, and beacons, on their way to be checked: off the receive path, by a thread that waits for no
+//! disk, and no more of them a second than signatures may be checked.
+//!
+//! Keys take turns, by what bundle ids say of them. Of one key those go first of whose bundle more came: to get before an honest one,
+//! somebody has to send as much.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Bound;
+use std::time::Duration;
+
+use checkvalve_protocol::id::{KeyTag, SessionId};
+use checkvalve_protocol::receive::ReceivedBlock;
+use checkvalve_protocol::time::Time;
+
+/// Signed objects that wait at most.
+const WAITING: usize = 256;
+/// Beacons that wait at most.
+const BEACONS: usize = 64;
+/// Checks that may be made at once after a rest.
+const AHEAD: Duration = Duration::from_millis(100);
+
+/// What waits to be checked.
+#[derive(Default)]
+pub(super) struct Waiting {
+    blocks: Vec<ReceivedBlock>,
+    beacons: Vec<(SessionId, Vec<u8>)>,
+    /// Whose turn it was.
+    last: Option<KeyTag>,
+    dice: u64,
+}
+
+/// What to check now.
+pub(super) enum Check {
+    Object(Box<ReceivedBlock>),
+    Beacon(SessionId, Vec<u8>),
+}
+
+impl Waiting {
+    /// A signed object came. Gives the one that is turned away for it, if there are too many.
+    pub(super) fn push(&mut self, block: ReceivedBlock) -> Option<ReceivedBlock> {
+        self.blocks.push(block);
+        if self.blocks.len() <= WAITING {
+            return None;
+        }
+        // Of the key with the most, of those with the least traffic the newest.
+        let mut counts: HashMap<KeyTag, usize> = HashMap::new();
+        self.blocks.iter().for_each(|block| *counts.entry(block.bundle().tag()).or_default() += 1);
+        let most = counts.into_iter().max_by_key(|(tag, count)| (*count, *tag)).map(|(tag, _)| tag);
+        let its = self.blocks.iter().enumerate().filter(|(_, block)| Some(block.bundle().tag()) == most);
+        let least = its.min_by_key(|(at, block)| (block.traffic(), usize::MAX - at));
+        least.map(|(at, _)| at).map(|at| self.blocks.swap_remove(at))
+    }
+
+    /// A beacon came. False: it, or one that waited, is turned away, since there are too many.
+    pub(super) fn push_beacon(&mut self, session: SessionId, signed: &[u8]) -> bool {
+        if self.beacons.len() < BEACONS {
+            self.beacons.push((session, signed.to_vec()));
+            return true;
+        }
+        // Each that comes is as likely to be looked at as any other.
+        self.dice = self.dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let at = (self.dice >> 33) as usize % (BEACONS * 2);
+        if let Some(place) = self.beacons.get_mut(at) {
+            *place = (session, signed.to_vec());
+        }
+        false
+    }
+
+    /// What is to be checked next.
+    pub(super) fn next(&mut self) -> Option<Check> {
+        if !self.beacons.is_empty() {
+            let (session, signed) = self.beacons.remove(0);
+            return Some(Check::Beacon(session, signed));
+        }
+        // The keys take turns.
+        let tags: BTreeSet<KeyTag> = self.blocks.iter().map(|block| block.bundle().tag()).collect();
+        let after = self.last.and_then(|last| tags.range((Bound::Excluded(last), Bound::Unbounded)).next());
+        let turn = after.or(tags.first()).copied();
+        self.last = turn;
+        let its = self.blocks.iter().enumerate().filter(|(_, block)| Some(block.bundle().tag()) == turn);
+        let at = its.max_by_key(|(at, block)| (block.traffic(), usize::MAX - at)).map(|(at, _)| at)?;
+        Some(Check::Object(Box::new(self.blocks.remove(at))))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.blocks.is_empty() && self.beacons.is_empty()
+    }
+}
+
+/// How many checks may be made.
+pub(super) struct Budget {
+    each: u64,
+    /// The budget is spent up to this time.
+    until: Time,
+}
+
+impl Budget {
+    /// So many checks a second.
+    pub(super) fn new(a_second: u32) -> Self {
+        Self { each: 1_000_000_000 / u64::from(a_second.max(1)), until: Time(0) }
+    }
+
+    /// Takes one check, or says how long to wait for it.
+    pub(super) fn take(&mut self, now: Time) -> Result<(), Duration> {
+        let ahead = u64::try_from(AHEAD.as_nanos()).unwrap_or(u64::MAX);
+        let from = self.until.0.max(now.0.saturating_sub(ahead));
+        if from > now.0 {
+            return Err(Duration::from_nanos(from - now.0));
+        }
+        self.until = Time(from.saturating_add(self.each));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_kept_and_not_saved_up() {
+        let mut budget = Budget::new(100);
+        let start = Time(5_000_000_000);
+        let taken = |budget: &mut Budget, now: Time| std::iter::from_fn(|| budget.take(now).ok()).count();
+        assert!((10..=12).contains(&taken(&mut budget, start)));
+        assert!(
+            (99..=101)
+                .contains(&(0..1_000).map(|ms| taken(&mut budget, start + Duration::from_millis(ms))).sum::<usize>())
+        );
+        assert!(budget.take(start).is_err());
+        assert!((10..=12).contains(&taken(&mut budget, start + Duration::from_secs(3_600))));
+    }
+
+    #[test]
+    fn of_too_many_beacons_some_are_looked_at() {
+        let mut waiting = Waiting::default();
+        let pushed = (0..10_000_u64).filter(|&n| waiting.push_beacon(SessionId(n), &n.to_be_bytes())).count();
+        assert_eq!(pushed, BEACONS);
+        let mut sessions: Vec<u64> = Vec::new();
+        while let Some(Check::Beacon(session, _)) = waiting.next() {
+            sessions.push(session.0);
+        }
+        assert_eq!(sessions.len(), BEACONS);
+        assert!(sessions.iter().any(|&n| n > 5_000), "{sessions:?}");
+        assert!(waiting.is_empty());
+    }
+}

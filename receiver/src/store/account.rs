@@ -1,0 +1,170 @@
+//! What one bundle takes of [`Space`], thing by thing, so that exactly that is given back.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use checkvalve_protocol::id::ChannelName;
+
+use super::space::{Cost, Share, Space};
+
+/// What there is of a bundle on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Item {
+    /// Its directory.
+    Dir,
+    /// The OTI of its data object.
+    Oti,
+    /// The signed announce.
+    Announce,
+    /// The signed hashes.
+    Hashes,
+    /// An announce that comes in blocks.
+    AnnouncePart,
+    /// Hashes that come in blocks.
+    HashesPart,
+    /// The flat file without its contents.
+    Data,
+    /// Its files without their contents, and its directories.
+    Out,
+    /// The bytes of its data object.
+    Content,
+    /// Symbols of unfinished blocks.
+    Parked,
+    /// What is being written.
+    Pending,
+}
+
+const ITEMS: usize = Item::Pending as usize + 1;
+
+pub(super) struct Account {
+    space: Arc<Space>,
+    /// Taken after every other lock of a bundle.
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    /// The channel that it is of. None: nobody signed for it.
+    owner: Option<ChannelName>,
+    items: [Cost; ITEMS],
+    /// Its bundle has gone: nothing is counted any more.
+    closed: bool,
+}
+
+/// Room for what is being written.
+pub(super) struct Reserved<'a> {
+    account: &'a Account,
+    cost: Cost,
+}
+
+impl Account {
+    /// Of a bundle that is counted as one that nobody signed for.
+    pub(super) fn unsigned(space: Arc<Space>) -> Self {
+        Self { space, inner: Mutex::new(Inner { owner: None, items: [Cost::default(); ITEMS], closed: false }) }
+    }
+
+    /// An item costs so much now. Errors: `StorageFull` if that is more than there is room for; nothing has changed then.
+    pub(super) fn charge(&self, item: Item, cost: Cost) -> io::Result<()> {
+        let mut inner = self.lock();
+        let old = inner.items[item as usize];
+        if inner.closed || old == cost {
+            return Ok(());
+        }
+        if !self.space.exchange(old, cost, inner.owner.as_ref()) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        inner.items[item as usize] = cost;
+        Ok(())
+    }
+
+    /// The same whatever the limits, for what is there already. `cost` is asked for when nobody else can change it.
+    pub(super) fn set(&self, item: Item, cost: impl FnOnce() -> Cost) {
+        let mut inner = self.lock();
+        if inner.closed {
+            return;
+        }
+        let (old, new) = (inner.items[item as usize], cost());
+        if old != new {
+            self.space.give_back(old, inner.owner.as_ref());
+            self.space.take(new, inner.owner.as_ref());
+            inner.items[item as usize] = new;
+        }
+    }
+
+    /// Room for what is about to be written. Errors: `StorageFull`.
+    pub(super) fn reserve(&self, cost: Cost) -> io::Result<Reserved<'_>> {
+        let mut inner = self.lock();
+        let pending = &mut inner.items[Item::Pending as usize];
+        let (old, new) = (*pending, *pending + cost);
+        if inner.closed {
+            return Ok(Reserved { account: self, cost: Cost::default() });
+        }
+        if !self.space.exchange(old, new, inner.owner.as_ref()) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        inner.items[Item::Pending as usize] = new;
+        Ok(Reserved { account: self, cost })
+    }
+
+    /// Whether so much more would fit.
+    pub(super) fn fits(&self, cost: Cost) -> bool {
+        let inner = self.lock();
+        self.space.fits(cost, inner.owner.as_ref())
+    }
+
+    /// A trusted key signed for it: it is of this channel, whose bundles may take `share`.
+    pub(super) fn vouch(&self, channel: &ChannelName, share: Share) {
+        let mut inner = self.lock();
+        self.space.set_share(channel, share);
+        if inner.closed || inner.owner.as_ref() == Some(channel) {
+            return;
+        }
+        if inner.owner.is_none() {
+            self.space.end_unsigned();
+        }
+        self.space.move_class(inner.total(), inner.owner.as_ref(), Some(channel));
+        inner.owner = Some(channel.clone());
+    }
+
+    /// The bundle has gone: all of it is given back, and nothing is counted any more.
+    pub(super) fn close(&self) {
+        let mut inner = self.lock();
+        if inner.closed {
+            return;
+        }
+        self.space.give_back(inner.total(), inner.owner.as_ref());
+        if inner.owner.is_none() {
+            self.space.end_unsigned();
+        }
+        inner.items = [Cost::default(); ITEMS];
+        inner.closed = true;
+    }
+
+    pub(super) fn total(&self) -> Cost {
+        self.lock().total()
+    }
+
+    pub(super) fn owner(&self) -> Option<ChannelName> {
+        self.lock().owner.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn total(&self) -> Cost {
+        self.items.iter().copied().sum()
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        let mut inner = self.account.lock();
+        if !inner.closed {
+            let pending = &mut inner.items[Item::Pending as usize];
+            *pending = pending.exchanged(self.cost, Cost::default());
+            self.account.space.give_back(self.cost, inner.owner.as_ref());
+        }
+    }
+}

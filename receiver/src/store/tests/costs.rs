@@ -1,0 +1,282 @@
+use checkvalve_protocol::id::SessionId;
+use checkvalve_protocol::receive::{Limits as Memory, Reassembly, Wanted};
+use checkvalve_protocol::time::Time;
+use checkvalve_protocol::wire::{Content, Header, Symbol};
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+
+use super::*;
+
+fn open(dir: &Path, limits: Limits) -> Store {
+    Store::open(Arc::new(OsDisk), &dir.join("staging"), [1; 16], Space::new(limits), CROWD).unwrap()
+}
+
+/// What `du` says of the bundles in staging: bytes and inodes. A file system that needs no page for a name has less.
+fn on_disk(path: &Path) -> (u64, u64) {
+    let Ok(meta) = path.symlink_metadata() else { return (0, 0) };
+    let mut sum = (meta.blocks() * 512, 1);
+    if meta.is_dir() {
+        for entry in path.read_dir().unwrap() {
+            let inside = on_disk(&entry.unwrap().path());
+            sum = (sum.0 + inside.0, sum.1 + inside.1);
+        }
+    }
+    sum
+}
+
+/// Nothing is on the disk that is not counted.
+fn assert_counted(store: &Store) {
+    for staged in store.all() {
+        let (bytes, files) = on_disk(staged.dir());
+        let cost = staged.cost();
+        assert!(cost.bytes >= bytes && cost.files >= files, "{cost:?}, on the disk {bytes} {files}");
+    }
+    assert_eq!(store.space().used(), store.all().iter().map(|staged| staged.cost()).sum());
+}
+
+fn assert_nothing(store: &Store) {
+    for staged in store.all() {
+        store.remove(staged.id).unwrap();
+    }
+    let space = store.space();
+    assert_eq!((space.used(), space.unsigned(), space.unsigned_bundles()), Default::default());
+    assert_eq!(space.of(&default_channel()), Cost::default());
+}
+
+/// An unfinished block, as it leaves memory.
+fn unfinished(id: BundleId, oti: Oti, sbn: u32) -> ReceivedBlock {
+    let seconds = Duration::from_secs(9);
+    let mut reassembly =
+        Reassembly::new(Memory { objects: 4, idle: seconds, ask_again: seconds, ..Memory::new(1 << 20) });
+    let content = Content::Symbol(Symbol { bundle: id, kind: ObjectKind::Data, sbn, esi: 0, oti });
+    let header = Header { sealed: true, session: SessionId(1), counter: 0, content };
+    let mut want = |_: &Symbol| Wanted::Yes { have: Default::default(), parked: Vec::new(), signed: true };
+    reassembly.handle(Time(0), &header, &vec![7; oti.symbol_size().into()], &mut want).unwrap();
+    reassembly.park_all();
+    reassembly.poll_parked().unwrap()
+}
+
+#[test]
+fn all_of_it_is_counted_and_given_back() {
+    for (sample, announced_at) in samples().into_iter().flat_map(|s| [0, 3].map(|at| (s.clone(), at))) {
+        let dir = dir();
+        let mut store = open(dir.path(), Limits::new(0, u64::MAX));
+        for (n, sbn) in shuffled(sample.oti().blocks(), 3).into_iter().enumerate() {
+            if n == announced_at {
+                adopt(&store, &sample).unwrap();
+            }
+            let staged = store.begin(sample.id()).unwrap();
+            store.keep_oti(&staged, &sample.oti()).unwrap();
+            if sample.oti().block_symbols(sbn) > Some(1) {
+                store.park(&staged, &unfinished(sample.id(), sample.oti(), sbn)).unwrap();
+            }
+            assert_counted(&store);
+            put(&store, &sample, sbn).unwrap();
+            store.drop_parked(&staged, ObjectKind::Data, &sample.oti(), sbn);
+            assert_counted(&store);
+            if n == 4 {
+                drop((staged, store));
+                store = open(dir.path(), Limits::new(0, u64::MAX));
+                adopt(&store, &sample).unwrap();
+                assert_counted(&store);
+            }
+        }
+        adopt(&store, &sample).unwrap();
+        let staged = store.get(sample.id()).unwrap();
+        store.keep_object(&staged, ObjectKind::Hashes, &sample.hashes()).unwrap();
+        while store.move_flat(&staged).unwrap() {
+            assert_counted(&store);
+        }
+        assert_whole(&store, &sample);
+        assert_counted(&store);
+        assert_eq!(store.space().unsigned(), Cost::default());
+        store.give_up_unsynced();
+        assert_counted(&store);
+        assert_nothing(&store);
+    }
+}
+
+#[test]
+fn several_threads_count_together() {
+    let (dir, sample) = (dir(), Sample::tree(9, 1, &[4_096; 60]));
+    let store = open(dir.path(), Limits::new(0, u64::MAX));
+    let order = shuffled(sample.oti().blocks(), 8);
+    let work = |part: &[u32]| {
+        for &sbn in part {
+            let Some(staged) = store.begin(sample.id()) else { continue };
+            // One of them removes it under the others now and then.
+            drop(store.park(&staged, &unfinished(sample.id(), sample.oti(), sbn)));
+            drop(put(&store, &sample, sbn));
+            store.drop_parked(&staged, ObjectKind::Data, &sample.oti(), sbn);
+            match sbn % 50 {
+                7 => drop(adopt(&store, &sample)),
+                8 => drop(store.move_flat(&staged)),
+                9 => drop(store.discard_ranges(&staged, &[0..4_096, 9_000..9_000])),
+                10 => store.give_up_unsynced(),
+                11 => drop(store.remove(sample.id())),
+                _ => {}
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for part in order.chunks(order.len().div_ceil(4)) {
+            scope.spawn(|| work(part));
+        }
+    });
+    assert_eq!(store.space().used(), store.all().iter().map(|staged| staged.cost()).sum());
+    assert_nothing(&store);
+}
+
+#[test]
+fn whatever_fails_nothing_stays_counted() {
+    let sample = &samples()[2];
+    for nth in 0..200 {
+        let bench = Bench::new();
+        let store = bench.open(1);
+        bench.disk.fail_once(nth, EIO);
+        for (n, sbn) in shuffled(sample.oti().blocks(), 3).into_iter().enumerate() {
+            if n == 3 {
+                drop(adopt(&store, sample));
+            }
+            let staged = store.begin(sample.id()).unwrap();
+            drop(store.park(&staged, &unfinished(sample.id(), sample.oti(), sbn)));
+            drop(put(&store, sample, sbn));
+            store.drop_parked(&staged, ObjectKind::Data, &sample.oti(), sbn);
+            drop(store.move_flat(&staged));
+        }
+        if bench.disk.operations().len() < nth {
+            return;
+        }
+        bench.disk.heal();
+        assert_nothing(&store);
+    }
+}
+
+#[test]
+fn room_is_bounded_and_given_back() {
+    let dir = dir();
+    // Directory, flat file, two pages of it.
+    let store = open(dir.path(), Limits { unsigned_bytes: u64::MAX, ..Limits::new(0, 4 * 4_096) });
+    let sample = Sample::file(1, 1, 40_000);
+    put(&store, &sample, 0).unwrap();
+    put(&store, &sample, 1).unwrap();
+    put(&store, &sample, 20).unwrap();
+    assert_eq!(store.space().staged(), 4 * 4_096);
+    assert!(matches!(put(&store, &sample, 40), Err(StoreError::NoRoom)));
+    assert_eq!(store.space().staged(), 4 * 4_096);
+    store.remove(sample.id()).unwrap();
+    assert_nothing(&store);
+    put(&store, &sample, 40).unwrap();
+    let full = Store::open(
+        Arc::new(OsDisk),
+        &dir.path().join("t"),
+        [0; 16],
+        Space::new(Limits::new(u64::MAX, u64::MAX)),
+        CROWD,
+    );
+    assert!(matches!(put(&full.unwrap(), &sample, 2), Err(StoreError::NoRoom)));
+}
+
+/// Blocks of one symbol, each far from the next: a page and a range each, and a file for nothing else.
+#[test]
+fn whoever_cannot_sign_fills_no_more_than_his_part() {
+    let dir = dir();
+    let limits = Limits {
+        unsigned_files: 200,
+        unsigned_bundles: 3,
+        ranges: 200,
+        parked_blocks: 100,
+        ..Limits::new(0, 32 << 20)
+    };
+    let store = open(dir.path(), limits);
+    let (oti, two) = (Oti::new(1 << 30, 64, 1).unwrap(), Oti::new(1 << 30, 64, 2).unwrap());
+    let (mut refused, mut stored, mut parked) = (0, 0, 0);
+    for id in 0..20 {
+        let Some(staged) = store.begin(BundleId(id)) else {
+            refused += 1;
+            continue;
+        };
+        for n in 0..2_000 {
+            let offset = oti.block_offset(n * 200).unwrap();
+            match store.write(&staged, oti.transfer_length(), offset, &[1; 64]) {
+                Ok(()) => stored += 1,
+                Err(StoreError::NoRoom) => {}
+                Err(error) => panic!("{error}"),
+            }
+            match store.park(&staged, &unfinished(BundleId(id), two, n * 77)) {
+                Ok(1) => parked += 1,
+                Err(StoreError::NoRoom) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert_eq!((refused, stored, parked), (17, 100, 50));
+    assert!(store.space().unsigned().bytes <= 4 << 20);
+    assert_counted(&store);
+    // What is signed finds room all the same.
+    let sample = &samples()[2];
+    adopt(&store, sample).unwrap();
+    for sbn in 0..sample.oti().blocks() {
+        put(&store, sample, sbn).unwrap();
+    }
+    assert_whole(&store, sample);
+    assert_nothing(&store);
+}
+
+#[test]
+fn a_channel_fills_no_more_than_its_share() {
+    let dir = dir();
+    let store = open(dir.path(), Limits::new(0, 1 << 30));
+    let share = Share { bytes: 60_000, files: 30 };
+    let (mine, other) = (Sample::file(1, 1, 90_000), Sample::file(2, 1, 90_000));
+    for sample in [&mine, &other] {
+        put(&store, sample, 0).unwrap();
+    }
+    let theirs = checkvalve_protocol::id::ChannelName::new("other").unwrap();
+    let staged = store.begin_signed(mine.id(), &default_channel(), share);
+    store.vouch(other.id(), &theirs, ALL);
+    assert_eq!(staged.owner(), Some(default_channel()));
+    assert_eq!((store.space().unsigned(), store.space().unsigned_bundles()), Default::default());
+    let full = (0..mine.oti().blocks()).find(|&sbn| put(&store, &mine, sbn).is_err()).unwrap();
+    assert!((80..100).contains(&full), "{full}");
+    assert!(!store.fits(mine.id(), 4_096) && store.fits(other.id(), 4_096));
+    (0..other.oti().blocks()).for_each(|sbn| put(&store, &other, sbn).unwrap());
+    // A tree that has more files than its channel may have is not begun.
+    let many = Sample::tree(3, 3, &[0; 30]);
+    assert!(matches!(
+        store.adopt(&store.begin_signed(many.id(), &default_channel(), share), Arc::new(many.announce.clone()), &[1]),
+        Err(StoreError::NoRoom)
+    ));
+    assert!(!store.get(many.id()).unwrap().out().exists());
+    assert_nothing(&store);
+    assert_eq!(store.space().of(&theirs), Cost::default());
+}
+
+/// Moving what came before the announce takes room twice; where there is none, the flat file is cut as it empties.
+#[test]
+fn moving_needs_no_more_room_than_it_has_to() {
+    let bench = Bench::new();
+    let size = 24 << 20;
+    let sample = Sample::tree(1, 1, &[size / 2, size / 2]);
+    let oti = Oti::new(size as u64, 8_192, 64).unwrap();
+    let limits = Limits { unsigned_bytes: u64::MAX, ..Limits::new(0, size as u64 + (1 << 20)) };
+    let store =
+        Store::open(bench.disk.clone(), &bench.dir.path().join("s"), [1; 16], Space::new(limits), CROWD).unwrap();
+    let staged = store.begin(sample.id()).unwrap();
+    for sbn in 0..oti.blocks() {
+        let at = oti.block_offset(sbn).unwrap();
+        let bytes = &sample.data[at as usize..][..oti.block_len(sbn).unwrap()];
+        store.write(&staged, size as u64, at, bytes).unwrap();
+    }
+    adopt(&store, &sample).unwrap();
+    let (mut largest, mut rounds) = (0, 0);
+    while store.move_flat(&staged).unwrap() {
+        largest = largest.max(on_disk(staged.dir()).0);
+        rounds += 1;
+        assert!(rounds < 4);
+    }
+    assert_eq!(rounds, 2);
+    assert!(largest <= size as u64 + (1 << 20), "{largest}");
+    assert_whole(&store, &sample);
+    assert_nothing(&store);
+}
