@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Runs every test: unit and doc tests of each crate, then the process tests, which start the real daemons in network
-# namespaces. Installs what it needs where it can (root and apt-get); a test that cannot run here is skipped by name.
+# namespaces, then those of tests/peer, in Python. Installs what it needs where it can (root and apt-get; pip, into target/);
+# a test that cannot run here is skipped by name.
 #
 #   tests/run.sh            everything
-#   tests/run.sh WORD...    only the tests whose names contain one of the words
+#   tests/run.sh --long     the same, with each attack of tests/peer for a minute
+#   tests/run.sh WORD...    only the tests whose names contain one of the words, and scripts of tests/peer so named
 #
 # The last line is "N passed, N failed, N skipped".
 set -uo pipefail
@@ -15,6 +17,8 @@ case ${1:-} in -h | --help)
   exit 0
   ;;
 esac
+long=()
+[ "${1:-}" = --long ] && long=(--long) && shift
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -63,15 +67,71 @@ run "doc tests" --release --workspace --doc -- "$@"
 # One process test at a time: each measures time, memory and loss on a machine that may have only two cores.
 run "process tests" --release --workspace --test '*' -- --test-threads=1 "$@"
 
+# The second implementation, against the vectors and against the real receiver: scripts of tests/peer.
+peer_log="$work/peer.log"
+: >"$peer_log"
+venv() { # a virtual environment with what tests/peer needs; says why not and fails where that cannot be
+  peer_venv="${CARGO_TARGET_DIR:-$PWD/target}/peer-venv"
+  local wanted=tests/peer/requirements.txt
+  command -v python3 >/dev/null || { echo "python3 is not installed"; return 1; }
+  cmp -s "$wanted" "$peer_venv/requirements.txt" && return
+  rm -rf "$peer_venv"
+  if ! python3 -m venv "$peer_venv" >"$work/venv.log" 2>&1 && [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+    { apt-get install -y -q python3-venv || { apt-get update -q && apt-get install -y -q python3-venv; }; } >/dev/null 2>&1
+    rm -rf "$peer_venv"
+    python3 -m venv "$peer_venv" >"$work/venv.log" 2>&1
+  fi
+  [ -x "$peer_venv/bin/pip" ] || { echo "python3 -m venv fails (is python3-venv installed?)"; return 1; }
+  "$peer_venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r "$wanted" >"$work/pip.log" 2>&1 ||
+    { echo "pip cannot install $wanted: $(grep -m 1 ERROR "$work/pip.log" || tail -n 1 "$work/pip.log")"; return 1; }
+  cp "$wanted" "$peer_venv/requirements.txt"
+}
+peer() { # peer SCRIPT ARGS...
+  local script=$1 started=$SECONDS
+  shift
+  printf '\n== peer: %s\n' "$script"
+  nice env PYTHONUNBUFFERED=1 CHECKVALVE_BIN="$CHECKVALVE_BIN_DIR" "$peer_venv/bin/python" "tests/peer/$script.py" "$@" 2>&1 | tee -a "$peer_log"
+  [ "${PIPESTATUS[0]}" -eq 0 ] || { status=1; printf 'test %s ... FAILED\n' "peer/$script" >>"$log"; }
+  printf -- '-- peer: %s: %d s\n' "$script" $((SECONDS - started))
+}
+scripts=()
+for script in test_vectors test_sender test_receiver; do
+  wanted=$([ $# -eq 0 ] && echo yes)
+  for word in "$@"; do case peer/$script in *"$word"*) wanted=yes ;; esac; done
+  [ -n "$wanted" ] && scripts+=("$script")
+done
+if [ ${#scripts[@]} -gt 0 ]; then
+  if venv >"$work/no-venv"; then
+    for script in "${scripts[@]}"; do
+      case $script in
+      test_receiver) peer "$script" ${long[@]+"${long[@]}"} ;;
+      *) peer "$script" ;;
+      esac
+    done
+  else
+    for script in "${scripts[@]}"; do printf 'peer/%s: %s\n' "$script" "$(cat "$work/no-venv")"; done |
+      tee "$work/skipped-scripts" | sed 's/^/SKIPPED: /'
+  fi
+fi
+
 count() { awk -v word="$1" '/^test result:/ { for (i = 2; i <= NF; i++) if ($i == word ";") n += $(i - 1) } END { print n + 0 }' "$log"; }
-passed=$(count passed) failed=$(count failed) ignored=$(count ignored)
+peer_ran=$(awk '/^Ran [0-9]+ test/ { n += $2 } END { print n + 0 }' "$peer_log")
+peer_count() { grep -E '^(OK|FAILED) \(' "$peer_log" | grep -oE "$1=[0-9]+" | awk -F = '{ n += $2 } END { print n + 0 }'; }
+peer_failed=$(($(peer_count failures) + $(peer_count errors))) peer_skipped=$(peer_count skipped)
+passed=$(($(count passed) + peer_ran - peer_failed - peer_skipped))
+failed=$(($(count failed) + peer_failed)) ignored=$(($(count ignored) + peer_skipped))
 if [ "$status" -ne 0 ] && [ "$failed" -eq 0 ]; then failed=1; fi # a test binary that did not build or died
 skipped=$(sort -u "$CHECKVALVE_SKIPPED" | grep -c .)
 passed=$((passed - skipped))
+if [ -s "$work/skipped-scripts" ]; then # those were not counted at all
+  skipped=$((skipped + $(grep -c . "$work/skipped-scripts")))
+  cat "$work/skipped-scripts" >>"$CHECKVALVE_SKIPPED"
+fi
 
 if [ "$failed" -gt 0 ]; then
   printf '\nfailed:\n'
-  grep -E '^test .* \.\.\. FAILED|^error(\[|:)' "$log" | sed -E 's/^test (.*) \.\.\. FAILED/\1/; s/^/  /' | sort -u
+  { grep -E '^test .* \.\.\. FAILED|^error(\[|:)' "$log" | sed -E 's/^test (.*) \.\.\. FAILED/\1/'
+    sed -n -E 's/^(FAIL|ERROR): ([^ ]+).*/peer: \2/p' "$peer_log"; } | sed 's/^/  /' | sort -u
 fi
 if [ "$skipped" -gt 0 ]; then
   printf '\nskipped:\n'
