@@ -36,7 +36,9 @@ ONLY = []
 RATE = 1500  # datagrams a second of each attacker
 LOG_LINES = 200  # most that one attack may have written
 MORE_LINES = 800  # as many more if it is of a trusted key for its own channel, beside two for each bundle that it had published
-MEMORY = 96 << 20  # `memory` of the receiver: what it may keep to use again is not more than that
+MEMORY = 96 << 20  # `memory` of the receiver, which it keeps mapped to use again
+ALLOCATOR = 96 << 20  # what its allocator keeps of what was freed
+JOURNAL = 1 << 20  # staging's journal is written anew only when it is longer
 MINUTE = 60
 FORK = multiprocessing.get_context("fork")
 
@@ -137,7 +139,7 @@ class Site:
         own = self.pair.link and ATTACKS[name].position == "signer"
         lines = [x for x in lines if not re.search(rb"INFO (published|installed)", x)]
         most = LOG_LINES + (MORE_LINES if own else 0)
-        assert len(lines) <= most * max(1, SECONDS / MINUTE), f"{len(lines)} lines in the log, the last: {receiver.tail()}"
+        assert len(lines) <= most * (1 + SECONDS // MINUTE), f"{len(lines)} lines in the log, the last: {receiver.tail()}"
 
     def told(self, bundle, name):
         return f"{self.what}, {name}: low {self.pair.low(bundle)}, high {self.pair.high(bundle)}, {self.pair.receiver.tail()}"
@@ -166,7 +168,7 @@ class Site:
         def now():
             now = self.pair.staging()
             memory = self.pair.receiver.rss()
-            return not any(self.usage()[:4]) and now[0] <= files and now[1] <= size + 65536 and memory <= rss + MEMORY
+            return not any(self.usage()[:4]) and now[0] <= files and now[1] <= size + JOURNAL and memory <= rss + MEMORY + ALLOCATOR
         wait(lambda: f"{self.what}: {self.usage()}, {self.pair.receiver.rss() >> 20} MiB; before: {self.before}", now, MINUTE, 0.5)
 
 
@@ -190,7 +192,13 @@ class Attacks(unittest.TestCase):
             print(f"{site.what}: tickets were needed under {counts or 'no attack'}")
 
     def attack(self, name):
-        """One attack on each site that it is for."""
+        """One attack on each site that it is for. A machine that stands still for seconds can spoil a try: then a second one counts."""
+        failed = self.attempt(name)
+        if failed:
+            failed = self.attempt(name)
+        self.assertFalse(failed, "\n".join(failed))
+
+    def attempt(self, name):
         sites = [s for s in self.sites if s.pair.link or ATTACKS[name].position != "signer"]
         for site in sites:
             site.begin(name)
@@ -203,7 +211,7 @@ class Attacks(unittest.TestCase):
                 print(failed[-1], end=" ", flush=True)
                 site.stop()
                 self.sites[self.sites.index(site)] = Site(not site.pair.link)
-        self.assertFalse(failed, "\n".join(failed))
+        return failed
 
     def rest(self):
         for site in self.sites:
