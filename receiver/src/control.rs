@@ -49,7 +49,7 @@ pub enum Request {
         /// `CHANNEL/SEQUENCE`, or the first digits of an id.
         bundle: String,
     },
-    /// To read the trusted keys again; answered with [`Judged`](crate::delivery::Judged).
+    /// To read the trusted keys again; answered with [`Judged`].
     Trust,
 }
 
