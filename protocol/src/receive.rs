@@ -278,8 +278,9 @@ impl Reassembly {
         }
         // What was parked is in the block by now.
         block.clear_parked();
+        let traffic = block.traffic();
         open.block = Some(block);
-        if more && let Some(block) = open.complete(0, 0) {
+        if more && let Some(block) = open.complete(0, traffic) {
             self.ready.push_back(block);
         } else if let Some(handle) = handle {
             self.wait(handle, sbn);
@@ -424,7 +425,7 @@ impl Reassembly {
                 (ObjectState::Unwanted { reason, since: now }, BlockSet::new(), Vec::new(), known, Err(reason))
             }
         };
-        match self.objects.room(now, symbol, signed, &self.limits) {
+        match self.objects.room(now, symbol, (signed, answer.is_ok()), &self.limits) {
             Room::Free => {}
             Room::After(handle) => self.remove_object(handle, signed),
             Room::None => return answer.and(Err(DropReason::Limit)),
@@ -478,10 +479,8 @@ impl Reassembly {
         self.open_blocks -= object.open.len();
         for (_, open) in object.open {
             match open.block {
-                Some(mut block) if park && object.signed => {
-                    block.release();
-                    self.parked.push_back(block);
-                }
+                // It counts until the caller gives it back: many may go at once.
+                Some(block) if park && object.signed => self.parked.push_back(block),
                 Some(block) => self.buffers.recycle(block),
                 // Whoever works on it gives it back, and finds that it is not known.
                 None => {}

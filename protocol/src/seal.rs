@@ -209,6 +209,9 @@ impl Opener {
     /// Errors leave `out` in an unspecified state.
     pub fn open_into(&mut self, header: &Header, datagram: &[u8], out: &mut [u8]) -> Option<Result<(), OpenError>> {
         let (_, key) = self.sessions.first().filter(|(session, _)| header.sealed && *session == header.session)?;
+        if self.link.as_ref().is_none_or(|link| datagram.get(LINK_ID_AT) != Some(&link.id)) {
+            return None;
+        }
         let (head, body) = datagram.split_at_checked(HEADER_LEN)?;
         let (payload, tag) = body.split_at_checked(out.len())?;
         // Decrypting from one buffer into the other is the copy.

@@ -3,6 +3,7 @@
 mod alarms;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use checkvalve_host::control::Refusal;
 use checkvalve_host::exit::Exit;
@@ -153,7 +154,7 @@ pub struct About {
     /// The directory of trusted keys.
     pub trusted: std::path::PathBuf,
     /// Which of them may sign for channels that name their keys.
-    pub signers: Signers,
+    pub signers: Arc<Mutex<Signers>>,
 }
 
 /// Keys by channel, for channels that name theirs.
@@ -199,14 +200,25 @@ pub fn answer(
             let which: Which = bundle.parse().map_err(|error| refusal(&bundle, &error))?;
             json(&delivery.retry(&which).map_err(|error| refusal(&bundle, &error))?)
         }
-        Request::Trust => json(&reload_trust(delivery, about, now_ms)?),
+        Request::Trust => json(&reload_trust(delivery, about, None, now_ms)?),
     }
 }
 
-/// Reads the trusted keys again, and judges by them. Errors: a key cannot be read, and nothing changed; or the state directory.
-pub(crate) fn reload_trust(delivery: &Delivery, about: &About, now_ms: u64) -> Result<Judged, Refusal> {
+/// Reads the trusted keys again, and judges by them, and by `signers` from now on if there are any. Errors: a key cannot be read, and
+/// nothing changed; or the state directory.
+pub(crate) fn reload_trust(
+    delivery: &Delivery,
+    about: &About,
+    signers: Option<Signers>,
+    now_ms: u64,
+) -> Result<Judged, Refusal> {
+    // Held to the end: one change of trust after the other.
+    let mut known = about.signers.lock().unwrap_or_else(PoisonError::into_inner);
     let keys = load_trusted(&about.trusted).map_err(|e| Refusal::new(Exit::Config, e.to_string()))?;
-    let trust = Trust { keys, signers: about.signers.clone() };
+    if let Some(signers) = signers {
+        *known = signers;
+    }
+    let trust = Trust { keys, signers: known.clone() };
     delivery.set_trust(trust, now_ms).map_err(|e| Refusal::new(Exit::from_io(&e), e.to_string()))
 }
 

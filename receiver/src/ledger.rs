@@ -161,7 +161,10 @@ impl Ledger {
             let others = channel.claims(a.sequence).iter().filter(|id| **id != a.id);
             let signed = others.filter_map(|id| self.entries.get(id)).filter(|e| e.standing == Standing::Signed);
             let signed: Vec<&Entry> = signed.collect();
-            let taken = signed.iter().find(|e| e.published).or_else(|| signed.get(MOST_CLAIMS - 1));
+            // An operator gave it its place, or it had it before.
+            let placed = channel.claims(a.sequence).contains(&a.id);
+            let full = signed.get(MOST_CLAIMS - 1).filter(|_| !placed);
+            let taken = signed.iter().find(|e| e.published).or(full);
             if let Some(holder) = taken.map(|e| e.id) {
                 return Err(Conflict::SequenceTaken { channel: a.channel, sequence: a.sequence, holder });
             }
@@ -236,7 +239,9 @@ impl Ledger {
     /// Writes down a bundle that is held: it takes nobody's place. False: [`HELD`] are held already.
     pub fn hold(&mut self, mut entry: Entry, hold: Hold) -> bool {
         let known = self.entries.get(&entry.id).is_some_and(|e| e.state == State::Held);
-        if !known && self.entries.values().filter(|e| e.state == State::Held).count() >= HELD {
+        let key = |e: &Entry| e.signer.as_ref().map(|signer| signer.key);
+        let its = self.entries.values().filter(|e| e.state == State::Held && key(e) == key(&entry));
+        if !known && its.count() >= HELD {
             return false;
         }
         self.forget(entry.id);
@@ -301,21 +306,21 @@ impl Ledger {
     }
 
     /// Whether a sequence is one that a channel which exists may have.
-    fn is_near(&self, name: &ChannelName, sequence: u64) -> bool {
+    pub(super) fn is_near(&self, name: &ChannelName, sequence: u64) -> bool {
         self.channels.get(name).is_some_and(|channel| !channel.is_jump(sequence) && !channel.is_over(sequence))
     }
 
-    /// Gives up those sequences of which not even the bundle's id is known. False: there are none.
-    pub fn reject_unknown(&mut self, name: &ChannelName, sequences: RangeInclusive<u64>) -> bool {
-        self.change_channel(name, |channel| channel.reject(sequences)).unwrap_or_default()
+    /// Gives up those sequences of which not even the bundle's id is known. Gives the last of them.
+    pub fn reject_unknown(&mut self, name: &ChannelName, sequences: RangeInclusive<u64>) -> Option<u64> {
+        self.change_channel(name, |channel| channel.reject(sequences)).flatten()
     }
 
     /// Changes a channel. None: there is no such channel.
     pub fn change_channel<T>(&mut self, name: &ChannelName, change: impl FnOnce(&mut Channel) -> T) -> Option<T> {
         let channel = self.channels.get_mut(name)?;
-        let before = channel.clone();
+        let before = channel.to_saved();
         let answer = change(channel);
-        if *channel != before {
+        if channel.to_saved() != before {
             self.changed_channels.insert(name.clone());
         }
         Some(answer)
@@ -376,8 +381,11 @@ impl Ledger {
         };
         let due = self.counted_ms.abs_diff(now_ms) >= COUNTED_MS;
         if matches!(order, Order::NewSession | Order::NewEpoch) || due && order != Order::Repeated {
-            self.counted_ms = if due { now_ms } else { self.counted_ms };
             self.changed_senders.insert(signer);
+            if due {
+                self.counted_ms = now_ms;
+                self.keep_counters();
+            }
         }
         order
     }
@@ -408,7 +416,7 @@ impl Ledger {
         let holder = channel.slot(heard.sequence).copied();
         let known = self.entries.get(&heard.id);
         let expected = channel.is_expected(heard.sequence) || heard.on_wire;
-        if known.is_none() && (!expected || self.heard_only(name) >= HEARD_ONLY) {
+        if known.is_none() && (!expected || holder.is_some() || self.heard_only(name) >= HEARD_ONLY) {
             return;
         }
         let elsewhere = |e: &Entry| e.channel.as_ref().is_some_and(|c| c != name || e.sequence != heard.sequence);

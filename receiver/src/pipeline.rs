@@ -246,6 +246,7 @@ impl Pipeline {
                 tracing::error!("a thread of the data plane panicked");
             }
         }
+        check_rest(&self.shared);
     }
 
     /// Whether a thread of the data plane has died: the daemon must then end, not look alive.
@@ -431,7 +432,10 @@ fn check(shared: &Shared, mut budget: Budget) {
         }
         take_up_vouched(shared);
     }
-    // What came before a stop is still taken in: it may not come again.
+}
+
+/// What came before a stop is still taken in: it may not come again.
+fn check_rest(shared: &Shared) {
     loop {
         let next = shared.lock().waiting.next();
         match next {

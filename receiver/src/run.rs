@@ -259,8 +259,7 @@ fn start_pipeline(checked: &Checked, boot: BootId, delivery: &Arc<Delivery>) -> 
 /// Reads the trusted keys, and which of them may sign for which channel, again.
 fn reload(config: &Path, delivery: &Delivery, about: &About) {
     let read = Config::peek(config).map_err(|error| error.to_string()).and_then(|config| {
-        let about = About { signers: config.signers(), ..about.clone() };
-        reload_trust(delivery, &about, now_ms()).map_err(|refusal| refusal.to_string())
+        reload_trust(delivery, about, Some(config.signers()), now_ms()).map_err(|refusal| refusal.to_string())
     });
     match read {
         Ok(judged) => tracing::info!(
@@ -329,7 +328,7 @@ fn about(checked: &Checked) -> About {
         lanes: checked.listen.len(),
         sealed: checked.link_key.is_some(),
         trusted: checked.config.keys.trusted.clone(),
-        signers: checked.config.signers(),
+        signers: Arc::new(Mutex::new(checked.config.signers())),
     }
 }
 

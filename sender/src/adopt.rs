@@ -118,7 +118,11 @@ pub fn adopt(disk: &Arc<dyn Disk>, adoption: &Adoption) -> Result<Adopted, Adopt
     }
     let newest = |ledger: &Ledger| ledger.channels().map(|c| (c.clone(), ledger.last_sequence(c))).collect();
     let old: BTreeMap<ChannelName, u64> = newest(&ledger);
-    let mut again: Vec<_> = ledger.bundles().filter(|record| is_sent_again(record, &adoption.again)).cloned().collect();
+    let holding = Holding::closed(spool, state);
+    // What cannot be looked at may be there.
+    let is_there = |record: &BundleRecord| !matches!(holding.find(disk.as_ref(), &record.channel, record.id), Ok(None));
+    let again = ledger.bundles().filter(|record| is_sent_again(record, &adoption.again) && is_there(record));
+    let mut again: Vec<_> = again.cloned().collect();
     again.sort_by(|a, b| (&a.channel, a.sequence).cmp(&(&b.channel, b.sequence)));
     let ids: Vec<_> = again.iter().map(|record| record.id).collect();
     ledger.begin_anew(epoch, sequences, &ids)?;

@@ -96,7 +96,7 @@ impl Known {
                     late.counter = beacon.counter;
                 }
             }
-            Order::OldEpoch | Order::AnotherState | Order::ReusedSession if !self.is_heard_aside(beacon) => {
+            Order::OldEpoch | Order::AnotherState | Order::ReusedSession if !self.is_news_aside(beacon) => {
                 return Order::Repeated;
             }
             Order::Repeated | Order::OldEpoch | Order::AnotherState | Order::ReusedSession => {}
@@ -105,7 +105,7 @@ impl Known {
     }
 
     /// Whether a beacon that does not count is newer than what came of its session and of its epoch.
-    fn is_heard_aside(&mut self, beacon: &Beacon) -> bool {
+    fn is_news_aside(&mut self, beacon: &Beacon) -> bool {
         let (mut newest, mut kept) = (0, None);
         for (_, session) in self.aside.iter_mut().filter(|(epoch, _)| *epoch == beacon.epoch) {
             newest = session.number.max(newest);

@@ -36,6 +36,9 @@ pub struct ReceivedBlock {
 }
 
 impl ReceivedBlock {
+    /// [`ReceivedBlock::traffic`] of a bundle that a trusted key signed for: it goes before all others.
+    pub const SIGNED: u64 = u64::MAX;
+
     /// The bundle.
     #[must_use]
     pub fn bundle(&self) -> BundleId {

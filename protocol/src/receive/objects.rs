@@ -161,14 +161,17 @@ impl Objects {
         self.counts[Pool::Unsigned as usize] + self.counts[Pool::Announces as usize]
     }
 
-    /// Whether another object may come, for a bundle that is `signed` for or not.
-    pub(super) fn room(&mut self, now: Time, symbol: &Symbol, signed: bool, limits: &Limits) -> Room {
+    /// Whether another object may come, for a bundle that is signed for or not, and that is wanted or only kept in mind as unwanted.
+    pub(super) fn room(&mut self, now: Time, symbol: &Symbol, (signed, wanted): (bool, bool), limits: &Limits) -> Room {
         let same = |o: &&Object| o.kind == symbol.kind;
         let of_a_kind: Vec<Handle> = self.of(symbol.bundle);
         let of_a_kind = of_a_kind.into_iter().filter(|&handle| self.get(handle).as_ref().is_some_and(same));
         let of_a_kind: Vec<Handle> = of_a_kind.collect();
         if of_a_kind.len() >= OF_A_KIND {
-            let silent = of_a_kind.into_iter().min_by_key(|&handle| self.get(handle).map(|o| o.heard));
+            // What is not wanted goes first, and never takes the place of what is.
+            let is_wanted = |handle: &Handle| self.get(*handle).is_some_and(|o| matches!(o.state, ObjectState::Wanted));
+            let may_go = of_a_kind.into_iter().filter(|handle| wanted || !is_wanted(handle));
+            let silent = may_go.min_by_key(|handle| (is_wanted(handle), self.get(*handle).map(|o| o.heard)));
             return silent.map_or(Room::None, Room::After);
         }
         let pool = pool(symbol.kind, signed);

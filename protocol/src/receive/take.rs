@@ -67,7 +67,8 @@ impl Reassembly {
         if full || !object.open.contains_key(&symbol.sbn) {
             self.make_place(now, handle, &symbol)?;
         }
-        let traffic = if self.objects.is_signed(symbol.bundle) { 0 } else { self.objects.traffic(symbol.bundle) };
+        let signed = self.objects.is_signed(symbol.bundle);
+        let traffic = if signed { ReceivedBlock::SIGNED } else { self.objects.traffic(symbol.bundle) };
         // Making room may have parked this very block, if it is the only one, or the object.
         let object = self.objects.get_mut(handle).ok_or(DropReason::Memory)?;
         let signed = object.signed;
@@ -114,7 +115,7 @@ impl Reassembly {
         open.heard = now;
         (object.heard, object.last) = (now, now);
         let parked = if object.parked.is_empty() { 0 } else { object.parked.get(&symbol.sbn).copied().unwrap_or(0) };
-        let complete = open.complete(parked, 0);
+        let complete = open.complete(parked, ReceivedBlock::SIGNED);
         let counts = object.signed && parked == 0;
         self.completed(now, &symbol, counts, complete);
         Some(Ok(Ok(())))

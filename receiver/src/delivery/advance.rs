@@ -163,7 +163,7 @@ impl Delivery {
         if !announced {
             return Err(Stop::Wait);
         }
-        if self.store.move_flat(staged)? {
+        if self.store.move_flat(staged).inspect_err(|_| self.all_lost())? {
             self.enqueue(Job::Advance(staged.id)); // after what others have to do
             return Err(Stop::Wait);
         }

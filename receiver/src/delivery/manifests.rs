@@ -285,9 +285,8 @@ impl Delivery {
             self.alarm(
                 Code::HeldFull,
                 "",
-                "many bundles are held already: more are refused; look at `status` for who signs them",
+                "many bundles of a key are held already: more are refused; look at `status` for who signs them",
             );
-            self.spurn(id);
         } else if !known {
             if let Some(suppressed) = self.throttle.allow(now) {
                 tracing::warn!(bundle = %id, code, reason, suppressed, "held");
@@ -373,7 +372,7 @@ impl Delivery {
         }
         self.note(now, &Event::Quarantined { bundle: subject(&entry), rule: &refusal.rule, reason: &refusal.reason });
         self.ledger.lock().change(id, now, |entry| {
-            entry.state = State::Quarantined;
+            (entry.state, entry.hold) = (State::Quarantined, None);
             entry.rule = Some(refusal.rule.clone());
             entry.reason = Some(refusal.reason.clone());
         });

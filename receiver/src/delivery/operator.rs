@@ -99,7 +99,7 @@ impl Delivery {
                 return Err(DecideError::Running);
             }
             self.ledger.lock().change(id, now, |e| {
-                e.state = State::Rejected;
+                (e.state, e.hold) = (State::Rejected, None);
                 e.reason = Some("given up by an operator".into());
             });
         }
@@ -120,7 +120,7 @@ impl Delivery {
         };
         let now = self.now();
         match (held, which) {
-            (Some(entry), _) if matches!(entry.hold, Some(Hold::Jump { .. })) => {
+            (Some(entry), _) if entry.state == State::Held && matches!(entry.hold, Some(Hold::Jump { .. })) => {
                 let Some(channel) = &entry.channel else { return Err(DecideError::Unknown) };
                 self.ledger.lock().allow(channel, entry.sequence);
                 self.undo(&entry).map_err(|_| DecideError::Disk)?;
@@ -186,7 +186,7 @@ impl Delivery {
                 }
                 self.undo(&entry).map_err(|_| DecideError::Disk)?;
                 self.ledger.lock().place(id);
-                let back = self.ledger.lock().entry(id).is_some_and(|e| e.published);
+                let back = self.ledger.lock().entry(id).is_some_and(|e| e.state == State::Complete);
                 Ok(if back {
                     format!("{number} is in the inbox again, and its hook runs in its turn")
                 } else {
@@ -200,7 +200,7 @@ impl Delivery {
     }
 
     /// What is installed is never replaced by something older. Errors: [`DecideError::Older`].
-    fn check_newest(&self, entry: &Entry) -> Result<(), DecideError> {
+    pub(super) fn check_newest(&self, entry: &Entry) -> Result<(), DecideError> {
         let Some(name) = &entry.channel else { return Ok(()) };
         let ledger = self.ledger.lock();
         let Some(channel) = ledger.channel(name) else { return Ok(()) };
@@ -257,9 +257,7 @@ impl Delivery {
             Which::Range(channel, first, last) => (channel, *first, *last),
             Which::Prefix(_) => return Err(DecideError::Unknown),
         };
-        if !self.ledger.lock().reject_unknown(channel, first..=last) {
-            return Err(DecideError::Unknown);
-        }
+        let last = self.ledger.lock().reject_unknown(channel, first..=last).ok_or(DecideError::Unknown)?;
         let through = (first != last).then_some(last);
         self.note(self.now(), &Event::Rejected { bundle: nobody(channel, first), through });
         self.wake();

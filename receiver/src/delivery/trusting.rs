@@ -29,7 +29,7 @@ pub struct Judged {
     pub refused: Vec<String>,
     /// Bundles that count now and did not before; those that lack something have a ticket.
     pub admitted: Vec<String>,
-    /// Bundles whose hook is running, and who are judged when it ends.
+    /// Bundles whose hook is running: they are left to it.
     pub running: Vec<String>,
 }
 
@@ -69,21 +69,15 @@ impl Delivery {
         let mut judged = Judged { trusted: trust.keys.len(), ..Judged::default() };
         let entries: Vec<Entry> = self.ledger.lock().entries().filter(|e| e.signer.is_some()).cloned().collect();
         for entry in entries {
-            // What is in the inbox of a channel without a hook is in other hands.
-            let waits = entry.state == State::Complete
-                && entry.channel.as_ref().is_some_and(|channel| self.policy(channel).hook.is_some());
             let (Some(signer), Some(channel)) = (&entry.signer, &entry.channel) else { continue };
             let verdict = trust.check(signer.key, channel);
             let by_key = matches!(entry.rule.as_deref(), Some(NO_KEY | NOT_ITS)) && entry.state == State::Quarantined;
             match verdict {
-                Err(error)
-                    if waits || entry.state.is_open() || matches!(entry.state, State::Installing | State::Held) =>
-                {
-                    if self.is_running(&entry) {
-                        judged.running.push(number(&entry));
-                    } else {
-                        self.refuse_for_key(&entry, &error);
+                Err(error) if self.is_judged_again(&entry) => {
+                    if self.refuse_for_key(entry.id, &error) {
                         judged.refused.push(number(&entry));
+                    } else {
+                        judged.running.push(number(&entry));
                     }
                 }
                 Ok(()) if by_key && self.undo(&entry).is_ok() => judged.admitted.push(number(&entry)),
@@ -98,18 +92,32 @@ impl Delivery {
         judged
     }
 
-    fn refuse_for_key(&self, entry: &Entry, error: &ManifestError) {
-        let staged = self.store.get(entry.id);
-        let _alone = staged.as_ref().map(|s| s.advancing.lock().unwrap_or_else(PoisonError::into_inner));
-        self.quarantine(entry.id, &Refusal::of(error), None);
-        if entry.published {
-            self.withdraw(entry.id);
-        }
+    /// Whether it is under way, or waits for its hook. What is in the inbox of a channel without a hook is in other hands.
+    fn is_judged_again(&self, entry: &Entry) -> bool {
+        let waits = || entry.channel.as_ref().is_some_and(|channel| self.policy(channel).hook.is_some());
+        entry.state.is_open()
+            || matches!(entry.state, State::Installing | State::Held)
+            || entry.state == State::Complete && waits()
     }
 
-    fn is_running(&self, entry: &Entry) -> bool {
+    /// False: its hook runs, or it came to an end meanwhile.
+    fn refuse_for_key(&self, id: BundleId, error: &ManifestError) -> bool {
+        let staged = self.store.get(id);
+        let _alone = staged.as_ref().map(|s| s.advancing.lock().unwrap_or_else(PoisonError::into_inner));
+        // Held until the state has changed, so that no hook starts in between.
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        entry.state == State::Installing && entry.channel.as_ref().is_some_and(|channel| running.contains(channel))
+        let Some(entry) = self.ledger.lock().entry(id).cloned() else { return false };
+        let runs =
+            entry.state == State::Installing && entry.channel.as_ref().is_some_and(|channel| running.contains(channel));
+        if runs || !self.is_judged_again(&entry) {
+            return false;
+        }
+        self.quarantine(id, &Refusal::of(error), None);
+        drop(running);
+        if entry.published {
+            self.withdraw(id);
+        }
+        true
     }
 
     /// What refused a bundle is undone: what is in quarantine of it goes back to the inbox, what is not has to come again. Errors: of
@@ -117,12 +125,22 @@ impl Delivery {
     pub(super) fn undo(&self, entry: &Entry) -> io::Result<()> {
         let (id, now) = (entry.id, self.now());
         let returned = self.put_back(entry)?;
+        let here = returned
+            || match &entry.channel {
+                Some(channel) => entry.published && !self.is_missing(&self.inbox.path(channel, entry.sequence))?,
+                None => false,
+            };
+        let older = self.check_newest(entry).is_err();
         self.note(now, &Event::Retried { bundle: super::manifests::subject(entry), from: entry.state.as_str() });
         {
             let mut ledger = self.ledger.lock();
             ledger.retry(id, now);
-            if returned {
-                ledger.change(id, now, |e| (e.state, e.published, e.reason) = (State::Complete, true, None));
+            if here {
+                let state = if older { State::Superseded } else { State::Complete };
+                ledger.change(id, now, |e| (e.state, e.published, e.reason) = (state, true, None));
+                if let Some(name) = entry.channel.as_ref().filter(|name| !older && self.policy(name).hook.is_some()) {
+                    ledger.change_channel(name, |channel| channel.turn_back(entry.sequence));
+                }
             }
         }
         self.unspurn(id);

@@ -177,6 +177,12 @@ impl Delivery {
         let silent = |last_ms: u64, most: u64| now_ms.saturating_sub(last_ms) >= most;
         let idle: Vec<BundleId> =
             self.lives().iter().filter(|(_, live)| silent(live.last_ms, SLEEP_MS)).map(|(&id, _)| id).collect();
+        // The ledger forgot it: another bundle was announced for its sequence.
+        for &id in &idle {
+            if self.ledger.lock().entry(id).is_none() {
+                self.strays.lock().unwrap_or_else(PoisonError::into_inner).entry(id).or_insert(now_ms);
+            }
+        }
         for staged in idle.into_iter().filter_map(|id| self.store.get(id)) {
             self.sleep(&staged);
         }

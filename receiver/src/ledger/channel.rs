@@ -155,13 +155,13 @@ impl Channel {
         self.missing_since.values_mut().for_each(|since| *since = now_ms.min(*since));
     }
 
-    /// Gives up those sequences of which nothing is known. False: there are none.
-    pub fn reject(&mut self, sequences: RangeInclusive<u64>) -> bool {
+    /// Gives up those sequences of which nothing is known, and gives the last of them.
+    pub fn reject(&mut self, sequences: RangeInclusive<u64>) -> Option<u64> {
         let gaps = self.gaps(*sequences.start(), usize::MAX);
         let gaps = gaps.into_iter().filter(|(first, _)| first <= sequences.end());
         let gaps: Vec<_> = gaps.map(|(first, last)| first..last.min(*sequences.end()).saturating_add(1)).collect();
         gaps.iter().for_each(|gap| self.rejected.insert(gap.clone()));
-        !gaps.is_empty()
+        gaps.last().map(|gap| gap.end.saturating_sub(1))
     }
 
     /// The same, whatever was transmitted.

@@ -133,7 +133,8 @@ impl Ledger {
     }
 
     fn begun_channels(&self) -> usize {
-        self.channels.values().filter(|channel| channel.baseline().is_some()).count()
+        let kept = self.channels.iter().filter(|(name, _)| !self.heard_of.contains(*name));
+        kept.filter(|(_, channel)| channel.baseline().is_some()).count()
     }
 
     fn drop_restored(&mut self, id: BundleId) {
@@ -148,7 +149,8 @@ impl Ledger {
         let mut entries: Vec<_> = self.entries.values().filter(placed).filter_map(place).collect();
         entries.sort();
         for (_, _, channel, sequence, id) in entries {
-            if self.channels.contains_key(&channel) {
+            // As while it ran: what is no place of its channel was given none.
+            if self.is_near(&channel, sequence) {
                 self.take_slot(id, &channel, sequence);
             }
         }

@@ -48,7 +48,7 @@ fn hooks_go_in_order_and_wait_for_what_is_missing() {
     assert_eq!(ledger.next(&channel(), 10_000, None), Next::Blocked(2), "for ever");
     assert_eq!(ledger.next(&channel(), 10_000, Some(20_000)), Next::Blocked(2));
     assert_eq!(ledger.next(&channel(), 20_000, Some(20_000)), Next::Run(BundleId(3)), "waited long enough");
-    assert!(ledger.reject_unknown(&channel(), 2..=2));
+    assert_eq!(ledger.reject_unknown(&channel(), 2..=2), Some(2));
     assert_eq!(ledger.next(&channel(), 0, None), Next::Run(BundleId(3)), "given up");
     assert!(matches!(ledger.announced(announced(2, 2), 0), Err(Conflict::Over { .. })));
 }

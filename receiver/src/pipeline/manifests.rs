@@ -1,8 +1,8 @@
 //! Signed objects that came in one block, and beacons, on their way to be checked: off the receive path, by a thread that waits for no
 //! disk, and no more of them a second than signatures may be checked.
 //!
-//! Keys take turns, by what bundle ids say of them. Of one key those go first of whose bundle more came: to get before an honest one,
-//! somebody has to send as much.
+//! Beacons, objects of bundles that a trusted key signed for, and all others take turns; in both of these so do keys, by what bundle
+//! ids say of them. Of one key those go first of whose bundle more came: to get before an honest one, somebody has to send as much.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
@@ -24,8 +24,10 @@ const AHEAD: Duration = Duration::from_millis(100);
 pub(super) struct Waiting {
     blocks: Vec<ReceivedBlock>,
     beacons: Vec<(SessionId, Vec<u8>)>,
-    /// Whose turn it was.
-    last: Option<KeyTag>,
+    /// Whether it was a beacon's turn, that of what somebody signed for, or of the rest.
+    turn: u8,
+    /// Whose turn it was, of what nobody and of what somebody signed for.
+    last: [Option<KeyTag>; 2],
     dice: u64,
 }
 
@@ -42,11 +44,18 @@ impl Waiting {
         if self.blocks.len() <= WAITING {
             return None;
         }
-        // Of the key with the most, of those with the least traffic the newest.
+        // What somebody signed for stays as long as there is anything else. Of the rest that of a key with the most, with the least
+        // traffic, the newest.
+        let is_other = |block: &ReceivedBlock| block.traffic() < ReceivedBlock::SIGNED;
+        let any_other = self.blocks.iter().any(is_other);
+        let may_go = |block: &ReceivedBlock| is_other(block) || !any_other;
         let mut counts: HashMap<KeyTag, usize> = HashMap::new();
-        self.blocks.iter().for_each(|block| *counts.entry(block.bundle().tag()).or_default() += 1);
-        let most = counts.into_iter().max_by_key(|(tag, count)| (*count, *tag)).map(|(tag, _)| tag);
-        let its = self.blocks.iter().enumerate().filter(|(_, block)| Some(block.bundle().tag()) == most);
+        for block in self.blocks.iter().filter(|block| may_go(block)) {
+            *counts.entry(block.bundle().tag()).or_default() += 1;
+        }
+        let most = counts.values().max().copied();
+        let is_of_most = |block: &ReceivedBlock| counts.get(&block.bundle().tag()).copied() == most;
+        let its = self.blocks.iter().enumerate().filter(|(_, block)| may_go(block) && is_of_most(block));
         let least = its.min_by_key(|(at, block)| (block.traffic(), usize::MAX - at));
         least.map(|(at, _)| at).map(|at| self.blocks.swap_remove(at))
     }
@@ -68,16 +77,37 @@ impl Waiting {
 
     /// What is to be checked next.
     pub(super) fn next(&mut self) -> Option<Check> {
-        if !self.beacons.is_empty() {
-            let (session, signed) = self.beacons.remove(0);
-            return Some(Check::Beacon(session, signed));
+        // Beacons, what somebody signed for, and the rest take turns: none keeps the others waiting.
+        for _ in 0..3 {
+            self.turn = (self.turn + 1) % 3;
+            let next = match self.turn {
+                0 => self.next_beacon(),
+                turn => self.next_object(turn == 1),
+            };
+            if next.is_some() {
+                return next;
+            }
         }
-        // The keys take turns.
-        let tags: BTreeSet<KeyTag> = self.blocks.iter().map(|block| block.bundle().tag()).collect();
-        let after = self.last.and_then(|last| tags.range((Bound::Excluded(last), Bound::Unbounded)).next());
+        None
+    }
+
+    fn next_beacon(&mut self) -> Option<Check> {
+        let is_any = !self.beacons.is_empty();
+        let (session, signed) = is_any.then(|| self.beacons.remove(0))?;
+        Some(Check::Beacon(session, signed))
+    }
+
+    /// Of those that somebody signed for, or that nobody did, the keys take turns.
+    fn next_object(&mut self, signed: bool) -> Option<Check> {
+        let ours = |block: &ReceivedBlock| (block.traffic() == ReceivedBlock::SIGNED) == signed;
+        let tags = self.blocks.iter().filter(|block| ours(block)).map(|block| block.bundle().tag());
+        let tags: BTreeSet<KeyTag> = tags.collect();
+        let last = &mut self.last[usize::from(signed)];
+        let after = last.and_then(|last| tags.range((Bound::Excluded(last), Bound::Unbounded)).next());
         let turn = after.or(tags.first()).copied();
-        self.last = turn;
-        let its = self.blocks.iter().enumerate().filter(|(_, block)| Some(block.bundle().tag()) == turn);
+        *last = turn;
+        let its = self.blocks.iter().enumerate();
+        let its = its.filter(|(_, block)| ours(block) && Some(block.bundle().tag()) == turn);
         let at = its.max_by_key(|(at, block)| (block.traffic(), usize::MAX - at)).map(|(at, _)| at)?;
         Some(Check::Object(Box::new(self.blocks.remove(at))))
     }

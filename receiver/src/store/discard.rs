@@ -7,6 +7,7 @@ use checkvalve_protocol::wire::ObjectKind;
 
 use super::staged::Place;
 use super::{Staged, Store, journal_error};
+use crate::ranges::Ranges;
 use crate::sink::StoreError;
 
 impl Store {
@@ -22,6 +23,8 @@ impl Store {
             Place::Tree(tree) => Some(tree),
             Place::New | Place::Flat(_) | Place::Asleep(_) => None,
         };
+        // Neighbours become one: files are many, blocks are not.
+        let ranges: &[Range<u64>] = &ranges.iter().cloned().collect::<Ranges>().iter().collect::<Vec<_>>();
         {
             let mut log = self.log();
             log.lost(staged.id, ranges).map_err(journal_error)?;
