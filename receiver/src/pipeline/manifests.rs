@@ -144,6 +144,11 @@ impl Budget {
 
 #[cfg(test)]
 mod tests {
+    use checkvalve_protocol::id::{BundleId, KeyId};
+    use checkvalve_protocol::partition::{BlockSet, Oti};
+    use checkvalve_protocol::receive::{Limits, Reassembly, Wanted};
+    use checkvalve_protocol::wire::{Content, Header, ObjectKind, Symbol};
+
     use super::*;
 
     #[test]
@@ -158,6 +163,74 @@ mod tests {
         );
         assert!(budget.take(start).is_err());
         assert!((10..=12).contains(&taken(&mut budget, start + Duration::from_secs(3_600))));
+    }
+
+    /// An announce that came whole, of a bundle whose id names `key`.
+    fn block(key: u16, n: u64, signed: bool) -> ReceivedBlock {
+        let mut id = [0; 8];
+        id[..2].copy_from_slice(&key.to_be_bytes());
+        id[6..].copy_from_slice(&key.to_be_bytes());
+        let bundle = BundleId::new(n, KeyId(id));
+        let oti = Oti::new(64, 64, 1).unwrap();
+        let symbol = Symbol { bundle, kind: ObjectKind::Announce, sbn: 0, esi: 0, oti };
+        let header = Header { sealed: true, session: SessionId(1), counter: n, content: Content::Symbol(symbol) };
+        let mut reassembly = Reassembly::new(Limits::new(1 << 20));
+        let mut want = |_: &Symbol| Wanted::Yes { have: BlockSet::new(), parked: Vec::new(), signed };
+        reassembly.handle(Time(1), &header, &[0; 64], &mut want).unwrap();
+        reassembly.poll_block().unwrap()
+    }
+
+    fn next_of(waiting: &mut Waiting) -> Option<BundleId> {
+        match waiting.next()? {
+            Check::Object(block) => Some(block.bundle()),
+            Check::Beacon(..) => None,
+        }
+    }
+
+    #[test]
+    fn beacons_keep_no_object_waiting() {
+        let mut waiting = Waiting::default();
+        for signed in [false, true] {
+            for n in 0..BEACONS as u64 {
+                waiting.push_beacon(SessionId(n), b"beacon");
+            }
+            let announce = block(1, 7, signed);
+            let id = announce.bundle();
+            assert!(waiting.push(announce).is_none());
+            assert!((0..3).any(|_| next_of(&mut waiting) == Some(id)), "signed: {signed}");
+        }
+    }
+
+    #[test]
+    fn what_somebody_signed_for_is_neither_turned_away_nor_last() {
+        for honest in [1, 300, 900] {
+            let mut waiting = Waiting::default();
+            let vouched = block(honest, 1, true);
+            let id = vouched.bundle();
+            assert!(waiting.push(vouched).is_none());
+            for n in 0..1_000 {
+                let junk = if n % 2 == 0 { block(honest, 100 + n, false) } else { block(n as u16, 100 + n, false) };
+                let away = waiting.push(junk).map(|block| block.bundle());
+                assert_ne!(away, Some(id), "of key {honest}, at {n}");
+            }
+            assert!((0..3).any(|_| next_of(&mut waiting) == Some(id)), "of key {honest}");
+        }
+    }
+
+    #[test]
+    fn keys_take_turns() {
+        let mut waiting = Waiting::default();
+        (0..200).for_each(|n| assert!(waiting.push(block(1, n, false)).is_none()));
+        let honest = block(2, 1, false);
+        let id = honest.bundle();
+        assert!(waiting.push(honest).is_none());
+        assert!((0..2).any(|_| next_of(&mut waiting) == Some(id)));
+        // Where there are too many, one of those goes of whose key there are most.
+        let honest = block(2, 2, false);
+        let id = honest.bundle();
+        (0..300).for_each(|n| drop(waiting.push(block(1, 1_000 + n, false))));
+        assert_ne!(waiting.push(honest).map(|block| block.bundle()), Some(id));
+        assert!((0..2).any(|_| next_of(&mut waiting) == Some(id)));
     }
 
     #[test]

@@ -21,6 +21,16 @@ impl Peer {
         let mut want = |_: &Symbol| Wanted::Yes { have: BlockSet::new(), parked: Vec::new(), signed: false };
         reassembly.handle(now, &header, &vec![0xa5; usize::from(symbol.oti.symbol_size())], &mut want)
     }
+
+    /// A symbol of an object that the caller refuses.
+    fn refused(&mut self, reassembly: &mut Reassembly, now: Time, symbol: Symbol) {
+        let header =
+            Header { sealed: true, session: self.session, counter: self.counter, content: Content::Symbol(symbol) };
+        self.counter = self.counter.wrapping_add(1);
+        let mut want = |_: &Symbol| Wanted::No(DropReason::Refused);
+        let payload = vec![0xa5; usize::from(symbol.oti.symbol_size())];
+        assert!(reassembly.handle(now, &header, &payload, &mut want).is_err());
+    }
 }
 
 fn tiny(bundle: u64, kind: ObjectKind, sbn: u32) -> Symbol {
@@ -179,6 +189,18 @@ fn what_nobody_signs_for_leaves_and_is_told_of() {
     let expired: Vec<BundleId> = std::iter::from_fn(|| reassembly.poll_expired()).collect();
     assert_eq!(expired.len(), 899);
     assert!(!expired.contains(&BundleId(5)));
+}
+
+#[test]
+fn lengths_that_are_refused_put_no_announced_object_out() {
+    let mut peer = Peer::new(2);
+    honest_arrives_beside(|reassembly, now, n| {
+        for length in 1..=6 {
+            let oti = Oti::new(n * 8 + length, 64, 8).unwrap();
+            let symbol = Symbol { bundle: BundleId(1), kind: ObjectKind::Data, sbn: 0, esi: 9, oti };
+            peer.refused(reassembly, now, symbol);
+        }
+    });
 }
 
 #[test]
