@@ -18,6 +18,7 @@ pub mod log;
 mod parked;
 pub mod space;
 pub mod staged;
+pub mod syncs;
 pub mod tree;
 mod write;
 
@@ -63,6 +64,8 @@ pub struct Store {
     written: AtomicU64,
     /// A block in which so many files begin goes to the flat file first.
     crowd: usize,
+    /// Syncs under way.
+    pub syncs: syncs::Syncs,
 }
 
 /// Why staging cannot be opened.
@@ -111,6 +114,7 @@ impl Store {
             space,
             written: AtomicU64::new(0),
             crowd,
+            syncs: syncs::Syncs::default(),
         };
         for id in known.into_keys() {
             store.log().forget(id)?;
@@ -345,10 +349,12 @@ impl Store {
                 let log = self.log();
                 (log.rewrites(), log.records())
             };
+            let sync = self.syncs.begin();
             if let Err(error) = self.disk.sync_fs(&self.root) {
                 self.give_up_unsynced();
                 return Err(error);
             }
+            drop(sync);
             let log = self.log();
             // In a journal that was rewritten meanwhile these records are others.
             if log.rewrites() == rewrites {

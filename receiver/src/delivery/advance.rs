@@ -33,8 +33,8 @@ use crate::store::tree::Tree;
 /// Bytes read back for hashing before others get the lock.
 const CATCH_UP: u64 = 16 << 20;
 
-/// A bundle that is as it shall be, and the hashes of its files as signed.
-type Prepared = (Arc<Tree>, Vec<[u8; 32]>);
+/// A bundle that is as it shall be, the hashes of its files as signed, and how often something of it was lost before they were compared.
+type Prepared = (Arc<Tree>, Vec<[u8; 32]>, u64);
 
 /// What stands between a bundle and the inbox.
 pub(super) enum Stop {
@@ -104,7 +104,6 @@ impl Delivery {
             }
             Err(Stop::Disk(error)) => self.trouble(id, &error.to_string()),
             Err(Stop::Sync(error)) => {
-                self.give_up_unsynced();
                 self.trouble(id, &format!("sync failed, to be sent again: {error}"));
             }
         }
@@ -113,7 +112,7 @@ impl Delivery {
     /// Up to the inbox, and into it.
     fn try_advance(&self, staged: &Staged, entry: &Entry) -> Result<(), Stop> {
         match self.prepare(staged, entry) {
-            Ok(Some((tree, signed))) => self.publish(staged, entry, &tree, &signed),
+            Ok(Some((tree, signed, losses))) => self.publish(staged, entry, &tree, &signed, losses),
             Ok(None) => Ok(()),
             Err(Stop::Disk(StoreError::Disk(error))) if is_gone(&error) => Err(Stop::Gone),
             Err(stop) => Err(stop),
@@ -154,6 +153,7 @@ impl Delivery {
     /// Steps 1 to 3, in staging. None: it is in the inbox already.
     fn prepare(&self, staged: &Staged, entry: &Entry) -> Result<Option<Prepared>, Stop> {
         self.adopt(staged)?;
+        let losses = staged.losses();
         // What came in the meantime is not on the disk yet: whoever brought it has said that there is more to do.
         let on_disk = |live: &super::Live| {
             let hashes = live.hashes && live.pending_hashes.is_none();
@@ -202,11 +202,17 @@ impl Delivery {
             return Err(Stop::Spoilt(wrong));
         }
         self.ledger.lock().win(staged.id).map_err(Stop::Taken)?;
-        self.inbox.finish(&tree).map_err(|error| match error {
-            FinishError::Disk(error) => error.into(),
-            FinishError::Sync(error) => Stop::Sync(error),
-        })?;
-        Ok(Some((tree, signed)))
+        let sync = self.store.syncs.begin();
+        match self.inbox.finish(&tree) {
+            Ok(()) => {}
+            Err(FinishError::Disk(error)) => return Err(error.into()),
+            Err(FinishError::Sync(error)) => {
+                self.give_up_unsynced();
+                return Err(Stop::Sync(error));
+            }
+        }
+        drop(sync);
+        Ok(Some((tree, signed, losses)))
     }
 
     /// Whether the bundle went to the inbox before a crash: then that is written down now.
@@ -247,13 +253,28 @@ impl Delivery {
     }
 
     /// The rest of step 3, and step 4.
-    fn publish(&self, staged: &Staged, entry: &Entry, tree: &Tree, signed: &[[u8; 32]]) -> Result<(), Stop> {
+    fn publish(
+        &self,
+        staged: &Staged,
+        entry: &Entry,
+        tree: &Tree,
+        signed: &[[u8; 32]],
+        losses: u64,
+    ) -> Result<(), Stop> {
         let Some(channel) = entry.channel.clone() else { return Err(Stop::Wait) };
         let place = Place { id: staged.id, channel: Some(channel.clone()), sequence: entry.sequence };
         let recorded =
             self.inbox.record(&place, &staged.object(ObjectKind::Announce), &staged.object(ObjectKind::Hashes));
         recorded.map_err(|error| if is_gone(&error) { Stop::Gone } else { error.into() })?;
-        self.inbox.settle(tree).map_err(Stop::Sync)?;
+        let sync = self.store.syncs.begin();
+        if let Err(error) = self.inbox.settle(tree) {
+            self.give_up_unsynced();
+            return Err(Stop::Sync(error));
+        }
+        sync.good();
+        if staged.losses() != losses {
+            return Err(Stop::Wait); // another sync was told that this bundle's bytes are not on the disk
+        }
         let path = self.inbox.path(&channel, entry.sequence);
         let in_inbox = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", escape_path(&path)));
         if self.inbox.publish(tree.root(), &channel, entry.sequence).map_err(in_inbox)? == Published::Taken {

@@ -229,6 +229,12 @@ impl Staged {
         self.account.set(Item::Content, || blocks.cost());
     }
 
+    /// How often something of it was lost or given up.
+    #[must_use]
+    pub fn losses(&self) -> u64 {
+        self.blocks().losses
+    }
+
     /// Whether all bytes of the data object are stored.
     #[must_use]
     pub fn is_whole(&self) -> bool {
