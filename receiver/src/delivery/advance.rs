@@ -341,7 +341,8 @@ impl Delivery {
             Ok(Outcome::Withdrawn { reason }) => Err(Stop::Withdrawn(reason)),
             Err(Verdict::Refuse { error, .. }) => Err(Stop::Refuse(Refusal::of(&error))),
             // They came before the announce, and are not its: others may come.
-            Err(Verdict::Discard(_) | Verdict::Unknown { .. }) => {
+            Err(verdict @ (Verdict::Discard(_) | Verdict::Unknown { .. })) => {
+                self.discards.lock().unwrap_or_else(PoisonError::into_inner).add(verdict.error().rule());
                 if let Some(live) = self.lives().get_mut(&staged.id) {
                     live.hashes = false;
                 }
