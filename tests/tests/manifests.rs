@@ -211,6 +211,7 @@ fn what_was_changed_on_the_way_comes_again() {
     pair.wait_for("hashes of another announce", || (discarded(&pair, "other-announce") > before).then_some(()));
     let found = find(&pair, "mixed").unwrap();
     assert!(["receiving", "incomplete"].contains(&found.state.as_str()), "{:#}", found.all);
+    std::thread::sleep(Duration::from_millis(300));
     forger.transmit(&good, 1);
     pair.wait_for("its own hashes", || (pair.hook_runs().len() == 2).then_some(()));
     assert_eq!(reasons(&pair), BTreeMap::new());
