@@ -6,8 +6,8 @@
 //! 2. `work`, several threads: decodes blocks that lack source symbols and hands each block to the [`Sink`], which
 //!    stores it, in the order of the object where that takes no waiting worth the name ([`ready`]). Blocks wait here in memory
 //!    when the disk is slow; when that memory is full, symbols are dropped and counted.
-//! 3. `check`, one thread: signed objects that came in one block, and beacons ([`manifests`]). It waits for no disk, so that one that
-//!    stands still keeps no bundle from being known.
+//! 3. `check`, one thread: signed objects that came in one block, and beacons ([`manifests`]). What counts waits for no disk, so that
+//!    one that stands still keeps no bundle from being known.
 //! 4. `tend`, one thread: progress, time.
 
 mod cores;

@@ -44,11 +44,11 @@ pub trait Sink: Send + Sync {
         Vec::new()
     }
 
-    /// A signed object that came in one block. Never touches a disk. Errors: [`StoreError::Refused`] or [`StoreError::Unwanted`]: it
+    /// A signed object that came in one block. What counts touches no disk; what is refused, held or withdrawn does. Errors: [`StoreError::Refused`] or [`StoreError::Unwanted`]: it
     /// counts as not received.
     fn manifest(&self, bundle: BundleId, kind: ObjectKind, bytes: &[u8]) -> Result<(), StoreError>;
 
-    /// What came as a beacon in a datagram of this session, in the order in which they came. Never touches a disk. `now_ms` as in
+    /// What came as a beacon in a datagram of a session; where many come, some, in no order. Touches no disk. `now_ms` as in
     /// [`Sink::tick`]. If it counts, how many datagrams it says were sent before it.
     fn beacon(&self, now_ms: u64, session: SessionId, signed: &[u8]) -> Option<u64>;
 
