@@ -354,7 +354,8 @@ impl Store {
                 self.give_up_unsynced();
                 return Err(error);
             }
-            drop(sync);
+            // What one beside it was told is lost does not count as synced.
+            sync.good();
             let log = self.log();
             // In a journal that was rewritten meanwhile these records are others.
             if log.rewrites() == rewrites {
