@@ -10,14 +10,14 @@ mod status;
 mod ticket;
 mod wait;
 
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 
 use checkvalve_host::config::ConfigError;
 use checkvalve_host::control::{Client, ControlError, Refusal};
 use checkvalve_host::exit::Exit;
-use checkvalve_host::json::SCHEMA;
 use checkvalve_host::log::{self, escape};
+use checkvalve_host::say::{self, say};
 use checkvalve_protocol::id::ChannelName;
 use clap::{Parser, Subcommand};
 use serde::Serialize;
@@ -194,27 +194,9 @@ fn ask<T: DeserializeOwned>(config: &Config, request: &Request) -> Result<T, Com
         .map_err(|e| CommandError::new(Exit::Protocol, format!("the daemon is of another version: {e}")))
 }
 
-/// Prints lines to standard output, safe for a terminal whatever names they hold; escaping a line again does not change it. A
-/// reader that has gone is none of our business.
-fn say(text: impl std::fmt::Display) {
-    let text = text.to_string();
-    let lines: String = text.split('\n').map(|line| escape(line) + "\n").collect();
-    drop(io::stdout().write_all(lines.as_bytes()));
-}
-
-/// Prints a value as one line of JSON. Its fields come after the version of the format.
+/// Prints a value as one line of JSON.
 fn say_json<T: Serialize>(value: &T) -> Result<(), CommandError> {
-    #[derive(Serialize)]
-    struct Printed<'a, T> {
-        schema: u32,
-        #[serde(flatten)]
-        value: &'a T,
-    }
-    let text = serde_json::to_string(&Printed { schema: SCHEMA, value });
-    let text = text.map_err(|e| CommandError::new(Exit::Software, e.to_string()))?;
-    // Names in it were escaped when they became text.
-    drop(writeln!(io::stdout(), "{text}"));
-    Ok(())
+    say::json(value).map_err(|error| CommandError::new(Exit::Software, error.to_string()))
 }
 
 #[cfg(test)]

@@ -13,4 +13,5 @@ pub mod lock;
 pub mod log;
 pub mod notify;
 pub mod progress;
+pub mod say;
 pub mod units;
