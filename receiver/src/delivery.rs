@@ -248,10 +248,10 @@ impl Delivery {
         boot: BootId,
         now_ms: u64,
     ) -> Result<Self, OpenError> {
-        let (ledger, recovered) = LedgerFile::open(&disk, &settings.state.join("ledger")).map_err(OpenError::Ledger)?;
-        let damaged = recovered.torn_bytes > 0 || !recovered.corrupt.is_empty();
+        let (ledger, damage) = LedgerFile::open(&disk, &settings.state.join("ledger")).map_err(OpenError::Ledger)?;
+        let damaged = damage.is_any();
         if damaged {
-            tracing::warn!(torn_bytes = recovered.torn_bytes, corrupt = ?recovered.corrupt, "ledger was damaged");
+            tracing::warn!(?damage, "ledger was damaged");
         }
         let audit = Audit::open(&disk, &settings.state.join("audit.jsonl")).map_err(OpenError::State)?;
         let space = Space::new(settings.space);

@@ -82,6 +82,8 @@ fn follow(entry: &mut Entry, told: &Told) {
         ("quarantined", _) => (entry.state, entry.published) = (State::Quarantined, false),
         ("withdrawn", _) => entry.state = State::Withdrawn,
         ("rejected", _) => entry.state = State::Rejected,
+        // Its hook is to run again.
+        ("retried", _) if entry.state == State::Failed => entry.state = State::Complete,
         // What was undone, and what is only held, is not an end.
         ("retried" | "held" | "approved", _) => entry.state = State::Missing,
         ("hook", Some(outcome)) => {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use checkvalve_host::disk::Disk;
-use checkvalve_host::journal::{Journal, JournalError, MAX_RECORD, Recovered, Sync};
+use checkvalve_host::journal::{CorruptRange, Journal, JournalError, MAX_RECORD, Sync};
 use checkvalve_protocol::beacon::order::Known;
 use checkvalve_protocol::codec;
 use checkvalve_protocol::id::{BundleId, ChannelName, KeyId};
@@ -32,6 +32,25 @@ struct Kept {
     begun: usize,
 }
 
+/// What was lost of a ledger.
+#[derive(Debug, Default)]
+pub struct Damage {
+    /// Bytes that were cut off its end.
+    pub torn_bytes: u64,
+    /// Ranges that hold no record.
+    pub corrupt: Vec<CorruptRange>,
+    /// Records that are whole and mean nothing.
+    pub unreadable: usize,
+}
+
+impl Damage {
+    /// Whether anything was.
+    #[must_use]
+    pub fn is_any(&self) -> bool {
+        self.torn_bytes > 0 || !self.corrupt.is_empty() || self.unreadable > 0
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 enum Record {
     Entry(Entry),
@@ -41,11 +60,10 @@ enum Record {
 }
 
 impl LedgerFile {
-    /// Opens or creates the ledger at `path`. What a torn tail or damage took is in the second value, for the log.
-    /// Errors: as [`Journal::open`].
-    pub fn open(disk: &Arc<dyn Disk>, path: &Path) -> Result<(Self, Recovered), JournalError> {
+    /// Opens or creates the ledger at `path`. The second value says what was lost of it. Errors: as [`Journal::open`].
+    pub fn open(disk: &Arc<dyn Disk>, path: &Path) -> Result<(Self, Damage), JournalError> {
         let (journal, mut recovered) = Journal::open(disk, path)?;
-        let mut ledger = Ledger::new();
+        let (mut ledger, mut unreadable) = (Ledger::new(), 0);
         for bytes in std::mem::take(&mut recovered.records) {
             match codec::decode(&bytes, MAX_RECORD) {
                 Ok(Record::Entry(entry)) => ledger.restore(entry),
@@ -54,7 +72,10 @@ impl LedgerFile {
                     ledger.channels.insert(name, Channel::from_saved(saved));
                 }
                 Ok(Record::Sender(key, known)) => drop(ledger.senders.insert(key, known)),
-                Err(error) => tracing::error!(%error, path = %path.display(), "a ledger record cannot be read"),
+                Err(error) => {
+                    tracing::error!(%error, path = %path.display(), "a ledger record cannot be read");
+                    unreadable += 1;
+                }
             }
         }
         ledger.rebuild_slots();
@@ -62,7 +83,8 @@ impl LedgerFile {
         if kept.journal.len() > REWRITE_AT || !recovered.corrupt.is_empty() {
             kept.rewrite(&ledger)?;
         }
-        Ok((Self { ledger: Mutex::new(ledger), journal: Mutex::new(kept) }, recovered))
+        let damage = Damage { torn_bytes: recovered.torn_bytes, corrupt: recovered.corrupt, unreadable };
+        Ok((Self { ledger: Mutex::new(ledger), journal: Mutex::new(kept) }, damage))
     }
 
     /// The ledger, to read and change. Hold it briefly: the receive thread waits for it.

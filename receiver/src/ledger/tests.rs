@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use checkvalve_host::disk::{Disk, OsDisk};
-use checkvalve_host::journal::Sync;
+use checkvalve_host::journal::{Journal, Sync};
 use checkvalve_protocol::limits::{MAX_JUMP, MAX_SEQUENCE};
 
 use super::file::LedgerFile;
@@ -243,8 +243,8 @@ fn survives_a_restart_and_forgets_no_failed_save() {
         file.lock().forget(BundleId(2));
         file.save(Sync::No).unwrap();
     }
-    let (file, recovered) = LedgerFile::open(&disk, &path).unwrap();
-    assert_eq!(recovered.torn_bytes, 0);
+    let (file, damage) = LedgerFile::open(&disk, &path).unwrap();
+    assert!(!damage.is_any(), "{damage:?}");
     let mut ledger = file.lock();
     assert_eq!(ledger.entries().count(), 2);
     assert_eq!(ledger.entry(BundleId(1)).unwrap().state, State::Installed);
@@ -252,6 +252,19 @@ fn survives_a_restart_and_forgets_no_failed_save() {
     assert_eq!(ledger.open(), [BundleId(4)]);
     state(&mut ledger, 4, State::Complete, 9);
     assert_eq!(ledger.next(&channel(), 0, None), Next::Blocked(2));
+}
+
+#[test]
+fn a_record_that_means_nothing_is_damage() {
+    let dir = crate::testing::dir();
+    let disk: Arc<dyn Disk> = Arc::new(OsDisk);
+    let path = dir.path().join("ledger");
+    let (mut journal, _) = Journal::open(&disk, &path).unwrap();
+    journal.append_all(&[vec![0xff; 9]], Sync::Yes).unwrap();
+    drop(journal);
+    let (_, damage) = LedgerFile::open(&disk, &path).unwrap();
+    assert_eq!(damage.unreadable, 1);
+    assert!(damage.is_any());
 }
 
 #[test]

@@ -174,6 +174,22 @@ fn a_ledger_that_is_lost_or_damaged_is_rebuilt_and_nothing_is_installed_twice() 
 }
 
 #[test]
+fn a_hook_that_was_to_run_again_does_so_without_the_ledger() {
+    let bench = Bench::new().with_hook(None);
+    let sample = &samples()[0];
+    let delivery = bench.open();
+    send(&delivery, sample);
+    let due = delivery.due_hooks(2_000);
+    delivery.hook_ended(&due[0], &Outcome::Failed("exit 1".into()), 2_000);
+    delivery.retry(&Which::Prefix(sample.id().to_string())).unwrap();
+    drop(delivery);
+    std::fs::remove_file(bench.settings.state.join("ledger")).unwrap();
+    let delivery = bench.open();
+    assert_eq!(state(&delivery, sample), Some(State::Complete));
+    assert_eq!(delivery.due_hooks(3_000).first().map(|due| due.id), Some(sample.id()));
+}
+
+#[test]
 fn a_lost_ledger_does_not_publish_twice_or_over_something_else() {
     let bench = Bench::new();
     let sample = &samples()[2];
