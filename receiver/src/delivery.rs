@@ -416,17 +416,28 @@ impl Delivery {
 
     /// What the bundles of a channel may take: one does not shut out the others.
     fn share(&self, channel: &ChannelName) -> space::Share {
-        const PART: u64 = 5;
+        let quota = self.settings.channels.get(channel).and_then(|policy| policy.quota);
         // Where there is but one, nobody else needs what it leaves.
-        let part = if self.ledger.lock().channels().count() > 1 { PART - 1 } else { PART };
+        let part = self.part(self.ledger.lock().channels().count());
+        space::Share { bytes: quota.unwrap_or(part.bytes), ..part }
+    }
+
+    /// What the bundles of one key may take of staging, in all channels that it signs for.
+    fn key_share(&self) -> space::Share {
+        match self.trust().keys.len() {
+            0 | 1 => space::Share::ALL,
+            many => self.part(many),
+        }
+    }
+
+    /// The most that one of so many may take of staging, so that it leaves something to the others.
+    fn part(&self, of: usize) -> space::Share {
+        const PART: u64 = 5;
+        let part = if of > 1 { PART - 1 } else { PART };
         let space = self.store.space();
         let limits = space.limits();
         let most = space.staged().saturating_add(space.free().saturating_sub(limits.reserve)).min(limits.quota);
-        let bytes = self.settings.channels.get(channel).and_then(|policy| policy.quota);
-        space::Share {
-            bytes: bytes.unwrap_or((most / PART).saturating_mul(part)),
-            files: (limits.files / PART).saturating_mul(part),
-        }
+        space::Share { bytes: (most / PART).saturating_mul(part), files: (limits.files / PART).saturating_mul(part) }
     }
 
     fn enqueue(&self, job: Job) {

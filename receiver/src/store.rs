@@ -94,7 +94,7 @@ impl Store {
             if let Some(id) = id {
                 let stored = known.remove(&id).unwrap_or_default();
                 space.count_unsigned();
-                let account = Account::unsigned(Arc::clone(&space));
+                let account = Account::unsigned(Arc::clone(&space), id.tag());
                 let staged = Staged::new(id, dir, Place::Asleep(None), stored, account);
                 staged.find(disk.as_ref())?;
                 bundles.insert(id, Arc::new(staged));
@@ -175,7 +175,7 @@ impl Store {
     }
 
     fn make(&self, bundles: &mut HashMap<BundleId, Arc<Staged>>, id: BundleId) -> Arc<Staged> {
-        let account = Account::unsigned(Arc::clone(&self.space));
+        let account = Account::unsigned(Arc::clone(&self.space), id.tag());
         let staged = Staged::new(id, self.root.join(id.to_string()), Place::New, Stored::default(), account);
         let staged = Arc::new(staged);
         bundles.insert(id, Arc::clone(&staged));

@@ -55,6 +55,7 @@ impl Delivery {
         }
         let trust = Arc::new(trust);
         *self.trust.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&trust);
+        self.store.space().set_key_share(self.key_share());
         let judged = self.judge_again(&trust);
         if before != after {
             self.save();

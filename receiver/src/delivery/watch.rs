@@ -80,7 +80,8 @@ impl Delivery {
         {
             tracing::error!(%error, suppressed, "staging cannot be used");
         }
-        // What a channel may take follows what the disk has.
+        // What a channel or a key may take follows what the disk has.
+        self.store.space().set_key_share(self.key_share());
         let channels: Vec<_> = self.ledger.lock().channels().map(|(name, _)| name.clone()).collect();
         channels.iter().for_each(|channel| self.store.space().set_share(channel, self.share(channel)));
     }

@@ -3,9 +3,9 @@
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use checkvalve_protocol::id::ChannelName;
+use checkvalve_protocol::id::{ChannelName, KeyTag};
 
-use super::space::{Cost, Share, Space};
+use super::space::{Cost, Owner, Share, Space};
 
 /// What there is of a bundle on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,13 +38,15 @@ const ITEMS: usize = Item::Pending as usize + 1;
 
 pub(super) struct Account {
     space: Arc<Space>,
+    /// The key that its id names.
+    key: KeyTag,
     /// Taken after every other lock of a bundle.
     inner: Mutex<Inner>,
 }
 
 struct Inner {
-    /// The channel that it is of. None: nobody signed for it.
-    owner: Option<ChannelName>,
+    /// None: nobody signed for it.
+    owner: Option<Owner>,
     items: [Cost; ITEMS],
     /// Its bundle has gone: nothing is counted any more.
     closed: bool,
@@ -58,8 +60,8 @@ pub(super) struct Reserved<'a> {
 
 impl Account {
     /// Of a bundle that is counted as one that nobody signed for.
-    pub(super) fn unsigned(space: Arc<Space>) -> Self {
-        Self { space, inner: Mutex::new(Inner { owner: None, items: [Cost::default(); ITEMS], closed: false }) }
+    pub(super) fn unsigned(space: Arc<Space>, key: KeyTag) -> Self {
+        Self { space, key, inner: Mutex::new(Inner { owner: None, items: [Cost::default(); ITEMS], closed: false }) }
     }
 
     /// An item costs so much now. Errors: `StorageFull` if that is more than there is room for; nothing has changed then.
@@ -115,14 +117,15 @@ impl Account {
     pub(super) fn vouch(&self, channel: &ChannelName, share: Share) {
         let mut inner = self.lock();
         self.space.set_share(channel, share);
-        if inner.closed || inner.owner.as_ref() == Some(channel) {
+        if inner.closed || inner.owner.as_ref().is_some_and(|owner| owner.channel == *channel) {
             return;
         }
         if inner.owner.is_none() {
             self.space.end_unsigned();
         }
-        self.space.move_class(inner.total(), inner.owner.as_ref(), Some(channel));
-        inner.owner = Some(channel.clone());
+        let owner = Owner { channel: channel.clone(), key: self.key };
+        self.space.move_class(inner.total(), inner.owner.as_ref(), Some(&owner));
+        inner.owner = Some(owner);
     }
 
     /// The bundle has gone: all of it is given back, and nothing is counted any more.
@@ -143,8 +146,8 @@ impl Account {
         self.lock().total()
     }
 
-    pub(super) fn owner(&self) -> Option<ChannelName> {
-        self.lock().owner.clone()
+    pub(super) fn channel(&self) -> Option<ChannelName> {
+        self.lock().owner.as_ref().map(|owner| owner.channel.clone())
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -1,12 +1,12 @@
 //! How much staging may still take, counted as the disk does: in pages and in files. What was not signed for has a part of it
-//! only, and so has each channel.
+//! only, and so has each channel and each signing key, whichever channels it signs for.
 
 use std::collections::HashMap;
 use std::iter::Sum;
 use std::ops::Add;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use checkvalve_protocol::id::ChannelName;
+use checkvalve_protocol::id::{ChannelName, KeyTag};
 
 pub use crate::ranges::PAGE;
 
@@ -44,7 +44,7 @@ pub struct Limits {
     pub parked_blocks: u64,
 }
 
-/// What the bundles of one channel may take.
+/// What the bundles of one channel, or of one key, may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
     /// Most bytes.
@@ -53,21 +53,51 @@ pub struct Share {
     pub files: u64,
 }
 
+impl Share {
+    /// No limit.
+    pub const ALL: Self = Self { bytes: u64::MAX, files: u64::MAX };
+}
+
+/// Whom a bundle counts for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Its channel.
+    pub channel: ChannelName,
+    /// The key that signed it, by its tag in the bundle's id.
+    pub key: KeyTag,
+}
+
 /// Room in staging. What is free is asked of the disk now and then, and counted down in between.
 ///
-/// The owner of what is counted is a channel, or None: nobody signed for it.
+/// The owner of what is counted is None where nobody signed for it.
 pub struct Space {
     limits: Limits,
     used: Mutex<Used>,
 }
 
-#[derive(Default)]
 struct Used {
     free: u64,
     all: Cost,
     unsigned: Cost,
     unsigned_bundles: u64,
     channels: HashMap<ChannelName, (Cost, Share)>,
+    /// What the bundles of each key take; no entry: nothing.
+    keys: HashMap<KeyTag, Cost>,
+    key_share: Share,
+}
+
+impl Default for Used {
+    fn default() -> Self {
+        Self {
+            free: 0,
+            all: Cost::default(),
+            unsigned: Cost::default(),
+            unsigned_bundles: 0,
+            channels: HashMap::new(),
+            keys: HashMap::new(),
+            key_share: Share::ALL,
+        }
+    }
 }
 
 impl Cost {
@@ -159,23 +189,23 @@ impl Space {
 
     /// Whether so much more would fit.
     #[must_use]
-    pub fn fits(&self, cost: Cost, owner: Option<&ChannelName>) -> bool {
+    pub fn fits(&self, cost: Cost, owner: Option<&Owner>) -> bool {
         self.lock().fits(&self.limits, cost, owner)
     }
 
     /// Counts `cost`, whatever the limits.
-    pub fn take(&self, cost: Cost, owner: Option<&ChannelName>) {
+    pub fn take(&self, cost: Cost, owner: Option<&Owner>) {
         self.lock().exchange(Cost::default(), cost, owner);
     }
 
     /// `cost` is not taken any more. What that frees shows when the disk is asked again.
-    pub fn give_back(&self, cost: Cost, owner: Option<&ChannelName>) {
+    pub fn give_back(&self, cost: Cost, owner: Option<&Owner>) {
         self.lock().exchange(cost, Cost::default(), owner);
     }
 
     /// What cost `old` costs `new` now. False: it would not fit, and nothing has changed.
     #[must_use]
-    pub fn exchange(&self, old: Cost, new: Cost, owner: Option<&ChannelName>) -> bool {
+    pub fn exchange(&self, old: Cost, new: Cost, owner: Option<&Owner>) -> bool {
         let mut used = self.lock();
         let fits = used.fits(&self.limits, new.beyond(old), owner);
         if fits {
@@ -185,7 +215,7 @@ impl Space {
     }
 
     /// What was counted for one owner is another's. There is no limit to that, only to what comes after it.
-    pub fn move_class(&self, cost: Cost, from: Option<&ChannelName>, to: Option<&ChannelName>) {
+    pub fn move_class(&self, cost: Cost, from: Option<&Owner>, to: Option<&Owner>) {
         let mut used = self.lock();
         used.exchange(cost, Cost::default(), from);
         let free = used.free;
@@ -196,6 +226,11 @@ impl Space {
     /// What the bundles of a channel may take from now on.
     pub fn set_share(&self, channel: &ChannelName, share: Share) {
         self.lock().channels.entry(channel.clone()).or_insert((Cost::default(), share)).1 = share;
+    }
+
+    /// What the bundles of one key may take from now on.
+    pub fn set_key_share(&self, share: Share) {
+        self.lock().key_share = share;
     }
 
     /// One more bundle that nobody signed for. False: there are too many.
@@ -267,35 +302,41 @@ impl Space {
 }
 
 impl Used {
-    fn fits(&self, limits: &Limits, cost: Cost, owner: Option<&ChannelName>) -> bool {
+    fn fits(&self, limits: &Limits, cost: Cost, owner: Option<&Owner>) -> bool {
         let all =
             Cost { bytes: limits.quota, files: limits.files, ranges: limits.ranges, blocks: limits.parked_blocks };
-        let (used, most) = match owner {
+        let has_part = match owner {
             None => {
                 let (bytes, files) = (limits.unsigned_bytes, limits.unsigned_files);
-                (self.unsigned, Cost { bytes, files, ranges: limits.ranges / 2, blocks: limits.parked_blocks / 2 })
+                let most = Cost { bytes, files, ranges: limits.ranges / 2, blocks: limits.parked_blocks / 2 };
+                within(self.unsigned, cost, most)
             }
-            Some(channel) => match self.channels.get(channel) {
-                Some((used, share)) => (*used, Cost { bytes: share.bytes, files: share.files, ..all }),
-                None => (Cost::default(), all),
-            },
+            Some(Owner { channel, key }) => {
+                let part = |share: Share| Cost { bytes: share.bytes, files: share.files, ..all };
+                let of_key = self.keys.get(key).copied().unwrap_or_default();
+                self.channels.get(channel).is_none_or(|(used, share)| within(*used, cost, part(*share)))
+                    && within(of_key, cost, part(self.key_share))
+            }
         };
         (cost.bytes == 0 || self.free >= limits.reserve.saturating_add(cost.bytes))
             && within(self.all, cost, all)
-            && within(used, cost, most)
+            && has_part
     }
 
-    fn exchange(&mut self, old: Cost, new: Cost, owner: Option<&ChannelName>) {
+    fn exchange(&mut self, old: Cost, new: Cost, owner: Option<&Owner>) {
         self.all = self.all.exchanged(old, new);
         self.free = self.free.saturating_sub(new.beyond(old).bytes);
-        let used = match owner {
-            None => &mut self.unsigned,
-            Some(channel) => {
-                let unlimited = Share { bytes: u64::MAX, files: u64::MAX };
-                &mut self.channels.entry(channel.clone()).or_insert((Cost::default(), unlimited)).0
-            }
+        let Some(Owner { channel, key }) = owner else {
+            self.unsigned = self.unsigned.exchanged(old, new);
+            return;
         };
-        *used = used.exchanged(old, new);
+        let of_channel = &mut self.channels.entry(channel.clone()).or_insert((Cost::default(), Share::ALL)).0;
+        *of_channel = of_channel.exchanged(old, new);
+        let of_key = self.keys.entry(*key).or_default();
+        *of_key = of_key.exchanged(old, new);
+        if *of_key == Cost::default() {
+            self.keys.remove(key);
+        }
     }
 }
 
@@ -310,9 +351,15 @@ fn within(used: Cost, more: Cost, most: Cost) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use checkvalve_protocol::id::KeyId;
+
     use super::*;
 
     const KIB: u64 = 1 << 10;
+
+    fn owner(channel: &str, key: u8) -> Owner {
+        Owner { channel: ChannelName::new(channel).unwrap(), key: KeyId([key; 8]).tag() }
+    }
 
     fn space() -> Space {
         let mut limits = Limits::new(100 * KIB, 800 * KIB);
@@ -324,19 +371,19 @@ mod tests {
 
     #[test]
     fn who_did_not_sign_has_a_part_only() {
-        let (space, channel) = (space(), crate::testing::default_channel());
+        let (space, mine) = (space(), owner("default", 1));
         let most = Cost { bytes: 100 * KIB, files: 10, ranges: 0, blocks: 3 };
         assert!(space.exchange(Cost::default(), most, None));
         for more in [Cost::bytes(1), Cost::files(1), Cost { blocks: 1, ..Cost::default() }] {
             assert!(!space.fits(more, None), "{more:?}");
-            assert!(space.fits(more, Some(&channel)), "{more:?}");
+            assert!(space.fits(more, Some(&mine)), "{more:?}");
         }
-        space.move_class(most, None, Some(&channel));
-        assert_eq!((space.unsigned(), space.of(&channel), space.used()), (Cost::default(), most, most));
+        space.move_class(most, None, Some(&mine));
+        assert_eq!((space.unsigned(), space.of(&mine.channel), space.used()), (Cost::default(), most, most));
         assert_eq!(space.free(), 1_900 * KIB);
         assert!(space.fits(Cost::file(1), None));
-        space.give_back(most, Some(&channel));
-        assert_eq!((space.of(&channel), space.used()), Default::default());
+        space.give_back(most, Some(&mine));
+        assert_eq!((space.of(&mine.channel), space.used()), Default::default());
         assert!(space.begin_unsigned() && space.begin_unsigned() && !space.begin_unsigned());
         space.end_unsigned();
         assert!(space.begin_unsigned());
@@ -344,26 +391,41 @@ mod tests {
 
     #[test]
     fn a_channel_has_its_share() {
-        let space = space();
-        let [a, b] = ["a", "b"].map(|name| ChannelName::new(name).unwrap());
-        space.set_share(&a, Share { bytes: 16 * KIB, files: 3 });
+        let (space, a, b) = (space(), owner("a", 1), owner("b", 1));
+        space.set_share(&a.channel, Share { bytes: 16 * KIB, files: 3 });
         assert!(space.exchange(Cost::default(), Cost::file(8 * KIB), Some(&a)));
         assert!(!space.exchange(Cost::default(), Cost::file(1), Some(&a)));
         assert!(space.exchange(Cost::default(), Cost::file(1), Some(&b)));
         assert!(space.exchange(Cost::file(8 * KIB), Cost::file(9 * KIB), Some(&a)), "all of its share");
-        space.set_share(&a, Share { bytes: 0, files: 0 });
+        space.set_share(&a.channel, Share { bytes: 0, files: 0 });
         assert!(space.exchange(Cost::file(9 * KIB), Cost::file(1), Some(&a)), "less may always be");
         assert!(!space.fits(Cost::bytes(1), Some(&a)));
     }
 
     #[test]
+    fn a_key_has_its_share_in_all_its_channels() {
+        let space = space();
+        let all: Vec<Owner> = ["a", "b", "c"].into_iter().map(|name| owner(name, 1)).collect();
+        space.set_key_share(Share { bytes: 16 * KIB, files: 3 });
+        assert!(space.exchange(Cost::default(), Cost::file(8 * KIB), Some(&all[0])));
+        assert!(space.exchange(Cost::default(), Cost::bytes(1), Some(&all[1])));
+        assert!(!space.fits(Cost::bytes(1), Some(&all[2])));
+        assert!(!space.fits(Cost::bytes(1), Some(&all[0])));
+        assert!(space.fits(Cost::file(8 * KIB), Some(&owner("a", 2))), "another key of the same channel");
+        space.give_back(Cost::file(8 * KIB), Some(&all[0]));
+        assert!(space.fits(Cost::file(8 * KIB), Some(&all[2])));
+        space.give_back(Cost::bytes(1), Some(&all[1]));
+        assert!(space.lock().keys.is_empty());
+    }
+
+    #[test]
     fn the_reserve_of_the_disk_is_left_alone() {
-        let (space, channel) = (space(), crate::testing::default_channel());
+        let (space, mine) = (space(), owner("default", 1));
         space.refresh(150 * KIB);
-        assert!(space.fits(Cost::bytes(48 * KIB), Some(&channel)));
-        assert!(!space.fits(Cost::bytes(52 * KIB), Some(&channel)));
-        space.take(Cost::bytes(48 * KIB), Some(&channel));
-        assert!(!space.fits(Cost::bytes(4 * KIB), Some(&channel)));
-        assert!(space.fits(Cost::default(), Some(&channel)));
+        assert!(space.fits(Cost::bytes(48 * KIB), Some(&mine)));
+        assert!(!space.fits(Cost::bytes(52 * KIB), Some(&mine)));
+        space.take(Cost::bytes(48 * KIB), Some(&mine));
+        assert!(!space.fits(Cost::bytes(4 * KIB), Some(&mine)));
+        assert!(space.fits(Cost::default(), Some(&mine)));
     }
 }

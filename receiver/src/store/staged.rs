@@ -214,8 +214,8 @@ impl Staged {
 
     /// The channel that a trusted key signed it for. None: nobody did, as far as staging was told.
     #[must_use]
-    pub fn owner(&self) -> Option<ChannelName> {
-        self.account.owner()
+    pub fn channel(&self) -> Option<ChannelName> {
+        self.account.channel()
     }
 
     /// What it takes of [`Space`](super::space::Space).

@@ -235,7 +235,7 @@ fn a_channel_fills_no_more_than_its_share() {
     let theirs = checkvalve_protocol::id::ChannelName::new("other").unwrap();
     let staged = store.begin_signed(mine.id(), &default_channel(), share);
     store.vouch(other.id(), &theirs, ALL);
-    assert_eq!(staged.owner(), Some(default_channel()));
+    assert_eq!(staged.channel(), Some(default_channel()));
     assert_eq!((store.space().unsigned(), store.space().unsigned_bundles()), Default::default());
     let full = (0..mine.oti().blocks()).find(|&sbn| put(&store, &mine, sbn).is_err()).unwrap();
     assert!((80..100).contains(&full), "{full}");
