@@ -4,13 +4,15 @@
 //! 2. [`Reassembly::take`], or [`Reassembly::handle`] of what has been opened, asks the caller once about each new
 //!    object, and puts each symbol in the place it has in its block.
 //! 3. A block that has K symbols comes out of [`Reassembly::poll_block`]: whole, or to be decoded
-//!    ([`ReceivedBlock::decode`], outside of any lock).
+//!    ([`ReceivedBlock::decode`], outside of any lock). A signed object of one block comes out of [`Reassembly::poll_check`], as beacons
+//!    do ([`Reassembly::push_beacon`]), when there is time for its signature.
 //! 4. The caller gives it back: [`Reassembly::stored`], [`Reassembly::undecodable`], [`Reassembly::failed`] or
 //!    [`Reassembly::discarded`].
 //!
 //! Whoever has the link key can send symbols of anything. So bundles that a trusted key signed for ([`Wanted::Yes`],
-//! [`Reassembly::vouch`]) have room of their own, and the others share a small one, in which the silent make room; their announces,
-//! which may change what they are, have another.
+//! [`Reassembly::vouch`]) have room of their own, and the others share a small one, in which only the silent make room; their announces,
+//! which may change what they are, have another. What finds no room there waits symbol by symbol until its bundle is signed for, the
+//! oldest making room, so that nobody is kept out who was announced in time.
 //!
 //! Memory is bounded by [`Limits::memory`], in which everything counts as what it takes: when it is full, the block that has waited
 //! longest for a symbol comes out of [`Reassembly::poll_parked`] with what it has, or is dropped if nobody signed for it; as long as
@@ -20,10 +22,13 @@
 
 mod block;
 mod buffers;
+mod checks;
 mod counters;
 mod drops;
+mod lobby;
 mod objects;
 mod record;
+mod room;
 mod take;
 mod tally;
 
@@ -31,13 +36,16 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 pub use self::block::ReceivedBlock;
-use self::block::{Open, State};
 use self::buffers::Buffers;
+use self::checks::Checks;
+pub use self::checks::{Check, NextCheck};
 use self::counters::Counters;
 pub use self::drops::{DropReason, Drops};
+use self::lobby::Lobby;
 use self::objects::{Handle, Object, ObjectState, Objects, Room};
 pub use self::record::{BlockMemory, Extent, recover};
 pub use self::take::Taken;
+use self::take::{Unplaced, crowded};
 use self::tally::Margins;
 pub use self::tally::Tally;
 use crate::id::{BundleId, SessionId};
@@ -68,6 +76,12 @@ pub struct Limits {
     pub junk_most: Duration,
     /// An answer of [`Wanted::No`] is asked for again after this long.
     pub ask_again: Duration,
+    /// Signatures that are checked a second, at most.
+    pub signatures: u32,
+    /// Signed objects that wait for that, of bundles that were signed for, and as many of others.
+    pub checks: usize,
+    /// Beacons that wait for it.
+    pub beacons: usize,
 }
 
 impl Limits {
@@ -85,8 +99,22 @@ impl Limits {
             junk_idle: Duration::from_secs(1),
             junk_most: Duration::from_secs(30),
             ask_again: Duration::from_millis(500),
+            signatures: 4_000,
+            checks: 256,
+            beacons: 64,
         }
     }
+}
+
+/// What is known of a bundle's sender.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// A trusted key signed for it.
+    Signed,
+    /// Nobody did yet; its id names a trusted key.
+    Named,
+    /// Its id names no trusted key.
+    Unknown,
 }
 
 /// The caller's answer about an object that it has not been asked about before, or not for a while.
@@ -98,8 +126,8 @@ pub enum Wanted {
         have: BlockSet,
         /// How many symbols the caller keeps of blocks that were parked.
         parked: Vec<(u32, u32)>,
-        /// A trusted key signed for its bundle.
-        signed: bool,
+        /// Whose bundle it is.
+        origin: Origin,
     },
     /// Drop its symbols under this reason.
     No(DropReason),
@@ -145,18 +173,26 @@ pub struct Reassembly {
     counters: Counters,
     objects: Objects,
     buffers: Buffers,
+    lobby: Lobby,
+    checks: Checks,
     ready: VecDeque<ReceivedBlock>,
     parked: VecDeque<ReceivedBlock>,
+    /// What was taken and given up later.
+    drops: Drops,
     /// Blocks by when they were heard of, roughly, oldest first; of bundles that were signed for, and of others.
     waiting: [VecDeque<(Time, Handle, u32)>; 2],
     open_blocks: usize,
     /// Bundles that nobody signed for and of which nothing is left.
     expired: VecDeque<BundleId>,
     margins: Margins,
+    /// When memory was asked for, roughly.
+    used: Time,
 }
 
 /// Expired bundles that wait to be asked for; of more the caller learns when it looks.
 const MOST_EXPIRED: usize = 4_096;
+/// Memory that was used and is free is given back when no block has needed any for so long.
+const SPARE: Duration = Duration::from_secs(10);
 /// An object that is complete, and of which nothing came for so long, is not remembered any more.
 const SETTLED: Duration = Duration::from_secs(5);
 
@@ -180,12 +216,16 @@ impl Reassembly {
             counters: Counters::default(),
             objects: Objects::default(),
             buffers: Buffers::new(limits.memory, limits.unsigned_memory, memory),
+            lobby: Lobby::default(),
+            checks: Checks::new(&limits),
             ready: VecDeque::new(),
             parked: VecDeque::new(),
+            drops: Drops::default(),
             waiting: [VecDeque::new(), VecDeque::new()],
             open_blocks: 0,
             expired: VecDeque::new(),
             margins: Margins::default(),
+            used: Time::ZERO,
         }
     }
 
@@ -204,8 +244,47 @@ impl Reassembly {
         self.expired.pop_front()
     }
 
-    /// A trusted key signed for this bundle: it has the room of those from now on.
-    pub fn vouch(&mut self, bundle: BundleId) {
+    /// A beacon came in this session; `signed` are its bytes. It is checked in its turn, unless there are too many.
+    pub fn push_beacon(&mut self, session: SessionId, signed: &[u8]) {
+        if !self.checks.push_beacon(session, signed) {
+            self.drops.add(DropReason::Limit);
+        }
+    }
+
+    /// Whether anything waits to be checked.
+    #[must_use]
+    pub fn has_checks(&self) -> bool {
+        !self.checks.is_empty()
+    }
+
+    /// What is to be checked next: a signed object of one block, or a beacon.
+    pub fn poll_check(&mut self, now: Time) -> NextCheck {
+        let (objects, lobby) = (&self.objects, &self.lobby);
+        self.checks.poll(now, &|bundle| objects.came(bundle).saturating_add(lobby.traffic(bundle)))
+    }
+
+    /// The same whatever the time, for when nothing more comes.
+    pub fn poll_check_rest(&mut self) -> Option<Check> {
+        let (objects, lobby) = (&self.objects, &self.lobby);
+        self.checks.next(&|bundle| objects.came(bundle).saturating_add(lobby.traffic(bundle)))
+    }
+
+    /// A block that is complete, to be stored or to be checked, whatever the time: for callers that do both at once.
+    pub fn poll_complete(&mut self) -> Option<ReceivedBlock> {
+        self.poll_block().or_else(|| match self.poll_check_rest()? {
+            Check::Object(block) => Some(*block),
+            Check::Beacon(..) => None,
+        })
+    }
+
+    /// What was taken first and given up later, by reason; begins anew.
+    pub fn given_up(&mut self) -> Drops {
+        std::mem::take(&mut self.drops)
+    }
+
+    /// A trusted key signed for this bundle: it has the room of those from now on, and what waited of it is taken. `want` is asked about
+    /// its objects.
+    pub fn vouch(&mut self, now: Time, bundle: BundleId, want: &mut dyn FnMut(&Symbol) -> Wanted) {
         for handle in self.objects.vouch(bundle) {
             let Some(object) = self.objects.get_mut(handle) else { continue };
             for (&sbn, open) in &mut object.open {
@@ -215,6 +294,14 @@ impl Reassembly {
                 self.waiting[1].push_back((open.heard, handle, sbn));
             }
             self.buffers.vouch(&mut object.counted);
+        }
+        self.checks.vouch(bundle);
+        for waiting in self.lobby.take(bundle) {
+            match self.place(now, &waiting.symbol, &waiting.payload, want) {
+                Ok(()) => {}
+                Err(Unplaced::Dropped(reason)) => self.drops.add(reason),
+                Err(Unplaced::Crowded) => self.drops.add(DropReason::Limit),
+            }
         }
     }
 
@@ -237,18 +324,19 @@ impl Reassembly {
 
     /// The caller keeps `symbols` symbols of this parked block: it gives them back when the block comes out again, which
     /// may be at once ([`Reassembly::poll_block`]) when the others came meanwhile, or later when there is no room.
-    pub fn parked(&mut self, block: ReceivedBlock, symbols: u32) {
+    pub fn parked(&mut self, now: Time, block: ReceivedBlock, symbols: u32) {
         let sbn = block.sbn();
         let handle = self.objects.find(&block.symbol());
         if let Some(object) = handle.and_then(|handle| self.objects.get_mut(handle)).filter(|o| !o.have.contains(sbn)) {
             object.parked.insert(sbn, symbols);
+            let origin = object.origin();
             if let Some(open) = object.open.get_mut(&sbn) {
-                self.ready.extend(open.complete(symbols, 0));
+                self.ready.extend(open.complete(symbols, origin));
             }
         }
         self.buffers.recycle(block);
         if let Some(handle) = handle {
-            self.complete_parked(handle);
+            self.complete_parked(now, handle);
         }
     }
 
@@ -278,10 +366,10 @@ impl Reassembly {
         }
         // What was parked is in the block by now.
         block.clear_parked();
-        let traffic = block.traffic();
+        let origin = block.origin();
         open.block = Some(block);
-        if more && let Some(block) = open.complete(0, traffic) {
-            self.ready.push_back(block);
+        if more && let Some(block) = open.complete(0, origin) {
+            self.out(block);
         } else if let Some(handle) = handle {
             self.wait(handle, sbn);
         }
@@ -298,8 +386,11 @@ impl Reassembly {
         self.buffers.recycle(block);
     }
 
-    /// The block's object is not what it should be: nothing of it was received, and it is asked about again.
+    /// The block's object is not what it should be: nothing of it was received, and it is asked about again. What else came of its bundle
+    /// does not speak for it any more.
     pub fn discarded(&mut self, block: ReceivedBlock) {
+        self.objects.spend(block.bundle());
+        self.lobby.spend(block.bundle());
         self.failed(block);
     }
 
@@ -308,6 +399,7 @@ impl Reassembly {
         for handle in self.objects.of(bundle) {
             self.remove_object(handle, false);
         }
+        self.lobby.take(bundle);
     }
 
     /// Which blocks of a bundle's data have some of their symbols, those that the caller keeps among them, and how many they
@@ -335,13 +427,18 @@ impl Reassembly {
         Tally { sent, received, longest_burst, margin: self.margins.least() }
     }
 
-    /// Parks blocks that have waited too long, takes up those that are complete with what was parked, and lets go of what nobody
-    /// signed for and is silent. Call about ten times a second.
+    /// Parks blocks that have waited too long, takes up those that are complete with what was parked, lets go of what nobody signed
+    /// for and is silent, and gives memory back that is not used. Call about ten times a second.
     pub fn handle_timeout(&mut self, now: Time) {
         self.margins.settle(now);
+        if self.buffers.was_used() {
+            self.used = now;
+        } else if now.since(self.used) >= SPARE {
+            self.buffers.give_back();
+        }
         for handle in self.objects.handles() {
             if self.objects.get(handle).is_some_and(|object| !object.parked.is_empty()) {
-                self.complete_parked(handle);
+                self.complete_parked(now, handle);
             }
         }
         while let Some((handle, sbn)) = self.longest_waiting(true, Some((now, self.limits.idle))) {
@@ -357,6 +454,8 @@ impl Reassembly {
         while let Some(handle) = self.objects.silent_unsigned(now, idle) {
             self.remove_object(handle, false);
         }
+        let gone = self.lobby.expire(now, self.limits.junk_most);
+        self.drops.add_many(DropReason::Limit, gone);
     }
 
     /// Gives back the memory of a parked block whose symbols nobody keeps.
@@ -404,7 +503,7 @@ impl Reassembly {
         now: Time,
         symbol: &Symbol,
         want: &mut dyn FnMut(&Symbol) -> Wanted,
-    ) -> Result<Handle, DropReason> {
+    ) -> Result<Handle, Unplaced> {
         if let Some(handle) = self.objects.find(symbol)
             && let Some(object) = self.objects.get_mut(handle)
         {
@@ -412,23 +511,26 @@ impl Reassembly {
                 ObjectState::Wanted => return Ok(handle),
                 ObjectState::Unwanted { reason, since } if now.since(since) < self.limits.ask_again => {
                     object.heard = now;
-                    return Err(reason);
+                    return Err(reason.into());
                 }
                 ObjectState::Unwanted { .. } => self.remove_object(handle, false),
             }
         }
         let known = self.objects.is_signed(symbol.bundle);
-        let (state, have, parked, signed, answer) = match want(symbol) {
-            Wanted::Yes { have, parked, signed } => (ObjectState::Wanted, have, parked, signed || known, Ok(())),
+        let (state, have, parked, origin, answer) = match want(symbol) {
+            Wanted::Yes { have, parked, origin } => (ObjectState::Wanted, have, parked, origin, Ok(())),
             Wanted::No(reason) => {
                 // What is not wanted takes the room of those that nobody signed for.
-                (ObjectState::Unwanted { reason, since: now }, BlockSet::new(), Vec::new(), known, Err(reason))
+                let state = ObjectState::Unwanted { reason, since: now };
+                (state, BlockSet::new(), Vec::new(), Origin::Named, Err(reason.into()))
             }
         };
-        match self.objects.room(now, symbol, (signed, answer.is_ok()), &self.limits) {
+        let origin = if known { Origin::Signed } else { origin };
+        let signed = origin == Origin::Signed;
+        match self.objects.room(now, symbol, origin, answer.is_ok(), &self.limits) {
             Room::Free => {}
             Room::After(handle) => self.remove_object(handle, signed),
-            Room::None => return answer.and(Err(DropReason::Limit)),
+            Room::None => return answer.and_then(|()| Err(crowded(origin))),
         }
         let mut kept = self.objects.map();
         kept.extend(parked);
@@ -438,6 +540,7 @@ impl Reassembly {
             oti: symbol.oti,
             state,
             signed,
+            unknown: origin == Origin::Unknown,
             have,
             open: self.objects.map(),
             parked: kept,
@@ -446,150 +549,8 @@ impl Reassembly {
             generation: 0,
             counted: self.buffers.object(signed),
         });
-        self.complete_parked(handle);
+        self.complete_parked(now, handle);
         answer.map(|()| handle)
-    }
-
-    /// Blocks of which the caller keeps enough, so that nothing more need come of them: as many as there is room for.
-    fn complete_parked(&mut self, handle: Handle) {
-        let Some(object) = self.objects.get(handle).filter(|object| !object.parked.is_empty()) else { return };
-        let source = |sbn: u32| object.oti.block_symbols(sbn).unwrap_or(u16::MAX);
-        let kept = object.parked.iter().map(|(&sbn, &kept)| (sbn, source(sbn), kept));
-        let enough = kept.filter(|(sbn, source, kept)| {
-            *kept >= u32::from(*source) && !object.open.contains_key(sbn) && !object.have.contains(*sbn)
-        });
-        let place = Symbol { bundle: object.bundle, kind: object.kind, sbn: 0, esi: 0, oti: object.oti };
-        let signed = object.signed;
-        for (sbn, source, kept) in enough.collect::<Vec<_>>() {
-            if !self.make_room(Buffers::block_bytes(source, &place.oti), signed) {
-                return;
-            }
-            // Making room may have taken the object itself.
-            let Some(object) = self.objects.get_mut(handle) else { return };
-            let block = self.buffers.block(&Symbol { sbn, ..place }, source, signed);
-            let mut open = Open { block: Some(block), state: State::Collecting, heard: object.heard };
-            self.ready.extend(open.complete(kept, 0));
-            object.open.insert(sbn, open);
-            self.open_blocks += 1;
-        }
-    }
-
-    fn remove_object(&mut self, handle: Handle, park: bool) {
-        let Some((object, last)) = self.objects.remove(handle) else { return };
-        self.open_blocks -= object.open.len();
-        for (_, open) in object.open {
-            match open.block {
-                // It counts until the caller gives it back: many may go at once.
-                Some(block) if park && object.signed => self.parked.push_back(block),
-                Some(block) => self.buffers.recycle(block),
-                // Whoever works on it gives it back, and finds that it is not known.
-                None => {}
-            }
-        }
-        if last && self.expired.len() < MOST_EXPIRED {
-            self.expired.push_back(object.bundle);
-        }
-    }
-
-    /// Sees to it that `bytes` fit, for a bundle that was `signed` for or not: drops the blocks of bundles that nobody signed for, then
-    /// parks those that have waited longest. False: what is left is being worked on, or the caller has no time to keep more. Evicting
-    /// one interleaved block for the next would livelock: none would complete.
-    fn make_room(&mut self, bytes: u64, signed: bool) -> bool {
-        while self.buffers.is_full(bytes, signed) || self.open_blocks >= self.limits.open_blocks {
-            if let Some((handle, sbn)) = self.longest_waiting(false, None) {
-                self.drop_block(handle, sbn);
-                continue;
-            }
-            if !signed || !self.parked.is_empty() {
-                return false;
-            }
-            let Some((handle, sbn)) = self.longest_waiting(true, None) else { return false };
-            self.park(handle, sbn);
-        }
-        true
-    }
-
-    /// The block that has waited longest, of those that were signed for or the others; with `idle`, only if it has waited for that long.
-    /// It leaves the queue.
-    fn longest_waiting(&mut self, signed: bool, idle: Option<(Time, Duration)>) -> Option<(Handle, u32)> {
-        let class = usize::from(signed);
-        for _ in 0..self.waiting[class].len() {
-            let (since, handle, sbn) = *self.waiting[class].front()?;
-            let object = self.objects.get(handle).filter(|object| object.signed == signed);
-            let Some(open) = object.and_then(|o| o.open.get(&sbn)).filter(|open| open.block.is_some()) else {
-                self.waiting[class].pop_front();
-                continue;
-            };
-            let heard = open.heard;
-            if let Some((now, idle)) = idle
-                && now.since(heard) < idle
-                && heard <= since
-            {
-                return None;
-            }
-            self.waiting[class].pop_front();
-            if heard > since {
-                self.waiting[class].push_back((heard, handle, sbn));
-                continue;
-            }
-            return Some((handle, sbn));
-        }
-        None
-    }
-
-    /// A block waits for symbols.
-    fn wait(&mut self, handle: Handle, sbn: u32) {
-        let Some(object) = self.objects.get(handle) else { return };
-        let Some(open) = object.open.get(&sbn) else { return };
-        let class = usize::from(object.signed);
-        self.waiting[class].push_back((open.heard, handle, sbn));
-        if self.waiting[class].len() > 1_024 + 4 * self.open_blocks {
-            let mut waiting = std::mem::take(&mut self.waiting[class]);
-            let mut seen = std::collections::HashSet::new();
-            waiting.retain(|&(_, handle, sbn)| {
-                self.objects.get(handle).is_some_and(|o| o.open.contains_key(&sbn)) && seen.insert((handle, sbn))
-            });
-            self.waiting[class] = waiting;
-        }
-    }
-
-    /// A block leaves memory with what it has.
-    fn park(&mut self, handle: Handle, sbn: u32) {
-        let Some(mut block) = self.take_out(handle, sbn) else { return };
-        let (source, received, highest) = block.counted();
-        if block.kind() == ObjectKind::Data && self.objects.get(handle).is_some_and(|o| o.signed && o.kept(sbn) == 0) {
-            self.margins.lacks(source, source.saturating_sub(received), highest);
-        }
-        // Its buffers are free once the caller gives it back; until then it does not count.
-        block.release();
-        self.parked.push_back(block);
-    }
-
-    /// A block is given up.
-    fn drop_block(&mut self, handle: Handle, sbn: u32) {
-        if let Some(block) = self.take_out(handle, sbn) {
-            self.buffers.recycle(block);
-        }
-    }
-
-    fn take_out(&mut self, handle: Handle, sbn: u32) -> Option<ReceivedBlock> {
-        let open = self.objects.get_mut(handle)?.open.remove(&sbn)?;
-        self.open_blocks -= 1;
-        open.block
-    }
-
-    /// A block that was worked on is over.
-    fn close(&mut self, handle: Handle, sbn: u32) {
-        if let Some(block) = self.take_out(handle, sbn) {
-            self.buffers.recycle(block);
-        }
-    }
-
-    /// The object of a block that is given back, if it is the one that gave the block out.
-    fn worked_on(&mut self, block: &ReceivedBlock) -> Option<Handle> {
-        let handle = self.objects.find(&block.symbol())?;
-        let open = self.objects.get(handle)?.open.get(&block.sbn())?;
-        open.block.is_none().then_some(handle)
     }
 }
 

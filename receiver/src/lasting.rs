@@ -243,7 +243,7 @@ mod tests {
     use super::*;
     use checkvalve_protocol::id::{BundleId, SessionId};
     use checkvalve_protocol::partition::Oti;
-    use checkvalve_protocol::receive::{Limits, Reassembly, Wanted};
+    use checkvalve_protocol::receive::{Limits, Origin, Reassembly, Wanted};
     use checkvalve_protocol::time::Time;
     use checkvalve_protocol::wire::{Content, Header, ObjectKind, Symbol};
     use std::time::Duration;
@@ -271,7 +271,8 @@ mod tests {
             let symbol = Symbol { bundle: BundleId(bundle), kind: ObjectKind::Data, sbn: 0, esi, oti };
             let counter = bundle * 1_000 + u64::from(esi);
             let header = Header { sealed: true, session: SessionId(1), counter, content: Content::Symbol(symbol) };
-            let mut want = |_: &Symbol| Wanted::Yes { have: Default::default(), parked: Vec::new(), signed: true };
+            let mut want =
+                |_: &Symbol| Wanted::Yes { have: Default::default(), parked: Vec::new(), origin: Origin::Signed };
             reassembly.handle(Time(counter), &header, &[esi as u8; 64], &mut want).unwrap();
         }
     }
@@ -308,6 +309,28 @@ mod tests {
         assert_eq!(found(&path, BOOT), []);
         drop(reassembly(&path));
         assert_eq!(found(&path, BOOT), []);
+    }
+
+    #[test]
+    fn what_nothing_needs_any_more_is_given_back() {
+        let Some(dir) = dir() else { return };
+        let path = dir.path().join("blocks");
+        let mut running = reassembly(&path);
+        let used = || rustix::fs::stat(&path).unwrap().st_blocks;
+        let at = |seconds: u64| Time(seconds * 1_000_000_000);
+        let before = used();
+        (1..50).for_each(|bundle| put(&mut running, bundle, 0..90));
+        running.handle_timeout(at(1));
+        while let Some(block) = running.poll_parked() {
+            running.recycle(block);
+        }
+        (1..50).for_each(|bundle| running.forget(BundleId(bundle)));
+        (2..11).for_each(|seconds| running.handle_timeout(at(seconds)));
+        assert!(used() > before, "the next block needs no new memory");
+        (0..20).for_each(|_| running.handle_timeout(at(11)));
+        assert_eq!(used(), before);
+        put(&mut running, 1, 0..90);
+        assert_eq!(running.usage().open_blocks, 1);
     }
 
     #[test]

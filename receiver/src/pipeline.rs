@@ -6,12 +6,11 @@
 //! 2. `work`, several threads: decodes blocks that lack source symbols and hands each block to the [`Sink`], which
 //!    stores it, in the order of the object where that takes no waiting worth the name ([`ready`]). Blocks wait here in memory
 //!    when the disk is slow; when that memory is full, symbols are dropped and counted.
-//! 3. `check`, one thread: signed objects that came in one block, and beacons ([`manifests`]). What counts waits for no disk, so that
-//!    one that stands still keeps no bundle from being known.
+//! 3. `check`, one thread: signed objects that came in one block, and beacons, as many a second as may be checked. What counts waits for
+//!    no disk, so that one that stands still keeps no bundle from being known.
 //! 4. `tend`, one thread: progress, time.
 
 mod cores;
-mod manifests;
 mod ready;
 mod receive;
 mod resume;
@@ -26,17 +25,17 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use checkvalve_protocol::fec::Plans;
-use checkvalve_protocol::receive::{DropReason, Drops, Limits, Reassembly, ReceivedBlock, Usage};
+use checkvalve_protocol::receive::{Check, DropReason, Drops, Limits, NextCheck, Reassembly, ReceivedBlock, Usage};
 use checkvalve_protocol::seal::Opener;
 use checkvalve_protocol::time::Time;
-use checkvalve_protocol::wire::ObjectKind;
+use checkvalve_protocol::wire::{ObjectKind, Symbol};
 
 use crate::link::{Link, ReceiveBuffer};
 use crate::sink::{ObjectProgress, Sink, StoreError};
 use crate::windows::{LinkWindow, Sample, Windows};
 use cores::Cores;
-use manifests::{Budget, Check, Waiting};
 use ready::{Next, Place, Ready};
+pub use receive::ask;
 pub use resume::take_up;
 
 /// How the pipeline is set up.
@@ -46,10 +45,8 @@ pub struct PipelineConfig {
     pub listen: Vec<SocketAddr>,
     /// The link key; None for `insecure` mode.
     pub link_key: Option<[u8; 32]>,
-    /// What blocks and objects may take before they are stored.
+    /// What blocks and objects may take before they are stored, and signatures that are checked a second.
     pub limits: Limits,
-    /// Signatures that are checked a second, at most.
-    pub signatures: u32,
     /// Bytes of the kernel's receive buffer, a lane.
     pub kernel_buffer: usize,
     /// Threads that decode and store.
@@ -121,7 +118,6 @@ struct State {
     /// Blocks that had to leave memory unfinished.
     parked: VecDeque<ReceivedBlock>,
     drops: Drops,
-    waiting: Waiting,
 }
 
 #[derive(Default)]
@@ -171,7 +167,6 @@ impl Pipeline {
                 ready: Ready::default(),
                 parked: VecDeque::new(),
                 drops: Drops::default(),
-                waiting: Waiting::default(),
             }),
             work: Condvar::new(),
             check: Condvar::new(),
@@ -191,8 +186,7 @@ impl Pipeline {
         for worker in 0..config.workers.max(1) {
             this.spawn(format!("work-{worker}"), work)?;
         }
-        let budget = Budget::new(config.signatures);
-        this.spawn("check".into(), move |shared| check(shared, budget))?;
+        this.spawn("check".into(), check)?;
         this.spawn("tend".into(), tend)?;
         Ok(this)
     }
@@ -285,20 +279,16 @@ impl Shared {
 }
 
 impl State {
-    /// Blocks that are complete, to the workers; signed objects of one block to whoever checks them.
+    /// Blocks that are complete, to the workers.
     fn collect_ready(&mut self, shared: &Shared) {
         while let Some(block) = self.reassembly.poll_block() {
-            if block.kind() != ObjectKind::Data && block.oti().blocks() == 1 && !block.has_parked() {
-                if let Some(refused) = self.waiting.push(block) {
-                    self.drops.add(DropReason::Limit);
-                    self.reassembly.discarded(refused);
-                }
-                shared.check.notify_one();
-                continue;
-            }
             let place = Place { bundle: block.bundle(), kind: block.kind(), sbn: block.sbn() };
             self.ready.push(shared.now(), place, block);
             shared.work.notify_one();
+        }
+        self.drops.merge(&self.reassembly.given_up());
+        if self.reassembly.has_checks() {
+            shared.check.notify_one();
         }
     }
 
@@ -332,7 +322,7 @@ fn work(shared: &Shared) {
                 count.fetch_add(1, Ordering::Relaxed);
                 let mut state = shared.lock();
                 if kept > 0 {
-                    state.reassembly.parked(block, kept)
+                    state.reassembly.parked(shared.now(), block, kept)
                 } else {
                     state.reassembly.recycle(block)
                 }
@@ -403,41 +393,45 @@ fn store(shared: &Shared, mut block: ReceivedBlock) {
 }
 
 /// 3. Signed objects and beacons, as many a second as may be checked.
-fn check(shared: &Shared, mut budget: Budget) {
+fn check(shared: &Shared) {
     while !shared.stopping() {
         let mut state = shared.lock();
-        if state.waiting.is_empty() {
-            let waited = shared.check.wait_timeout(state, Duration::from_millis(100));
-            drop(waited.unwrap_or_else(PoisonError::into_inner));
-            continue;
-        }
-        if let Err(wait) = budget.take(shared.now()) {
-            drop(state);
-            std::thread::sleep(wait.min(Duration::from_millis(100)));
-            continue;
-        }
-        let next = state.waiting.next();
-        drop(state);
-        match next {
-            Some(Check::Beacon(session, signed)) => {
-                let sent = shared.sink.beacon(unix_ms(), session, &signed);
-                let mut state = shared.lock();
-                match sent {
-                    Some(datagrams) => state.reassembly.sent(session, datagrams),
-                    None => state.drops.add(DropReason::Beacon),
-                }
+        match state.reassembly.poll_check(shared.now()) {
+            NextCheck::Check(next) => {
+                drop(state);
+                check_one(shared, next);
             }
-            Some(Check::Object(block)) => check_object(shared, *block),
-            None => {}
+            NextCheck::Wait(wait) => {
+                drop(state);
+                std::thread::sleep(wait.min(Duration::from_millis(100)));
+            }
+            NextCheck::Idle => {
+                let waited = shared.check.wait_timeout(state, Duration::from_millis(100));
+                drop(waited.unwrap_or_else(PoisonError::into_inner));
+            }
         }
-        take_up_vouched(shared);
     }
+}
+
+fn check_one(shared: &Shared, next: Check) {
+    match next {
+        Check::Beacon(session, signed) => {
+            let sent = shared.sink.beacon(unix_ms(), session, &signed);
+            let mut state = shared.lock();
+            match sent {
+                Some(datagrams) => state.reassembly.sent(session, datagrams),
+                None => state.drops.add(DropReason::Beacon),
+            }
+        }
+        Check::Object(block) => check_object(shared, *block),
+    }
+    take_up_vouched(shared);
 }
 
 /// What came before a stop is still taken in: it may not come again.
 fn check_rest(shared: &Shared) {
     loop {
-        let next = shared.lock().waiting.next();
+        let next = shared.lock().reassembly.poll_check_rest();
         match next {
             Some(Check::Object(block)) => check_object(shared, *block),
             Some(Check::Beacon(..)) => {}
@@ -466,12 +460,13 @@ fn check_object(shared: &Shared, mut block: ReceivedBlock) {
     }
 }
 
-/// Bundles that somebody signed for have more room.
+/// Bundles that somebody signed for have more room, and what waited for that is taken.
 fn take_up_vouched(shared: &Shared) {
-    let vouched = shared.sink.vouched();
-    if !vouched.is_empty() {
+    let mut want = |symbol: &Symbol| ask(&*shared.sink, symbol);
+    for bundle in shared.sink.vouched() {
         let mut state = shared.lock();
-        vouched.into_iter().for_each(|bundle| state.reassembly.vouch(bundle));
+        state.reassembly.vouch(shared.now(), bundle, &mut want);
+        state.collect(shared);
     }
 }
 

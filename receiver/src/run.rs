@@ -238,7 +238,6 @@ fn start_pipeline(checked: &Checked, boot: BootId, delivery: &Arc<Delivery>) -> 
         listen: checked.listen.clone(),
         link_key: checked.link_key.as_ref().map(|key| *key.as_bytes()),
         limits: limits(checked),
-        signatures: checked.config.limits.signatures,
         kernel_buffer: wanted,
         workers: checked.workers,
         lasting: Some(checked.config.control.with_extension("blocks")),
@@ -281,6 +280,7 @@ fn limits(checked: &Checked) -> Limits {
         announces: limits.unannounced.div_ceil(4),
         // Sooner than a bundle is called incomplete, so that a resend is not met with an old answer.
         ask_again: Duration::from_millis(500),
+        signatures: limits.signatures,
         ..Limits::new(checked.block_memory)
     }
 }

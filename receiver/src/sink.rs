@@ -6,7 +6,7 @@ use std::io;
 
 use checkvalve_protocol::id::{BundleId, SessionId};
 use checkvalve_protocol::partition::{BlockSet, Oti};
-use checkvalve_protocol::receive::ReceivedBlock;
+use checkvalve_protocol::receive::{Origin, ReceivedBlock};
 use checkvalve_protocol::wire::ObjectKind;
 
 /// What takes decoded blocks, signed objects and beacons. Every method may be called from several threads at once.
@@ -77,8 +77,8 @@ pub enum Want {
     Yes {
         /// SBNs under the given OTI that need not be decoded again.
         have: BlockSet,
-        /// A trusted key signed for its bundle.
-        signed: bool,
+        /// Whose bundle it is.
+        origin: Origin,
     },
     /// It is complete, or its bundle has come to an end: its datagrams are counted and dropped. This may change
     /// (a key is trusted later, a disk fault is mended), so the answer is to be forgotten after some seconds.

@@ -19,7 +19,7 @@ use checkvalve_protocol::limits::{HEADER_LEN, MAX_BEACON_LEN};
 use checkvalve_protocol::manifest::{Announce, EntryKind, Hashes, signed};
 use checkvalve_protocol::partition::{BlockSet, Oti};
 use checkvalve_protocol::path::{PathRef, SafePath};
-use checkvalve_protocol::receive::{DropReason, Limits, Reassembly, Wanted, recover};
+use checkvalve_protocol::receive::{DropReason, Limits, Origin, Reassembly, Wanted, recover};
 use checkvalve_protocol::seal::{Opener, Sealer};
 use checkvalve_protocol::ticket::{Data, Loss, Need, Subject, Ticket};
 use checkvalve_protocol::time::Time;
@@ -167,9 +167,13 @@ fn datagrams(bytes: &[u8]) {
     let sealer = Sealer::new(None, SessionId(7));
     let mut want = |symbol: &Symbol| match symbol.bundle.0 {
         5 => Wanted::No(DropReason::Refused),
-        1 => Wanted::Yes { have: BlockSet::all(symbol.sbn), parked: vec![(symbol.sbn, 1)], signed: true },
+        1 => Wanted::Yes { have: BlockSet::all(symbol.sbn), parked: vec![(symbol.sbn, 1)], origin: Origin::Signed },
         // Some that nobody signed for, until they are vouched for.
-        other => Wanted::Yes { have: BlockSet::new(), parked: Vec::new(), signed: other < 4 },
+        other => {
+            let origin =
+                [Origin::Signed, Origin::Named, Origin::Unknown][(other.saturating_sub(2) / 2).min(2) as usize];
+            Wanted::Yes { have: BlockSet::new(), parked: Vec::new(), origin }
+        }
     };
     while !input.0.is_empty() {
         match input.byte() {
@@ -201,7 +205,7 @@ fn datagrams(bytes: &[u8]) {
                 let _ = receiver.take(now, &mut opener, &mut datagram, &mut want);
             }
             240..=241 => receiver.forget(BundleId(input.byte().into())),
-            242..=243 => receiver.vouch(BundleId(input.byte().into())),
+            242..=243 => receiver.vouch(now, BundleId(input.byte().into()), &mut want),
             244..=245 => receiver.sent(SessionId(7), u64::from_be_bytes(input.bytes())),
             246..=247 => receiver.park_all(),
             _ => {
@@ -209,7 +213,7 @@ fn datagrams(bytes: &[u8]) {
                 receiver.handle_timeout(now);
             }
         }
-        while let Some(mut block) = receiver.poll_block() {
+        while let Some(mut block) = receiver.poll_complete() {
             assert!(
                 block.received() >= u32::from(block.symbols()) || block.has_parked(),
                 "{block:?} came out too early"
@@ -227,7 +231,7 @@ fn datagrams(bytes: &[u8]) {
         }
         while let Some(block) = receiver.poll_parked() {
             let symbols = u32::try_from(block.received_symbols().count()).expect("a block is small");
-            if input.byte().is_multiple_of(2) { receiver.parked(block, symbols) } else { receiver.recycle(block) }
+            if input.byte().is_multiple_of(2) { receiver.parked(now, block, symbols) } else { receiver.recycle(block) }
         }
         while receiver.poll_expired().is_some() {}
         let most = MEMORY + 32 * 256 + (HEADER_LEN as u64 + 256) * 8;

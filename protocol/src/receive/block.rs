@@ -1,8 +1,8 @@
 //! A source block while its symbols come in.
 
-use super::DropReason;
 use super::buffers::{Buffers, Lease};
 use super::record::{HEAD, REPAIR_SYMBOLS, Record};
+use super::{DropReason, Origin};
 use crate::fec::{self, FecError, Plans};
 use crate::id::BundleId;
 use crate::limits::MAX_BLOCK_SYMBOLS;
@@ -31,14 +31,11 @@ pub struct ReceivedBlock {
     lease: Option<Lease>,
     /// Symbols of it that the caller keeps.
     parked: u32,
-    /// Datagrams of its bundle that had come when it was complete.
-    traffic: u64,
+    /// Of its bundle, when it was complete.
+    origin: Origin,
 }
 
 impl ReceivedBlock {
-    /// [`ReceivedBlock::traffic`] of a bundle that a trusted key signed for: it goes before all others.
-    pub const SIGNED: u64 = u64::MAX;
-
     /// The bundle.
     #[must_use]
     pub fn bundle(&self) -> BundleId {
@@ -86,11 +83,10 @@ impl ReceivedBlock {
         self.source == self.symbols
     }
 
-    /// Datagrams of its bundle that had come when it was complete: of two that nobody signed for, the one with more is more
-    /// likely to be honest.
+    /// What was known of its bundle's sender when it was complete.
     #[must_use]
-    pub fn traffic(&self) -> u64 {
-        self.traffic
+    pub fn origin(&self) -> Origin {
+        self.origin
     }
 
     /// Whether the caller keeps symbols of it, which it adds with [`ReceivedBlock::add`] before decoding.
@@ -153,7 +149,7 @@ impl ReceivedBlock {
             repair_records: Vec::new(),
             lease: None,
             parked: 0,
-            traffic: 0,
+            origin: Origin::Signed,
         }
     }
 
@@ -167,6 +163,10 @@ impl ReceivedBlock {
     /// Its bytes do not count as held any more.
     pub(super) fn release(&mut self) {
         self.lease = None;
+    }
+
+    pub(super) fn set_origin(&mut self, origin: Origin) {
+        self.origin = origin;
     }
 
     pub(super) fn lease_mut(&mut self) -> Option<&mut Lease> {
@@ -316,12 +316,12 @@ impl Open {
     }
 
     /// The block, if it has K symbols with the `parked` ones; from then on it is being worked on.
-    pub(super) fn complete(&mut self, parked: u32, traffic: u64) -> Option<ReceivedBlock> {
+    pub(super) fn complete(&mut self, parked: u32, origin: Origin) -> Option<ReceivedBlock> {
         if self.block.as_ref().is_none_or(|b| b.received().saturating_add(parked) < u32::from(b.symbols)) {
             return None;
         }
         let mut block = self.block.take()?;
-        (block.parked, block.traffic) = (parked, traffic);
+        (block.parked, block.origin) = (parked, origin);
         self.state = State::Working { whole: block.is_whole(), late: Vec::new() };
         Some(block)
     }

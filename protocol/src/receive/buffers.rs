@@ -16,6 +16,8 @@ pub(super) const BLOCK_OVERHEAD: u64 = 2 * size_of::<Open>() as u64 + 96;
 pub(super) const OBJECT_OVERHEAD: u64 = 768;
 /// Records that are kept to be used again, at most.
 const MOST_SPARE: usize = 4_096;
+/// Records that are given back in one go: each takes the kernel some time.
+const AT_ONCE: usize = 32;
 
 /// Bytes that somebody holds.
 #[derive(Debug, Clone, Default)]
@@ -75,24 +77,41 @@ impl Drop for Lease {
 /// Records for blocks and their repair symbols, and buffers for symbols that come late.
 pub(super) struct Buffers {
     limit: u64,
-    /// How much of it bundles may take that nobody signed for.
+    /// How much of it blocks may take of bundles that nobody signed for.
     unsigned_limit: u64,
+    /// How much of it symbols of such bundles may take that have no block.
+    lobby_limit: u64,
     memory: Option<Box<dyn BlockMemory>>,
     all: Meter,
     signed: Meter,
     unsigned: Meter,
+    lobby: Meter,
     /// Bytes in `records`.
     spare: u64,
     /// By length.
     records: BTreeMap<usize, Vec<Record>>,
     spares: usize,
+    /// A record was asked for.
+    used: bool,
 }
 
 impl Buffers {
-    pub(super) fn new(limit: u64, unsigned_limit: u64, memory: Option<Box<dyn BlockMemory>>) -> Self {
-        let (all, signed, unsigned) = (Meter::default(), Meter::default(), Meter::default());
-        let (spare, records, spares) = (0, BTreeMap::new(), 0);
-        Self { limit, unsigned_limit, memory, all, signed, unsigned, spare, records, spares }
+    /// `unsigned` of the `limit` for bundles that nobody signed for: half of it in blocks, half symbol by symbol.
+    pub(super) fn new(limit: u64, unsigned: u64, memory: Option<Box<dyn BlockMemory>>) -> Self {
+        Self {
+            limit,
+            unsigned_limit: unsigned / 2,
+            lobby_limit: unsigned / 2,
+            memory,
+            all: Meter::default(),
+            signed: Meter::default(),
+            unsigned: Meter::default(),
+            lobby: Meter::default(),
+            spare: 0,
+            records: BTreeMap::new(),
+            spares: 0,
+            used: false,
+        }
     }
 
     pub(super) fn held(&self) -> u64 {
@@ -100,7 +119,23 @@ impl Buffers {
     }
 
     pub(super) fn held_unsigned(&self) -> u64 {
-        self.unsigned.get()
+        self.unsigned.get() + self.lobby.get()
+    }
+
+    /// Whether blocks of bundles that nobody signed for take more than half of their room, with `bytes` more.
+    pub(super) fn is_pressed(&self, bytes: u64) -> bool {
+        self.unsigned.get().saturating_add(bytes) > self.unsigned_limit / 2
+    }
+
+    /// What symbols without a block may take of bundles that nobody signed for.
+    pub(super) fn lobby_room(&self) -> u64 {
+        let rest = (self.unsigned_limit + self.lobby_limit).saturating_sub(self.unsigned.get());
+        rest.min(self.lobby_limit)
+    }
+
+    /// A symbol of a bundle that nobody signed for, without a block.
+    pub(super) fn lobby(&self, bytes: u64) -> Lease {
+        Lease::new(&self.all, &self.lobby, bytes)
     }
 
     pub(super) fn block_bytes(symbols: u16, oti: &Oti) -> u64 {
@@ -168,12 +203,26 @@ impl Buffers {
         }
     }
 
+    /// Whether a record was asked for since the last call.
+    pub(super) fn was_used(&mut self) -> bool {
+        std::mem::take(&mut self.used)
+    }
+
+    /// Gives some spare records back.
+    pub(super) fn give_back(&mut self) {
+        for _ in 0..AT_ONCE {
+            let Some((&len, _)) = self.records.last_key_value() else { return };
+            drop(self.take_spare(len));
+        }
+    }
+
     fn lease(&self, bytes: u64, signed: bool) -> Lease {
         Lease::new(&self.all, if signed { &self.signed } else { &self.unsigned }, bytes)
     }
 
     /// At least `len` bytes, `best` where they have to be allocated.
     fn record(&mut self, len: usize, best: usize) -> Record {
+        self.used = true;
         let found = self.records.range(len..=len.saturating_mul(2)).next().map(|(&len, _)| len);
         if let Some(record) = found.and_then(|len| self.take_spare(len)) {
             return record;

@@ -87,7 +87,12 @@ pub struct Drops([u64; DropReason::ALL.len()]);
 impl Drops {
     /// One more.
     pub fn add(&mut self, reason: DropReason) {
-        self.0[reason as usize] = self.0[reason as usize].saturating_add(1);
+        self.add_many(reason, 1);
+    }
+
+    /// So many more.
+    pub fn add_many(&mut self, reason: DropReason, count: u64) {
+        self.0[reason as usize] = self.0[reason as usize].saturating_add(count);
     }
 
     /// How many for this reason.

@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 
 use super::block::Open;
 use super::buffers::Lease;
-use super::{DropReason, Limits};
+use super::{DropReason, Limits, Origin};
 use crate::id::BundleId;
 use crate::partition::{BlockSet, Oti};
 use crate::time::Time;
@@ -13,6 +13,8 @@ use crate::wire::{ObjectKind, Symbol};
 
 /// Objects of one kind of a bundle: an honest sender has one, under one OTI.
 const OF_A_KIND: usize = 4;
+/// Objects of bundles whose id names no trusted key.
+const UNKNOWN: usize = 32;
 /// Objects that are looked at to find one that makes room, before the newcomer is turned away.
 const LOOKS: usize = 16;
 
@@ -27,6 +29,8 @@ pub(super) struct Object {
     pub(super) state: ObjectState,
     /// A trusted key signed for its bundle.
     pub(super) signed: bool,
+    /// The id of its bundle names no trusted key.
+    pub(super) unknown: bool,
     pub(super) have: BlockSet,
     pub(super) open: HashMap<u32, Open, SbnHash>,
     /// Symbols that the caller keeps, by SBN.
@@ -53,7 +57,11 @@ enum Pool {
     Unsigned,
     /// Announces of these, which may change that.
     Announces,
+    /// Those whose bundle's id names no trusted key.
+    Unknown,
 }
+
+const POOLS: usize = Pool::Unknown as usize + 1;
 
 /// Where an object is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -72,8 +80,8 @@ pub(super) struct Objects {
     by_key: HashMap<Key, usize>,
     bundles: HashMap<BundleId, Bundle>,
     /// By when they were heard of, roughly, oldest first: who was heard of since goes to the end when its turn comes.
-    queues: [VecDeque<(Time, Handle)>; 3],
-    counts: [usize; 3],
+    queues: [VecDeque<(Time, Handle)>; POOLS],
+    counts: [usize; POOLS],
     generation: u64,
     /// Where the last symbol's object was found.
     recent: usize,
@@ -156,13 +164,25 @@ impl Objects {
         self.bundles.get(&bundle).is_some_and(|bundle| bundle.signed)
     }
 
-    /// Objects of bundles that nobody signed for.
-    pub(super) fn unsigned(&self) -> usize {
-        self.counts[Pool::Unsigned as usize] + self.counts[Pool::Announces as usize]
+    /// How many datagrams came of a bundle whose objects are known.
+    pub(super) fn came(&self, bundle: BundleId) -> u64 {
+        self.bundles.get(&bundle).map_or(0, |bundle| bundle.traffic)
     }
 
-    /// Whether another object may come, for a bundle that is signed for or not, and that is wanted or only kept in mind as unwanted.
-    pub(super) fn room(&mut self, now: Time, symbol: &Symbol, (signed, wanted): (bool, bool), limits: &Limits) -> Room {
+    /// What came of a bundle speaks for it no more.
+    pub(super) fn spend(&mut self, bundle: BundleId) {
+        if let Some(bundle) = self.bundles.get_mut(&bundle) {
+            bundle.traffic = 0;
+        }
+    }
+
+    /// Objects of bundles that nobody signed for.
+    pub(super) fn unsigned(&self) -> usize {
+        self.counts.iter().sum::<usize>() - self.counts[Pool::Signed as usize]
+    }
+
+    /// Whether another object may come: one that is `wanted`, or only kept in mind as unwanted.
+    pub(super) fn room(&mut self, now: Time, symbol: &Symbol, origin: Origin, wanted: bool, limits: &Limits) -> Room {
         let same = |o: &&Object| o.kind == symbol.kind;
         let of_a_kind: Vec<Handle> = self.of(symbol.bundle);
         let of_a_kind = of_a_kind.into_iter().filter(|&handle| self.get(handle).as_ref().is_some_and(same));
@@ -174,11 +194,12 @@ impl Objects {
             let silent = may_go.min_by_key(|handle| (is_wanted(handle), self.get(*handle).map(|o| o.heard)));
             return silent.map_or(Room::None, Room::After);
         }
-        let pool = pool(symbol.kind, signed);
+        let pool = pool(symbol.kind, origin == Origin::Signed, origin == Origin::Unknown);
         let (most, idle) = match pool {
             Pool::Signed => (limits.objects, std::time::Duration::ZERO),
             Pool::Unsigned => (limits.unsigned_objects, limits.junk_idle),
             Pool::Announces => (limits.announces, limits.junk_idle / 10),
+            Pool::Unknown => (UNKNOWN, limits.junk_idle / 10),
         };
         if self.counts[pool as usize] < most {
             return Room::Free;
@@ -188,7 +209,8 @@ impl Objects {
 
     /// Objects of bundles that nobody signed for and that are silent for `idle`: a few at a time.
     pub(super) fn silent_unsigned(&mut self, now: Time, idle: std::time::Duration) -> Option<Handle> {
-        self.silent(Pool::Unsigned, now, idle).or_else(|| self.silent(Pool::Announces, now, idle))
+        let pools = [Pool::Unsigned, Pool::Announces, Pool::Unknown];
+        pools.into_iter().find_map(|pool| self.silent(pool, now, idle))
     }
 
     /// The object of a pool that was not heard of for longest, if for `idle`; it leaves the queue.
@@ -319,7 +341,15 @@ impl Objects {
 
 impl Object {
     fn pool(&self) -> Pool {
-        pool(self.kind, self.signed)
+        pool(self.kind, self.signed, self.unknown)
+    }
+
+    pub(super) fn origin(&self) -> Origin {
+        match (self.signed, self.unknown) {
+            (true, _) => Origin::Signed,
+            (false, false) => Origin::Named,
+            (false, true) => Origin::Unknown,
+        }
     }
 
     /// Symbols of a block that the caller keeps.
@@ -328,11 +358,12 @@ impl Object {
     }
 }
 
-fn pool(kind: ObjectKind, signed: bool) -> Pool {
-    match (signed, kind) {
-        (true, _) => Pool::Signed,
-        (false, ObjectKind::Announce) => Pool::Announces,
-        (false, _) => Pool::Unsigned,
+fn pool(kind: ObjectKind, signed: bool, unknown: bool) -> Pool {
+    match kind {
+        _ if signed => Pool::Signed,
+        _ if unknown => Pool::Unknown,
+        ObjectKind::Announce => Pool::Announces,
+        _ => Pool::Unsigned,
     }
 }
 

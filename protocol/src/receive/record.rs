@@ -205,6 +205,7 @@ mod tests {
     use super::*;
     use crate::id::BundleId;
     use crate::partition::Oti;
+    use crate::receive::Origin;
     use crate::receive::{Limits, Reassembly, Wanted};
     use crate::time::Time;
     use crate::wire::ObjectKind;
@@ -247,7 +248,8 @@ mod tests {
         let oti = Oti::new(OTI.0, OTI.1, OTI.2).unwrap();
         let symbol = Symbol { bundle: BundleId(bundle), kind: ObjectKind::Data, sbn: 0, esi, oti };
         let header = Header { sealed: true, session: SessionId(1), counter, content: Content::Symbol(symbol) };
-        let mut want = |_: &Symbol| Wanted::Yes { have: Default::default(), parked: Vec::new(), signed: true };
+        let mut want =
+            |_: &Symbol| Wanted::Yes { have: Default::default(), parked: Vec::new(), origin: Origin::Signed };
         reassembly.handle(Time(counter), &header, &[(esi % 251) as u8; 64], &mut want).unwrap();
     }
 

@@ -6,7 +6,7 @@
 
 use super::block::{Open, State};
 use super::buffers::Buffers;
-use super::{DropReason, Handle, ObjectState, Reassembly, ReceivedBlock, Wanted};
+use super::{DropReason, Handle, ObjectState, Origin, Reassembly, ReceivedBlock, Wanted};
 use crate::id::SessionId;
 use crate::seal::{OpenError, Opener};
 use crate::time::Time;
@@ -59,31 +59,66 @@ impl Reassembly {
     ) -> Result<(), DropReason> {
         self.counters.came(header.session, header.counter);
         let Content::Symbol(symbol) = header.content else { return Ok(()) };
-        let handle = self.object(now, &symbol, want)?;
+        match self.place(now, &symbol, payload, want) {
+            Ok(()) => Ok(()),
+            Err(Unplaced::Dropped(reason)) => Err(reason),
+            Err(Unplaced::Crowded) => {
+                self.wait_in_lobby(now, &symbol, payload);
+                Ok(())
+            }
+        }
+    }
+
+    /// Puts a symbol into its block.
+    pub(super) fn place(
+        &mut self,
+        now: Time,
+        symbol: &Symbol,
+        payload: &[u8],
+        want: &mut dyn FnMut(&Symbol) -> Wanted,
+    ) -> Result<(), Unplaced> {
+        let handle = self.object(now, symbol, want)?;
         let object = self.objects.get_mut(handle).ok_or(DropReason::Limit)?;
         object.heard = now;
         // A repair symbol takes room of its own; a source symbol has its place in the block.
         let full = self.buffers.is_full(Buffers::repair_bytes(&symbol.oti), object.signed);
         if full || !object.open.contains_key(&symbol.sbn) {
-            self.make_place(now, handle, &symbol)?;
+            self.make_place(now, handle, symbol)?;
         }
-        let signed = self.objects.is_signed(symbol.bundle);
-        let traffic = if signed { ReceivedBlock::SIGNED } else { self.objects.traffic(symbol.bundle) };
+        self.objects.traffic(symbol.bundle);
         // Making room may have parked this very block, if it is the only one, or the object.
         let object = self.objects.get_mut(handle).ok_or(DropReason::Memory)?;
-        let signed = object.signed;
+        let (signed, origin) = (object.signed, object.origin());
         let open = object.open.get_mut(&symbol.sbn).ok_or(DropReason::Memory)?;
         if let Err(reason) = open.take(now, symbol.esi, payload, signed, &mut self.buffers) {
             if reason == DropReason::Surplus && symbol.kind == ObjectKind::Data && signed {
-                self.margins.surplus(&symbol);
+                self.margins.surplus(symbol);
             }
-            return Err(reason);
+            return Err(reason.into());
         }
         object.last = now;
         let parked = object.parked.get(&symbol.sbn).copied().unwrap_or(0);
-        let complete = open.complete(parked, traffic);
-        self.completed(now, &symbol, signed && parked == 0, complete);
+        let complete = open.complete(parked, origin);
+        self.completed(now, symbol, signed && parked == 0, complete);
         Ok(())
+    }
+
+    /// Keeps a symbol for which there is no room as a block, until somebody signs for its bundle. An announce that is whole with it
+    /// is to be checked.
+    fn wait_in_lobby(&mut self, now: Time, symbol: &Symbol, payload: &[u8]) {
+        let gone = self.lobby.push(now, *symbol, payload, &self.buffers);
+        let symbols = self.lobby.take_announce(symbol);
+        if let Some(k) = symbol.oti.block_symbols(symbol.sbn).filter(|_| !symbols.is_empty()) {
+            let mut block = self.buffers.block(symbol, k, false);
+            block.set_origin(Origin::Named);
+            for waiting in symbols {
+                // Each was of T bytes, and another one.
+                let put = block.put(waiting.symbol.esi, &waiting.payload, &mut self.buffers);
+                debug_assert!(put.is_ok(), "{put:?}");
+            }
+            self.out(block);
+        }
+        self.drops.add_many(DropReason::Limit, gone);
     }
 
     /// Takes a source symbol that an open block lacks. None: it is something else, or it is not known how to open it. What is
@@ -115,7 +150,7 @@ impl Reassembly {
         open.heard = now;
         (object.heard, object.last) = (now, now);
         let parked = if object.parked.is_empty() { 0 } else { object.parked.get(&symbol.sbn).copied().unwrap_or(0) };
-        let complete = open.complete(parked, ReceivedBlock::SIGNED);
+        let complete = open.complete(parked, Origin::Signed);
         let counts = object.signed && parked == 0;
         self.completed(now, &symbol, counts, complete);
         Some(Ok(Ok(())))
@@ -127,23 +162,26 @@ impl Reassembly {
         if counts && symbol.kind == ObjectKind::Data {
             self.margins.complete(now, &block);
         }
-        self.ready.push_back(block);
+        self.out(block);
     }
 
     /// Opens the symbol's block if it is not open, and sees to room for a symbol.
-    fn make_place(&mut self, now: Time, handle: Handle, symbol: &Symbol) -> Result<(), DropReason> {
+    fn make_place(&mut self, now: Time, handle: Handle, symbol: &Symbol) -> Result<(), Unplaced> {
         let object = self.objects.get(handle).ok_or(DropReason::Limit)?;
-        let signed = object.signed;
+        let (signed, origin) = (object.signed, object.origin());
         if !object.open.contains_key(&symbol.sbn) {
             if object.have.contains(symbol.sbn) {
                 if symbol.kind == ObjectKind::Data && signed {
                     self.margins.surplus(symbol);
                 }
-                return Err(DropReason::Surplus);
+                return Err(DropReason::Surplus.into());
             }
             let symbols = symbol.oti.block_symbols(symbol.sbn).ok_or(DropReason::Place)?;
-            if !self.make_room(Buffers::block_bytes(symbols, &symbol.oti), signed) {
-                return Err(if signed { DropReason::Memory } else { DropReason::Limit });
+            let bytes = Buffers::block_bytes(symbols, &symbol.oti);
+            // What no key is named for leaves half of the room to the others.
+            let may = origin != Origin::Unknown || !self.buffers.is_pressed(bytes);
+            if !may || !self.make_room(now, bytes, signed) {
+                return Err(crowded(origin));
             }
             let block = self.buffers.block(symbol, symbols, signed);
             let open = Open { block: Some(block), state: State::Collecting, heard: now };
@@ -153,9 +191,31 @@ impl Reassembly {
         }
         let repair = Buffers::repair_bytes(&symbol.oti);
         let has_place = symbol.oti.block_symbols(symbol.sbn).is_some_and(|k| symbol.esi < u32::from(k));
-        if self.buffers.is_full(repair, signed) && !self.make_room(repair, signed) && !has_place {
-            return Err(DropReason::Memory);
+        if self.buffers.is_full(repair, signed) && !self.make_room(now, repair, signed) && !has_place {
+            return Err(crowded(origin));
         }
         Ok(())
+    }
+}
+
+/// Why a symbol is in no block.
+pub(super) enum Unplaced {
+    Dropped(DropReason),
+    /// There is no room as long as nobody signed for its bundle.
+    Crowded,
+}
+
+impl From<DropReason> for Unplaced {
+    fn from(reason: DropReason) -> Self {
+        Self::Dropped(reason)
+    }
+}
+
+/// There is no room for what is of such a bundle.
+pub(super) fn crowded(origin: Origin) -> Unplaced {
+    match origin {
+        Origin::Signed => Unplaced::Dropped(DropReason::Memory),
+        Origin::Named => Unplaced::Crowded,
+        Origin::Unknown => Unplaced::Dropped(DropReason::Limit),
     }
 }

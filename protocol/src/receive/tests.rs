@@ -111,7 +111,7 @@ impl High {
         let mut want = |symbol: &Symbol| Wanted::Yes {
             have: if symbol.kind == ObjectKind::Data { have.clone() } else { BlockSet::new() },
             parked: Vec::new(),
-            signed: true,
+            origin: Origin::Signed,
         };
         let result = if self.opens_first {
             let opened = self.opener.open(&mut bytes).map_err(DropReason::from);
@@ -126,7 +126,7 @@ impl High {
         if let Err(reason) = result {
             self.drops.add(reason);
         }
-        while let Some(mut block) = self.reassembly.poll_block() {
+        while let Some(mut block) = self.reassembly.poll_complete() {
             if block.has_parked() {
                 for (esi, symbol) in self.kept.remove(&(block.kind(), block.sbn())).unwrap() {
                     block.add(esi, &symbol);
@@ -156,7 +156,7 @@ impl High {
                 }
             }
             let count = kept.len() as u32;
-            self.reassembly.parked(block, count);
+            self.reassembly.parked(Time::ZERO, block, count);
         }
     }
 }
@@ -341,7 +341,7 @@ fn what_nobody_has_time_to_keep_makes_no_room() {
         let symbol = Symbol { bundle: BundleId(1), kind: ObjectKind::Data, sbn, esi, oti };
         let header = Header { sealed: true, session: SessionId(1), counter, content: Content::Symbol(symbol) };
         counter += 1;
-        let mut want = |_: &Symbol| Wanted::Yes { have: BlockSet::new(), parked: Vec::new(), signed: true };
+        let mut want = |_: &Symbol| Wanted::Yes { have: BlockSet::new(), parked: Vec::new(), origin: Origin::Signed };
         match reassembly.handle(Time(counter), &header, &[esi as u8; 64], &mut want) {
             Ok(()) => {}
             Err(reason) => {
@@ -433,7 +433,8 @@ impl Parking {
         let content = Content::Symbol(symbol);
         let header = Header { sealed: true, session: SessionId(1), counter: self.1, content };
         self.1 += 1;
-        let mut want = |_: &Symbol| Wanted::Yes { have: BlockSet::new(), parked: kept.to_vec(), signed: true };
+        let mut want =
+            |_: &Symbol| Wanted::Yes { have: BlockSet::new(), parked: kept.to_vec(), origin: Origin::Signed };
         self.0.handle(Time(self.1), &header, &[esi as u8; 64], &mut want).unwrap();
     }
 
@@ -463,7 +464,7 @@ fn a_block_whose_last_symbol_comes_while_it_is_being_parked_is_complete() {
     high.put(0, 2, &[]);
     high.put(0, 3, &[]);
     assert!(high.0.poll_block().is_none(), "nobody knows yet how many are kept");
-    high.0.parked(parked, 2);
+    high.0.parked(Time::ZERO, parked, 2);
     high.assert_whole(0, &[0, 1]);
 }
 
@@ -476,9 +477,9 @@ fn a_block_parked_in_parts_that_suffice_is_complete() {
     high.put(0, 2, &[]);
     high.put(0, 3, &[]);
     let second = high.park();
-    high.0.parked(first, 2);
+    high.0.parked(Time::ZERO, first, 2);
     assert!(high.0.poll_block().is_none());
-    high.0.parked(second, 4);
+    high.0.parked(Time::ZERO, second, 4);
     high.assert_whole(0, &[0, 1, 2, 3]);
 }
 

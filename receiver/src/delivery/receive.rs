@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError};
 use checkvalve_protocol::id::{BundleId, SessionId};
 use checkvalve_protocol::limits::MAX_MANIFEST_LEN;
 use checkvalve_protocol::partition::{BlockSet, Oti};
-use checkvalve_protocol::receive::ReceivedBlock;
+use checkvalve_protocol::receive::{Origin, ReceivedBlock};
 use checkvalve_protocol::wire::ObjectKind;
 
 use super::{Delivery, Job};
@@ -68,7 +68,12 @@ impl Sink for Delivery {
         if have.len() == u64::from(oti.blocks()) {
             return Want::Done;
         }
-        Want::Yes { have, signed }
+        let origin = match (signed, is_ours) {
+            (true, _) => Origin::Signed,
+            (false, true) => Origin::Named,
+            (false, false) => Origin::Unknown,
+        };
+        Want::Yes { have, origin }
     }
 
     fn park(&self, block: &ReceivedBlock) -> u32 {

@@ -864,7 +864,10 @@ fn data_without_announces_is_bounded() {
     let oti = Oti::new(5_000, 64, 8).unwrap();
     let most = bench.settings.space.unsigned_bundles;
     for id in 0..most + 20 {
-        assert!(matches!(delivery.want(own(100 + id), ObjectKind::Data, &oti), Want::Yes { signed: false, .. }));
+        assert!(matches!(
+            delivery.want(own(100 + id), ObjectKind::Data, &oti),
+            Want::Yes { origin: checkvalve_protocol::receive::Origin::Named, .. }
+        ));
         let stored = delivery.block(own(100 + id), ObjectKind::Data, &oti, 0, &[0; 512]);
         assert_eq!(stored.is_ok(), id < most, "{id}: {stored:?}");
     }

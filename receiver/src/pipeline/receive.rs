@@ -5,7 +5,6 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use checkvalve_protocol::id::SessionId;
 use checkvalve_protocol::limits::HEADER_LEN;
 use checkvalve_protocol::receive::{DropReason, Drops, Taken, Wanted};
 use checkvalve_protocol::seal::Opener;
@@ -105,11 +104,12 @@ fn take_group(shared: &Shared, taking: &mut Taking, group: &mut Received<'_>) {
     }
 }
 
-fn ask(sink: &dyn Sink, symbol: &Symbol) -> Wanted {
+/// The sink's answer about an object.
+pub fn ask(sink: &dyn Sink, symbol: &Symbol) -> Wanted {
     match sink.want(symbol.bundle, symbol.kind, &symbol.oti) {
-        Want::Yes { have, signed } => {
+        Want::Yes { have, origin } => {
             let parked = sink.parked(symbol.bundle, symbol.kind, &symbol.oti);
-            Wanted::Yes { have, parked, signed }
+            Wanted::Yes { have, parked, origin }
         }
         Want::Done => Wanted::No(DropReason::Done),
         Want::Refuse(RefuseReason::NoRoom) => Wanted::No(DropReason::Room),
@@ -132,7 +132,7 @@ impl State {
         let taken = self.reassembly.take(now, opener, datagram, &mut want);
         match &taken {
             Ok(Taken::Symbol) => {}
-            Ok(Taken::Beacon(session, payload)) => self.beacon(shared, *session, payload, drops),
+            Ok(Taken::Beacon(session, payload)) => self.reassembly.push_beacon(*session, payload),
             Ok(Taken::Dropped(reason)) => drops.add(*reason),
             Err(error) => drops.add((*error).into()),
         }
@@ -143,15 +143,8 @@ impl State {
         let mut want = |symbol: &Symbol| ask(&*shared.sink, symbol);
         match self.reassembly.handle(now, header, payload, &mut want) {
             Err(reason) => drops.add(reason),
-            Ok(()) if header.content == Content::Beacon => self.beacon(shared, header.session, payload, drops),
+            Ok(()) if header.content == Content::Beacon => self.reassembly.push_beacon(header.session, payload),
             Ok(()) => {}
         }
-    }
-
-    fn beacon(&mut self, shared: &Shared, session: SessionId, payload: &[u8], drops: &mut Drops) {
-        if !self.waiting.push_beacon(session, payload) {
-            drops.add(DropReason::Limit);
-        }
-        shared.check.notify_one();
     }
 }

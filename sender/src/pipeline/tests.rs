@@ -9,7 +9,7 @@ use checkvalve_protocol::crypto::TrustStore;
 use checkvalve_protocol::id::EpochId;
 use checkvalve_protocol::manifest::{Announce, Hashes, Outcome};
 use checkvalve_protocol::partition::BlockSet;
-use checkvalve_protocol::receive::{Limits, Reassembly, Wanted};
+use checkvalve_protocol::receive::{Limits, Origin, Reassembly, Wanted};
 use checkvalve_protocol::seal::Opener;
 use checkvalve_protocol::transmit::Link as Shape;
 use checkvalve_protocol::wire::{Content, ObjectKind, Symbol};
@@ -43,9 +43,9 @@ fn receive(socket: &UdpSocket) -> Arrived {
         if header.content == Content::Beacon {
             arrived.beacons.push(Beacon::open(payload, &trust()).unwrap().value);
         }
-        let mut want = |_: &Symbol| Wanted::Yes { have: BlockSet::new(), parked: Vec::new(), signed: true };
+        let mut want = |_: &Symbol| Wanted::Yes { have: BlockSet::new(), parked: Vec::new(), origin: Origin::Signed };
         let _ = reassembly.handle(Time(1), &header, payload, &mut want);
-        while let Some(mut block) = reassembly.poll_block() {
+        while let Some(mut block) = reassembly.poll_complete() {
             block.decode(&Plans::new()).unwrap();
             let oti = block.oti();
             let object = arrived.objects.entry((block.bundle(), block.kind())).or_default();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use checkvalve_protocol::fec::Plans;
 use checkvalve_protocol::id::BundleId;
 use checkvalve_protocol::partition::{BlockSet, Oti};
-use checkvalve_protocol::receive::{DropReason, Drops, Limits, Reassembly, Taken, Usage, Wanted};
+use checkvalve_protocol::receive::{DropReason, Drops, Limits, Origin, Reassembly, Taken, Usage, Wanted};
 use checkvalve_protocol::seal::Opener;
 use checkvalve_protocol::time::Time;
 use checkvalve_protocol::wire::{ObjectKind, Symbol};
@@ -89,7 +89,7 @@ impl High {
     }
 
     fn store(&mut self) {
-        while let Some(mut block) = self.reassembly.poll_block() {
+        while let Some(mut block) = self.reassembly.poll_complete() {
             self.decoded += u64::from(!block.is_whole());
             if block.decode(&self.plans).is_err() {
                 self.reassembly.undecodable(block);
@@ -118,7 +118,7 @@ fn want(objects: &mut BTreeMap<(BundleId, ObjectKind), Object>, symbol: &Symbol)
     if object.oti != symbol.oti {
         return Wanted::No(DropReason::Refused);
     }
-    Wanted::Yes { have: object.have.clone(), parked: Vec::new(), signed: true }
+    Wanted::Yes { have: object.have.clone(), parked: Vec::new(), origin: Origin::Signed }
 }
 
 impl std::fmt::Debug for High {

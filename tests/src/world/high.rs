@@ -9,17 +9,17 @@ use std::time::Duration;
 use checkvalve_protocol::admit::Trust;
 use checkvalve_protocol::crypto::TrustStore;
 use checkvalve_protocol::fec::Plans;
-use checkvalve_protocol::id::SessionId;
-use checkvalve_protocol::receive::{DropReason, Limits, Reassembly, ReceivedBlock, Taken, Wanted};
+use checkvalve_protocol::receive::{Check, Limits, Reassembly, ReceivedBlock, Taken};
 use checkvalve_protocol::seal::Opener;
 use checkvalve_protocol::ticket::Loss;
 use checkvalve_protocol::time::Time;
-use checkvalve_protocol::wire::{ObjectKind, Symbol};
+use checkvalve_protocol::wire::ObjectKind;
 use checkvalve_receiver::delivery::ticket::{TicketError, TicketView};
 use checkvalve_receiver::delivery::{Delivery, OpenError, Policy, Settings};
 use checkvalve_receiver::hook::HookPolicy;
 use checkvalve_receiver::inbox::Durability;
-use checkvalve_receiver::sink::{ObjectProgress, RefuseReason, Sink, StoreError, Want};
+use checkvalve_receiver::pipeline::ask;
+use checkvalve_receiver::sink::{ObjectProgress, Sink, StoreError};
 use checkvalve_receiver::store::space;
 
 use super::low::{LINK_KEY, signing_key};
@@ -33,9 +33,6 @@ pub(super) const QUARANTINE: &str = "/quarantine";
 pub(super) const STATE: &str = "/state";
 pub(super) const SILENCE_MS: u64 = 10_000;
 const MAX_PARKED: usize = 16;
-/// Signed objects and beacons that wait to be checked at most: few, so that some are turned away.
-const WAITING: usize = 8;
-const BEACONS: usize = 8;
 /// What an object takes beside its blocks.
 const OBJECT: u64 = 768;
 /// Most lines of a ticket: few, so that some do not hold all that is lacking.
@@ -49,8 +46,7 @@ pub(super) struct High {
     reassembly: Reassembly,
     ready: VecDeque<ReceivedBlock>,
     parked: VecDeque<ReceivedBlock>,
-    waiting: Vec<ReceivedBlock>,
-    beacons: VecDeque<(SessionId, Vec<u8>)>,
+    now: Time,
     memory: u64,
     rng: Rng,
 }
@@ -109,6 +105,9 @@ impl High {
             unsigned_objects: 8,
             announces: 4,
             open_blocks: 256,
+            // Few, so that some are turned away.
+            checks: 8,
+            beacons: 8,
             ..Limits::new(memory)
         };
         lasting.left_behind(&mut |block| {
@@ -121,8 +120,7 @@ impl High {
             reassembly: Reassembly::with_memory(limits, Box::new(lasting.clone())),
             ready: VecDeque::new(),
             parked: VecDeque::new(),
-            waiting: Vec::new(),
-            beacons: VecDeque::new(),
+            now: Time::ZERO,
             memory,
             rng: Rng::new(seed),
         })
@@ -130,12 +128,11 @@ impl High {
 
     /// A datagram arrives.
     pub(super) fn receive(&mut self, now: Time, datagram: &mut [u8]) {
+        self.now = now;
         let delivery = &self.delivery;
         let taken = self.reassembly.take(now, &mut self.opener, datagram, &mut |symbol| ask(delivery, symbol));
-        if let Ok(Taken::Beacon(session, payload)) = taken
-            && self.beacons.len() < BEACONS
-        {
-            self.beacons.push_back((session, payload.to_vec()));
+        if let Ok(Taken::Beacon(session, payload)) = taken {
+            self.reassembly.push_beacon(session, payload);
         }
         self.collect();
     }
@@ -165,6 +162,7 @@ impl High {
 
     /// Progress and time.
     pub(super) fn tend(&mut self, now: Time, wall_ms: u64) {
+        self.now = now;
         self.reassembly.handle_timeout(now);
         self.collect();
         let expired: Vec<_> = std::iter::from_fn(|| self.reassembly.poll_expired()).collect();
@@ -209,21 +207,7 @@ impl High {
     }
 
     fn collect(&mut self) {
-        while let Some(block) = self.reassembly.poll_block() {
-            if block.kind() != ObjectKind::Data && block.oti().blocks() == 1 && !block.has_parked() {
-                self.waiting.push(block);
-                if self.waiting.len() > WAITING {
-                    // Of those with the least traffic the newest.
-                    let least =
-                        self.waiting.iter().enumerate().min_by_key(|(at, block)| (block.traffic(), usize::MAX - at));
-                    let at = least.map(|(at, _)| at).expect("some wait");
-                    let refused = self.waiting.swap_remove(at);
-                    self.reassembly.discarded(refused);
-                }
-            } else {
-                self.ready.push_back(block);
-            }
-        }
+        self.ready.extend(std::iter::from_fn(|| self.reassembly.poll_block()));
         while self.parked.len() < MAX_PARKED
             && let Some(block) = self.reassembly.poll_parked()
         {
@@ -233,20 +217,21 @@ impl High {
 
     /// Checks a beacon, or a signed object that came in one block.
     fn check_one(&mut self, wall_ms: u64) -> bool {
-        if let Some((session, signed)) = self.beacons.pop_front() {
-            if let Some(datagrams) = self.delivery.beacon(wall_ms, session, &signed) {
-                self.reassembly.sent(session, datagrams);
+        match self.reassembly.poll_check_rest() {
+            None => return false,
+            Some(Check::Beacon(session, signed)) => {
+                if let Some(datagrams) = self.delivery.beacon(wall_ms, session, &signed) {
+                    self.reassembly.sent(session, datagrams);
+                }
             }
-        } else {
-            let most = self.waiting.iter().enumerate().max_by_key(|(at, block)| (block.traffic(), usize::MAX - at));
-            let Some(at) = most.map(|(at, _)| at) else { return false };
-            let mut block = self.waiting.remove(at);
-            if block.decode(&self.plans).is_err() {
-                self.reassembly.undecodable(block);
-            } else {
-                match self.delivery.manifest(block.bundle(), block.kind(), block.data()) {
-                    Ok(()) => self.reassembly.stored(block),
-                    Err(_) => self.reassembly.discarded(block),
+            Some(Check::Object(mut block)) => {
+                if block.decode(&self.plans).is_err() {
+                    self.reassembly.undecodable(*block);
+                } else {
+                    match self.delivery.manifest(block.bundle(), block.kind(), block.data()) {
+                        Ok(()) => self.reassembly.stored(*block),
+                        Err(_) => self.reassembly.discarded(*block),
+                    }
                 }
             }
         }
@@ -255,9 +240,12 @@ impl High {
         true
     }
 
-    /// Bundles that somebody signed for have more room.
+    /// Bundles that somebody signed for have more room, and what waited for that is taken.
     fn take_up_vouched(&mut self) {
-        self.delivery.vouched().into_iter().for_each(|bundle| self.reassembly.vouch(bundle));
+        let delivery = &self.delivery;
+        for bundle in delivery.vouched() {
+            self.reassembly.vouch(self.now, bundle, &mut |symbol| ask(delivery, symbol));
+        }
     }
 
     fn store_one(&mut self) -> bool {
@@ -287,22 +275,9 @@ impl High {
         let Some(block) = self.parked.pop_front() else { return false };
         match self.delivery.park(&block) {
             0 => self.reassembly.recycle(block),
-            kept => self.reassembly.parked(block, kept),
+            kept => self.reassembly.parked(self.now, block, kept),
         }
         self.collect();
         true
-    }
-}
-
-fn ask(delivery: &Delivery, symbol: &Symbol) -> Wanted {
-    match delivery.want(symbol.bundle, symbol.kind, &symbol.oti) {
-        Want::Yes { have, signed } => {
-            let parked = delivery.parked(symbol.bundle, symbol.kind, &symbol.oti);
-            Wanted::Yes { have, parked, signed }
-        }
-        Want::Done => Wanted::No(DropReason::Done),
-        Want::Refuse(RefuseReason::NoRoom) => Wanted::No(DropReason::Room),
-        Want::Refuse(RefuseReason::Length) => Wanted::No(DropReason::Refused),
-        Want::Refuse(RefuseReason::Signer) => Wanted::No(DropReason::Signer),
     }
 }

@@ -29,7 +29,11 @@ fn block(oti: Oti, sbn: u32, esis: &[u32]) -> ReceivedBlock {
     for (counter, &esi) in esis.iter().enumerate() {
         let content = Content::Symbol(Symbol { bundle: BundleId(1), kind: DATA, sbn, esi, oti });
         let header = Header { sealed: true, session: SessionId(1), counter: counter as u64, content };
-        let mut want = |_: &Symbol| Wanted::Yes { have: Default::default(), parked: Vec::new(), signed: true };
+        let mut want = |_: &Symbol| Wanted::Yes {
+            have: Default::default(),
+            parked: Vec::new(),
+            origin: checkvalve_protocol::receive::Origin::Signed,
+        };
         reassembly.handle(Time(counter as u64), &header, &symbol(&oti, sbn, esi), &mut want).unwrap();
     }
     reassembly.park_all();

@@ -1,0 +1,170 @@
+//! What makes room for what, and which block waits for what.
+
+use std::time::Duration;
+
+use super::block::{Open, State};
+use super::buffers::Buffers;
+use super::objects::Handle;
+use super::{DropReason, MOST_EXPIRED, Reassembly, ReceivedBlock};
+use crate::time::Time;
+use crate::wire::{ObjectKind, Symbol};
+
+impl Reassembly {
+    /// Blocks of which the caller keeps enough, so that nothing more need come of them: as many as there is room for.
+    pub(super) fn complete_parked(&mut self, now: Time, handle: Handle) {
+        let Some(object) = self.objects.get(handle).filter(|object| !object.parked.is_empty()) else { return };
+        let source = |sbn: u32| object.oti.block_symbols(sbn).unwrap_or(u16::MAX);
+        let kept = object.parked.iter().map(|(&sbn, &kept)| (sbn, source(sbn), kept));
+        let enough = kept.filter(|(sbn, source, kept)| {
+            *kept >= u32::from(*source) && !object.open.contains_key(sbn) && !object.have.contains(*sbn)
+        });
+        let place = Symbol { bundle: object.bundle, kind: object.kind, sbn: 0, esi: 0, oti: object.oti };
+        let (signed, origin) = (object.signed, object.origin());
+        for (sbn, source, kept) in enough.collect::<Vec<_>>() {
+            if !self.make_room(now, Buffers::block_bytes(source, &place.oti), signed) {
+                return;
+            }
+            // Making room may have taken the object itself.
+            let Some(object) = self.objects.get_mut(handle) else { return };
+            let block = self.buffers.block(&Symbol { sbn, ..place }, source, signed);
+            let mut open = Open { block: Some(block), state: State::Collecting, heard: object.heard };
+            self.ready.extend(open.complete(kept, origin));
+            object.open.insert(sbn, open);
+            self.open_blocks += 1;
+        }
+    }
+
+    pub(super) fn remove_object(&mut self, handle: Handle, park: bool) {
+        let Some((object, last)) = self.objects.remove(handle) else { return };
+        self.open_blocks -= object.open.len();
+        for (_, open) in object.open {
+            match open.block {
+                // It counts until the caller gives it back: many may go at once.
+                Some(block) if park && object.signed => self.parked.push_back(block),
+                Some(block) => self.buffers.recycle(block),
+                // Whoever works on it gives it back, and finds that it is not known.
+                None => {}
+            }
+        }
+        if last && self.expired.len() < MOST_EXPIRED {
+            self.expired.push_back(object.bundle);
+        }
+    }
+
+    /// Sees to it that `bytes` fit, for a bundle that was `signed` for or not. For one that was, drops the blocks of those that nobody signed
+    /// for, then parks those that have waited longest; for another, drops what is silent and nobody signed for. False: what is left is
+    /// being worked on, or the caller has no time to keep more. Evicting one interleaved block for the next would livelock: none would
+    /// complete.
+    pub(super) fn make_room(&mut self, now: Time, bytes: u64, signed: bool) -> bool {
+        let silent = (!signed).then_some((now, self.limits.junk_idle));
+        while self.buffers.is_full(bytes, signed) || self.open_blocks >= self.limits.open_blocks {
+            if let Some((handle, sbn)) = self.longest_waiting(false, silent) {
+                self.drop_block(handle, sbn);
+                continue;
+            }
+            if !signed || !self.parked.is_empty() {
+                return false;
+            }
+            let Some((handle, sbn)) = self.longest_waiting(true, None) else { return false };
+            self.park(handle, sbn);
+        }
+        true
+    }
+
+    /// The block that has waited longest, of those that were signed for or the others; with `idle`, only if it has waited for that long.
+    /// It leaves the queue.
+    pub(super) fn longest_waiting(&mut self, signed: bool, idle: Option<(Time, Duration)>) -> Option<(Handle, u32)> {
+        let class = usize::from(signed);
+        for _ in 0..self.waiting[class].len() {
+            let (since, handle, sbn) = *self.waiting[class].front()?;
+            let object = self.objects.get(handle).filter(|object| object.signed == signed);
+            let Some(open) = object.and_then(|o| o.open.get(&sbn)).filter(|open| open.block.is_some()) else {
+                self.waiting[class].pop_front();
+                continue;
+            };
+            let heard = open.heard;
+            if let Some((now, idle)) = idle
+                && now.since(heard) < idle
+                && heard <= since
+            {
+                return None;
+            }
+            self.waiting[class].pop_front();
+            if heard > since {
+                self.waiting[class].push_back((heard, handle, sbn));
+                continue;
+            }
+            return Some((handle, sbn));
+        }
+        None
+    }
+
+    /// A block is complete: what can be checked at once waits for that, the rest is to be stored.
+    pub(super) fn out(&mut self, block: ReceivedBlock) {
+        if block.kind() == ObjectKind::Data || block.oti().blocks() != 1 || block.has_parked() {
+            self.ready.push_back(block);
+            return;
+        }
+        let (objects, lobby) = (&self.objects, &self.lobby);
+        let traffic = |bundle| objects.came(bundle).saturating_add(lobby.traffic(bundle));
+        if let Some(away) = self.checks.push(block, &traffic) {
+            self.drops.add(DropReason::Limit);
+            self.failed(away);
+        }
+    }
+
+    /// A block waits for symbols.
+    pub(super) fn wait(&mut self, handle: Handle, sbn: u32) {
+        let Some(object) = self.objects.get(handle) else { return };
+        let Some(open) = object.open.get(&sbn) else { return };
+        let class = usize::from(object.signed);
+        self.waiting[class].push_back((open.heard, handle, sbn));
+        if self.waiting[class].len() > 1_024 + 4 * self.open_blocks {
+            let mut waiting = std::mem::take(&mut self.waiting[class]);
+            let mut seen = std::collections::HashSet::new();
+            waiting.retain(|&(_, handle, sbn)| {
+                self.objects.get(handle).is_some_and(|o| o.open.contains_key(&sbn)) && seen.insert((handle, sbn))
+            });
+            self.waiting[class] = waiting;
+        }
+    }
+
+    /// A block leaves memory with what it has.
+    pub(super) fn park(&mut self, handle: Handle, sbn: u32) {
+        let Some(mut block) = self.take_out(handle, sbn) else { return };
+        let (source, received, highest) = block.counted();
+        if block.kind() == ObjectKind::Data && self.objects.get(handle).is_some_and(|o| o.signed && o.kept(sbn) == 0) {
+            self.margins.lacks(source, source.saturating_sub(received), highest);
+        }
+        // Its buffers are free once the caller gives it back; until then it does not count.
+        block.release();
+        self.parked.push_back(block);
+    }
+
+    /// A block is given up.
+    fn drop_block(&mut self, handle: Handle, sbn: u32) {
+        if let Some(block) = self.take_out(handle, sbn) {
+            self.buffers.recycle(block);
+        }
+    }
+
+    fn take_out(&mut self, handle: Handle, sbn: u32) -> Option<ReceivedBlock> {
+        let open = self.objects.get_mut(handle)?.open.remove(&sbn)?;
+        self.open_blocks -= 1;
+        open.block
+    }
+
+    /// A block that was worked on is over.
+    pub(super) fn close(&mut self, handle: Handle, sbn: u32) {
+        if let Some(block) = self.take_out(handle, sbn) {
+            self.buffers.recycle(block);
+        }
+    }
+
+    /// The object of a block that is given back, if it is the one that gave the block out.
+    pub(super) fn worked_on(&mut self, block: &ReceivedBlock) -> Option<Handle> {
+        let handle = self.objects.find(&block.symbol())?;
+        let open = self.objects.get(handle)?.open.get(&block.sbn())?;
+        open.block.is_none().then_some(handle)
+    }
+}
