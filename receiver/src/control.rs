@@ -275,7 +275,7 @@ fn link_view(about: &About, stats: &LinkStats) -> LinkView {
 fn refusal(bundle: &str, error: &DecideError) -> Refusal {
     let exit = match error {
         DecideError::Unknown => Exit::NoInput,
-        DecideError::Ambiguous | DecideError::Malformed => Exit::Usage,
+        DecideError::Ambiguous | DecideError::Claimed(_) | DecideError::Malformed => Exit::Usage,
         DecideError::Over(_)
         | DecideError::NotHeld(_)
         | DecideError::Held(_)

@@ -15,12 +15,14 @@ use serde_json::json;
 
 use super::{CommandError, say, say_json};
 use crate::config::{Config, load_trusted};
+use crate::delivery::Which;
 use crate::inbox::check::{Mismatch, check};
 use crate::inbox::open_record;
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
-    /// The bundle in the inbox: INBOX/CHANNEL/SEQUENCE, or what is in it.
+    /// The bundle: CHANNEL/SEQUENCE, its directory in the inbox, or what is in that.
+    #[arg(value_name = "BUNDLE")]
     path: PathBuf,
 }
 
@@ -51,8 +53,13 @@ pub(super) fn verify(args: &Args, config: &Path, json: bool) -> Result<(), Comma
     Ok(())
 }
 
-/// Which bundle a path in the inbox is of.
+/// Which bundle is named, by its number or by a path in the inbox.
 fn place(config: &Config, path: &Path) -> Result<(ChannelName, u64), CommandError> {
+    if let Some(Ok(Which::Sequence(channel, sequence))) = path.to_str().map(str::parse)
+        && !path.exists()
+    {
+        return Ok((channel, sequence));
+    }
     let shown = escape_path(path);
     let full = std::path::absolute(path).map_err(|error| CommandError::io(&shown, &error))?;
     // The bundle itself may be a symbolic link; only what it is in is resolved.
@@ -60,7 +67,7 @@ fn place(config: &Config, path: &Path) -> Result<(ChannelName, u64), CommandErro
     let candidates = [full.canonicalize().unwrap_or_else(|_| full.clone()), full];
     let inside = candidates.iter().find_map(|p| p.strip_prefix(&inbox).or_else(|_| p.strip_prefix(&config.inbox)).ok());
     let outside = || {
-        let text = format!("{shown}: not in the inbox; give the path of INBOX/CHANNEL/SEQUENCE or of what is in it");
+        let text = format!("{shown}: not in the inbox; write CHANNEL/SEQUENCE, or a path that is in the inbox");
         CommandError::new(Exit::NoInput, text)
     };
     let mut parts = inside.ok_or_else(outside)?.components().map(|part| part.as_os_str().to_str());

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use checkvalve_host::json::Stamp;
-use checkvalve_host::progress::human_duration;
+use checkvalve_host::progress::{human_bytes, human_duration};
 
 use super::LinkView;
 use crate::delivery::alarms::{Alarm, Code};
@@ -63,11 +63,11 @@ pub(super) fn of(status: &Status, link: &LinkView, noted: Vec<Alarm>) -> Vec<Ala
     let no_room = StoreError::NoRoom.to_string();
     let lacks_room = |bundle: &&BundleStatus| bundle.reason.as_ref().is_some_and(|reason| reason.starts_with(&no_room));
     for bundle in status.bundles.iter().filter(lacks_room).take(NAMED) {
-        let (channel, sequence) = (&bundle.channel, bundle.sequence);
+        let (channel, sequence, size) = (&bundle.channel, bundle.sequence, human_bytes(bundle.bytes));
         push(
             Code::NoRoom,
             format!(
-                "staging has no room for {channel}/{sequence}: raise `quota` or `channel.{channel}.quota`, free the disk, or \
+                "staging has no room for {channel}/{sequence}, which has {size}: raise `quota` or `channel.{channel}.quota`, free the disk, or \
                  `checkvalve-receiver reject {channel}/{sequence}`; then `checkvalve-receiver ticket {channel}/{sequence}` asks for the rest"
             ),
         );
@@ -75,24 +75,27 @@ pub(super) fn of(status: &Status, link: &LinkView, noted: Vec<Alarm>) -> Vec<Ala
     for (state, code, what) in
         [(State::Missing, Code::Missing, "never came"), (State::Incomplete, Code::Incomplete, "are incomplete")]
     {
-        let mut channels: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        let mut channels: BTreeMap<&str, Vec<(u64, u64)>> = BTreeMap::new();
         // Where only the disk is in the way no ticket is offered; the bundle's own line says what to do.
         let lacks =
             |bundle: &&BundleStatus| bundle.state == state && bundle.ticket.is_some() && !bundle.channel.is_empty();
         for bundle in status.bundles.iter().rev().filter(lacks) {
-            let number = match bundle.through {
-                None => bundle.sequence.to_string(),
-                Some(through) => format!("{}-{through}", bundle.sequence),
-            };
-            channels.entry(&bundle.channel).or_default().push(number);
+            channels
+                .entry(&bundle.channel)
+                .or_default()
+                .push((bundle.sequence, bundle.through.unwrap_or(bundle.sequence)));
         }
-        for (channel, mut numbers) in channels {
-            let more = numbers.len().saturating_sub(NAMED);
-            numbers.truncate(NAMED);
+        for (channel, ranges) in channels {
+            let count = |&(first, last): &(u64, u64)| last.saturating_sub(first).saturating_add(1);
+            let number = |&(first, last): &(u64, u64)| {
+                if first == last { first.to_string() } else { format!("{first}-{last}") }
+            };
+            let (named, others) = ranges.split_at(ranges.len().min(NAMED));
+            let numbers = named.iter().map(number).collect::<Vec<_>>().join(", ");
+            let more = others.iter().map(count).fold(0, u64::saturating_add);
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            let one = numbers.len() == 1 && more.is_empty();
-            let what = if one { what.replace("are", "is") } else { what.to_owned() };
-            let numbers = numbers.join(", ");
+            let is_one = ranges.iter().map(count).fold(0, u64::saturating_add) == 1;
+            let what = if is_one { what.replace("are", "is") } else { what.to_owned() };
             push(
                 code,
                 format!(

@@ -207,6 +207,10 @@ impl Delivery {
                     (entry.channel, entry.sequence) = (Some(channel), sequence);
                     entry.name = name.get(..256).unwrap_or(&name).to_vec();
                 }
+                let is_over = |entry: &Entry| !entry.state.is_open() && entry.state != State::Held;
+                if self.ledger.lock().entry(id).is_some_and(is_over) {
+                    return Err(StoreError::Unwanted);
+                }
                 if self.ledger.lock().refused(entry) {
                     self.quarantine(id, &Refusal::of(&error), announce);
                 } else {

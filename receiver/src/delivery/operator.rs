@@ -30,6 +30,9 @@ pub enum DecideError {
     /// There are several.
     #[error("several bundles begin so; give more digits")]
     Ambiguous,
+    /// Several that are on their way claim the number.
+    #[error("several bundles claim it: name one by its id, {}", .0.join(", "))]
+    Claimed(Vec<String>),
     /// It is over.
     #[error("the bundle is {} already", .0.as_str())]
     Over(State),
@@ -236,6 +239,12 @@ impl Delivery {
             Which::Sequence(channel, sequence) => {
                 let is = |e: &&Entry| e.channel.as_ref() == Some(channel) && e.sequence == *sequence;
                 let placed = ledger.at(channel, *sequence);
+                let claims = ledger.channel(channel).map(|c| c.claims(*sequence)).unwrap_or_default();
+                let is_open = |id: &&BundleId| ledger.entry(**id).is_some_and(|entry| entry.state.is_open());
+                let open: Vec<String> = claims.iter().filter(is_open).map(ToString::to_string).collect();
+                if open.len() > 1 && placed.is_some_and(|entry| entry.state.is_open()) {
+                    return Err(DecideError::Claimed(open));
+                }
                 // What was held, or refused, may have no place in its channel.
                 placed.or_else(|| ledger.entries().find(is)).map(|entry| entry.id).ok_or(DecideError::Unknown)
             }

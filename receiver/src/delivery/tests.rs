@@ -470,8 +470,17 @@ fn two_bundles_of_one_sequence_are_received_and_the_first_to_be_whole_has_it() {
     let (announced_only, honest) = (Sample::file(1, 1, 100), Sample::file(2, 1, 200));
     announce(&delivery, &announced_only).unwrap();
     work(&delivery);
+    let first: Which = "default/1".parse().unwrap();
+    assert_eq!(delivery.find(&first), Ok(announced_only.id()));
+    announce(&delivery, &honest).unwrap();
+    work(&delivery);
+    // Which of them is meant is for the operator to say.
+    let Err(DecideError::Claimed(ids)) = delivery.find(&first) else { panic!("{:?}", delivery.find(&first)) };
+    assert_eq!(ids.len(), 2);
+    assert_eq!(delivery.find(&ids[1].parse().unwrap()), Ok(honest.id()));
     send(&delivery, &honest);
     honest.assert_at(&bench.inbox(1));
+    assert_eq!(delivery.find(&first), Ok(honest.id()));
     assert_eq!(delivery.due_hooks(0)[0].id, honest.id());
     // The other one is whole too late.
     send(&delivery, &announced_only);

@@ -82,7 +82,8 @@ pub(super) fn run(args: &Args, config: &Path, json: bool) -> Result<(), CommandE
             AdoptError::Disk { error, .. } => Exit::from_io(error),
             AdoptError::Epoch => Exit::Usage,
         };
-        CommandError::new(exit, format!("not adopted, so try again: {error}"))
+        let again = if matches!(error, AdoptError::Epoch) { "" } else { "; mend that and run it again" };
+        CommandError::new(exit, format!("not adopted: {error}{again}"))
     })?;
     drop(lock);
     if json {
