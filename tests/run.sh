@@ -4,7 +4,7 @@
 # a test that cannot run here is skipped by name.
 #
 #   tests/run.sh            everything
-#   tests/run.sh --long     the same, with each attack of tests/peer for a minute
+#   tests/run.sh --long     the same, with the attacks of tests/peer for a minute, some at a time
 #   tests/run.sh WORD...    only the tests whose names contain one of the words, and scripts of tests/peer so named
 #
 # The last line is "N passed, N failed, N skipped".

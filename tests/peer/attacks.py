@@ -15,19 +15,19 @@ import time
 
 from checkvalve_peer import keys
 from checkvalve_peer.sender import Udp, random64
-from hostile.base import ATTACKS, POSITIONS, Position, Victim, read_recording
+from hostile.base import ATTACKS, POSITIONS, Position, Victim, interleave, read_recording
 import hostile  # noqa: F401 (registers the attacks)
 
 
-def run(name, position, to, seconds, rate=2000):
-    """Runs one attack; returns how many datagrams were sent."""
-    attack = ATTACKS[name]
-    if attack.position == "signer" and position.key is None:
-        raise SystemExit(f"{name} needs a signing key")
+def run(names, position, to, seconds, rate=2000):
+    """Runs attacks, which take turns; returns how many datagrams were sent."""
+    for name in names:
+        if ATTACKS[name].position == "signer" and position.key is None:
+            raise SystemExit(f"{name} needs a signing key")
     if not position.victims:
         position.victims = [Victim(random64())]
     udp = Udp(to, rate)
-    udp.send_all(attack(position), time.monotonic() + seconds)
+    udp.send_all(interleave(*(ATTACKS[name](position) for name in names)), time.monotonic() + seconds)
     return udp.sent
 
 
@@ -80,7 +80,7 @@ def main():
         a.count,
         random.Random(a.seed),
     )
-    print(f"{a.name}: {run(a.name, position, a.to, a.seconds, a.rate)} datagrams")
+    print(f"{a.name}: {run([a.name], position, a.to, a.seconds, a.rate)} datagrams")
     return 0
 
 

@@ -1,9 +1,10 @@
 """The real receiver under each attack of `hostile`, under a flood, and with names of every byte.
 
-    python3 tests/peer/test_receiver.py [--long] [--seconds N] [--only NAME...]
+    python3 tests/peer/test_receiver.py [--long] [--seconds N] [--rate N] [--only NAME...]
 
-Honest bundles of the real sender are published before, during and after each attack, which runs for 2 seconds, or with
---long for a minute. Everything is sent over loopback. The programs are taken from $CHECKVALVE_BIN, or else from target/release.
+Honest bundles of the real sender are published before, during and after each attack, which runs for 2 seconds. With --long
+it runs for a minute, together with others of its kind, which take turns. Everything is sent over loopback. The programs are
+taken from $CHECKVALVE_BIN, or else from target/release.
 """
 
 import argparse
@@ -30,10 +31,12 @@ from checkvalve_peer.objects import DIRECTORY, FILE, SYMLINK, Entry, Hashes, dig
 from checkvalve_peer.sender import Manifest, Sender, Udp, random64
 from daemons import Pair, wait
 from hostile.base import ATTACKS, POSITIONS, Position, Victim, send_data, send_manifest, send_whole
+from hostile.storm import ALONE
 
 SECONDS = 2.0
 ONLY = []
 RATE = 1500  # datagrams a second of each attacker
+TOGETHER = 8  # attacks that take turns in a minute of --long
 LOG_LINES = 200  # most that one attack may have written
 MORE_LINES = 800  # as many more if it is of a trusted key for its own channel, beside two for each bundle that it had published
 MEMORY = 96 << 20  # `memory` of the receiver, which it keeps mapped to use again
@@ -42,16 +45,16 @@ JOURNAL = 1 << 20  # staging's journal is written anew only when it is longer
 MINUTE = 60
 FORK = multiprocessing.get_context("fork")
 
-# With the link key, or on an insecure link, one can put wrong symbols in the place of a victim's for as long as one sends: then
-# its content is spoilt, and nothing but sending it again helps.
-TICKETS = 3  # the first may be spoilt too, by what came between the spoiling's being found and the attack's end
+# Who can put wrong symbols in the place of a victim's spoils its content, and nothing but sending it again helps. What was sent
+# again may be spoilt too, by what came between the spoiling's being found and the attack's end.
+TICKETS = 3
 
 
 class Attacker:
-    """One attack, in a process of its own."""
+    """Attacks that take turns, in a process of their own."""
 
-    def __init__(self, name, position, to, seconds):
-        self.process = FORK.Process(target=attacks.run, args=(name, position, to, seconds, RATE), daemon=True)
+    def __init__(self, names, position, to, seconds):
+        self.process = FORK.Process(target=attacks.run, args=(names, position, to, seconds, RATE), daemon=True)
         self.process.start()
 
     def join(self, seconds):
@@ -95,21 +98,21 @@ class Site:
         self.pair.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def positions(self, name, victims, sequence):
-        """The attackers of an attack: (channel, key)."""
+    def positions(self, names, victims, sequence):
+        """The attackers of attacks of one position: (channel, key)."""
         pair = self.pair
-        if ATTACKS[name].position != "signer":
+        if ATTACKS[names[0]].position != "signer":
             who = [("default", None)]
         elif not pair.link:
             who = [("default", pair.neighbour)]
         else:
             who = [("default", pair.neighbour), ("other", pair.neighbour), ("default", SigningKey.random())]
         for channel, key in who:
-            count = 20_000 if name == "empty_files_million" and SECONDS < MINUTE else 0
+            count = 20_000 if "empty_files_million" in names and SECONDS < MINUTE else 0
             newest = sequence if channel == "default" else 1
             yield Position(pair.link, key, victims, channel, newest, list(pair.recorded), count)
 
-    def begin(self, name):
+    def begin(self, names):
         """Drops a bundle, and attacks it as soon as it has an id."""
         self.lines = self.pair.receiver.log().count(b"\n")
         self.during = self.pair.drop(int(max(SECONDS, 1) * 750_000))
@@ -117,10 +120,10 @@ class Site:
         victims = [Victim(int(low["id"], 16), low["bytes"], self.pair.symbol, self.pair.most)]
         victims += [Victim(victims[0].bundle + (1 << 24)), Victim(random64() & ~0xFFFFFF | self.pair.honest.tag)]
         self.attackers = [
-            Attacker(name, p, self.pair.to, SECONDS) for p in self.positions(name, victims, low["sequence"] + 1)
+            Attacker(names, p, self.pair.to, SECONDS) for p in self.positions(names, victims, low["sequence"] + 1)
         ]
 
-    def end(self, name):
+    def end(self, names):
         """Waits for the attack's end, and checks that what it was meant to do has not happened."""
         receiver = self.pair.receiver
         end = time.monotonic() + SECONDS + 8
@@ -128,39 +131,35 @@ class Site:
         assert all(ended), f"the attack itself failed: {ended}"
         receiver.alive()
         after = self.pair.drop(20_000)
-        wait(lambda: self.told(self.during, name), lambda: self.arrived(self.during, name))
-        wait(lambda: self.told(after, name), lambda: self.pair.installed(after))
+        wait(lambda: self.told(self.during, names), lambda: self.arrived(self.during, names))
+        wait(lambda: self.told(after, names), lambda: self.pair.installed(after))
         bad = [b for b in receiver.bundles(channel="default") if b["state"] in ("quarantined", "held", "rejected", "withdrawn", "failed")]
         assert not bad, bad
         receiver.command("status")
         log = receiver.log()
         assert b"panicked" not in log, receiver.tail()
         lines = log.split(b"\n")[self.lines : -1]
-        own = self.pair.link and ATTACKS[name].position == "signer"
+        own = self.pair.link and ATTACKS[names[0]].position == "signer"
         lines = [x for x in lines if not re.search(rb"INFO (published|installed)", x)]
         most = LOG_LINES + (MORE_LINES if own else 0)
         assert len(lines) <= most * (1 + SECONDS // MINUTE), f"{len(lines)} lines in the log, the last: {receiver.tail()}"
 
-    def told(self, bundle, name):
-        return f"{self.what}, {name}: low {self.pair.low(bundle)}, high {self.pair.high(bundle)}, {self.pair.receiver.tail()}"
+    def told(self, bundle, names):
+        return f"{self.what}, {' '.join(names)}: low {self.pair.low(bundle)}, high {self.pair.high(bundle)}, {self.pair.receiver.tail()}"
 
-    def arrived(self, bundle, name):
-        """Whether it is installed; if it was spoilt, its ticket is carried to the sender first."""
+    def arrived(self, bundle, names):
+        """Whether it is installed; if it may have been spoilt, its ticket is carried to the sender first."""
         if self.pair.installed(bundle):
             return True
         high = self.pair.high(bundle)
         if high and high["state"] == "incomplete" and high["ticket"] and self.pair.transmitted(bundle):
             again = time.monotonic() - self.carried.get(bundle, 0) > 4
-            if again and self.tickets.count((name, bundle)) < TICKETS and self.may_spoil(name):
-                self.tickets.append((name, bundle))
+            if again and self.tickets.count((names, bundle)) < TICKETS and any(ATTACKS[n].spoils for n in names):
+                self.tickets.append((names, bundle))
                 ticket = self.pair.receiver.command("ticket", f"default/{high['sequence']}")
                 self.pair.sender.command("resend", "--ticket", "-", input=ticket)
                 self.carried[bundle] = time.monotonic()
         return False
-
-    def may_spoil(self, name):
-        """Whether who attacks can spoil what others send."""
-        return ATTACKS[name].position != "none" or not self.pair.link
 
     def is_as_before(self):
         """Within a minute everything that attacks took is free again."""
@@ -187,25 +186,25 @@ class Attacks(unittest.TestCase):
     @classmethod
     def tearDownClass(cls):
         for site in cls.sites:
-            names = [name for name, _ in site.tickets]
+            names = [n for names, _ in site.tickets for n in names if ATTACKS[n].spoils]
             counts = ", ".join(f"{name} ({names.count(name)})" for name in sorted(set(names)))
             print(f"{site.what}: tickets were needed under {counts or 'no attack'}")
 
-    def attack(self, name):
-        """One attack on each site that it is for. A machine that stands still for seconds can spoil a try: then a second one counts."""
-        failed = self.attempt(name)
+    def attack(self, names):
+        """Attacks on each site that they are for. A machine that stands still for seconds can spoil a try: then a second one counts."""
+        failed = self.attempt(names)
         if failed:
-            failed = self.attempt(name)
+            failed = self.attempt(names)
         self.assertFalse(failed, "\n".join(failed))
 
-    def attempt(self, name):
-        sites = [s for s in self.sites if s.pair.link or ATTACKS[name].position != "signer"]
+    def attempt(self, names):
+        sites = [s for s in self.sites if s.pair.link or ATTACKS[names[0]].position != "signer"]
         for site in sites:
-            site.begin(name)
+            site.begin(names)
         failed = []
         for site in sites:
             try:
-                site.end(name)
+                site.end(names)
             except Exception as e:  # whatever it is, the other site is looked at too, and the next attack finds a new one
                 failed.append(f"{site.what}: {e!r}")
                 print(failed[-1], end=" ", flush=True)
@@ -225,11 +224,22 @@ class Attacks(unittest.TestCase):
         self.rest()
 
 
+def in_turns(chosen):
+    """Some attacks of one kind at a time; those that spoil bundles apart, so that no other is excused."""
+    kinds = {}
+    for name in chosen:
+        kinds.setdefault((ATTACKS[name].__module__, ATTACKS[name].spoils, name if name in ALONE else None), []).append(name)
+    for names in kinds.values():
+        parts = -(-len(names) // TOGETHER)
+        yield from (tuple(names[i::parts]) for i in range(parts))
+
+
 def make_tests():
     for i, position in enumerate(POSITIONS, 1):
         chosen = [n for n, a in ATTACKS.items() if a.position == position and (not ONLY or n in ONLY)]
-        for n, name in enumerate(chosen):
-            setattr(Attacks, f"test_{i}_{position}_{n:02}_{name}", lambda self, name=name: self.attack(name))
+        for n, names in enumerate(in_turns(chosen) if SECONDS >= MINUTE else [(n,) for n in chosen]):
+            title = names[0] if len(names) == 1 else f"{names[0]}_to_{names[-1]}"
+            setattr(Attacks, f"test_{i}_{position}_{n:02}_{title}", lambda self, names=names: self.attack(names))
         if position != "signer":
             setattr(Attacks, f"test_{i}_{position}_rest", lambda self: self.rest())
 
@@ -448,13 +458,14 @@ class EveryByte(unittest.TestCase):
 
 
 def main():
-    global SECONDS, ONLY
+    global SECONDS, RATE, ONLY
     p = argparse.ArgumentParser(description="The real receiver under attack.")
-    p.add_argument("--long", action="store_true", help="each attack for a minute")
+    p.add_argument("--long", action="store_true", help="a minute for each attack, some at a time")
     p.add_argument("--seconds", type=float, help="each attack for so long")
+    p.add_argument("--rate", type=float, default=RATE, help="datagrams a second of each attacker")
     p.add_argument("--only", nargs="+", default=[], metavar="NAME", help="only these attacks, or `flood`, or `bytes`")
     a = p.parse_args()
-    SECONDS, ONLY = a.seconds or (60.0 if a.long else 2.0), a.only
+    SECONDS, RATE, ONLY = a.seconds or (60.0 if a.long else 2.0), a.rate, a.only
     make_tests()
     classes = {"flood": Flood, "bytes": EveryByte}
     chosen = [c for n, c in classes.items() if n in ONLY or not ONLY]

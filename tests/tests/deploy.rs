@@ -178,3 +178,42 @@ fn daemons(work: &Path) -> Vec<u32> {
     });
     found.collect()
 }
+
+/// Of every attack the page says which test shows it: by `crate: path::name`, or `attacks.py name`.
+#[test]
+fn the_tests_that_security_names_are_there() {
+    let root = deploy().parent().unwrap().to_owned();
+    let sources = |folder: &str, end: &str| -> String {
+        let files = walk(&root.join(folder)).into_iter().filter(|path| path.extension().is_some_and(|e| e == end));
+        files.map(|path| std::fs::read_to_string(path).unwrap()).collect()
+    };
+    let crates = [("protocol", "protocol/src"), ("host", "protocol/host/src"), ("receiver", "receiver/src")];
+    let crates = crates.into_iter().chain([("sender", "sender/src"), ("tests", "tests/tests")]);
+    let crates: Vec<(&str, String)> = crates.map(|(name, folder)| (name, sources(folder, "rs"))).collect();
+    let attacks = sources("tests/peer/hostile", "py");
+    let page = std::fs::read_to_string(deploy().join("SECURITY.md")).unwrap();
+    let (mut named, mut rows) = (0, 0);
+    for line in page.lines().filter(|line| line.starts_with("| ")) {
+        let mut shown = 0;
+        for code in line.split('`').skip(1).step_by(2) {
+            if let Some(name) = code.strip_prefix("attacks.py ") {
+                assert!(attacks.contains(&format!("def {name}(")), "{code} is no attack");
+                shown += 1;
+            } else if let Some((of, test)) = code.split_once(": ")
+                && let Some((_, source)) = crates.iter().find(|(name, _)| *name == of)
+            {
+                let name = test.rsplit("::").next().unwrap();
+                assert!(source.contains(&format!("fn {name}(")), "{code} is no test");
+                shown += 1;
+            }
+        }
+        named += shown;
+        rows += usize::from(shown > 0);
+    }
+    assert!(rows >= 40 && named >= rows, "{rows} attacks, {named} tests");
+}
+
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+}

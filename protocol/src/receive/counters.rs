@@ -11,7 +11,7 @@ use crate::id::SessionId;
 const SPAN: u64 = 1 << 22;
 const WORDS: usize = (SPAN / 64) as usize;
 /// Datagrams that may come while the first beacon of a session is checked: these are not counted, nor called lost.
-const UNCHECKED: u64 = 1 << 12;
+const UNCHECKED: u64 = 1 << 15;
 /// Sessions that are counted at once; the one that was heard of longest ago is forgotten.
 const SESSIONS: usize = 4;
 

@@ -296,8 +296,8 @@ impl Delivery {
                 tracing::warn!(bundle = %id, code, reason, suppressed, "held");
             }
             self.note(now, &Event::Held { bundle: subject(&subject_of), code, reason: &reason });
+            self.save();
         }
-        self.save();
         self.discard(id);
     }
 

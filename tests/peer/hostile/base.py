@@ -21,9 +21,11 @@ POSITIONS = {
 }
 
 
-def attack(position):
+def attack(position, spoils=False):
+    """`spoils`: it puts wrong symbols in the place of a victim's, so that only sending that bundle again helps."""
+
     def register(function):
-        function.position = position
+        function.position, function.spoils = position, spoils
         ATTACKS[function.__name__] = function
         return function
 

@@ -21,7 +21,7 @@ def counter_extremes(p):
             yield symbol(p, s, DATA, sbn=0, esi=0, **p.place(Victim(random64(), 1 << 16)))
 
 
-@attack("link")
+@attack("link", spoils=True)
 def counter_random(p):
     """Random counters in one session."""
     s = p.sender()
@@ -30,7 +30,7 @@ def counter_random(p):
         yield symbol(p, s, DATA, sbn=0, esi=p.rng.randrange(46), **p.place())
 
 
-@attack("link")
+@attack("link", spoils=True)
 def session_per_datagram(p):
     """A session for each datagram, rightly sealed: fill the table of sessions with ones that are proven."""
     while True:
@@ -46,7 +46,7 @@ def many_sessions(p):
             yield symbol(p, s, DATA, sbn=0, esi=0, bundle=random64(), length=1 << 16, symbol=1408, most=256)
 
 
-@attack("link")
+@attack("link", spoils=True)
 def wrong_symbol_per_block(p):
     """One wrong symbol for each block of a victim's data, before the right ones: make each block decode wrongly."""
     s = p.sender()
@@ -56,7 +56,7 @@ def wrong_symbol_per_block(p):
                 yield symbol(p, s, DATA, sbn=sbn, esi=0, **p.place(v))
 
 
-@attack("link")
+@attack("link", spoils=True)
 def wrong_repair_symbols(p):
     """Wrong repair symbols for a victim's blocks, with ESIs that the sender may use next."""
     s = p.sender()
@@ -67,7 +67,7 @@ def wrong_repair_symbols(p):
                 yield symbol(p, s, DATA, sbn=p.rng.randrange(blocks), esi=esi, **p.place(v))
 
 
-@attack("link")
+@attack("link", spoils=True)
 def wrong_symbols_all(p):
     """Every source symbol of a victim's data, wrong: complete its blocks with rubbish, over and over."""
     s = p.sender()
@@ -76,7 +76,7 @@ def wrong_symbols_all(p):
             yield from s.symbols(DATA, v.bundle, lambda start, n: p.noise(n), v.length, v.symbol, v.most)
 
 
-@attack("link")
+@attack("link", spoils=True)
 def two_versions_of_one_symbol(p):
     """The same place with ever other bytes."""
     s = p.sender()

@@ -102,7 +102,7 @@ def beacons_sealed_into_their_session(p):
             yield Sealer(p.link, d.session).seal(BEACON, p.rng.randrange(1 << 64), d.payload)
 
 
-@attack("link")
+@attack("link", spoils=True)
 def counters_of_their_session(p):
     """Sealed datagrams under a recorded session with counters far ahead: make the honest sender's look lost or late."""
     from checkvalve_peer.datagram import Sealer
