@@ -1,7 +1,7 @@
 //! The receiver's process: opener, reassembly and the real delivery, and its pipeline without threads, in the order of
 //! `receiver/src/pipeline.rs`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use checkvalve_protocol::admit::Trust;
 use checkvalve_protocol::crypto::TrustStore;
 use checkvalve_protocol::fec::Plans;
-use checkvalve_protocol::receive::{Check, Limits, Reassembly, ReceivedBlock, Taken};
+use checkvalve_protocol::receive::{Check, Limits, Reassembly, ReceivedBlock, Taken, Usage};
 use checkvalve_protocol::seal::Opener;
 use checkvalve_protocol::ticket::Loss;
 use checkvalve_protocol::time::Time;
@@ -24,6 +24,7 @@ use checkvalve_receiver::store::space;
 
 use super::low::{LINK_KEY, signing_key};
 use super::memory::Memory;
+use super::peer::peer_key;
 use super::script::Options;
 use crate::rng::Rng;
 use crate::simdisk::SimDisk;
@@ -61,8 +62,6 @@ impl High {
         now_ms: u64,
         seed: u64,
     ) -> Result<Self, OpenError> {
-        let mut trust = TrustStore::new();
-        trust.insert(signing_key().public(), "low");
         let hook = options.hook.map(|retries| {
             Arc::new(HookPolicy {
                 install: "/hook".into(),
@@ -95,7 +94,7 @@ impl High {
         };
         let mut id = [0; 16];
         id[..8].copy_from_slice(&boot.to_le_bytes());
-        let delivery = Delivery::open(Arc::new(disk.clone()), settings, Trust::new(trust), id, now_ms)?;
+        let delivery = Delivery::open(Arc::new(disk.clone()), settings, trust(options), id, now_ms)?;
         let memory = if options.little_memory { 24 << 10 } else { 4 << 20 };
         // What nobody signed for finds little room, so that some of it has to make room for the rest; but a block of it, in pages, and
         // its repair symbols fit.
@@ -206,6 +205,11 @@ impl High {
         usage.memory.saturating_sub(self.memory + 4_096 + usage.objects as u64 * OBJECT)
     }
 
+    /// What is in use of what it may use.
+    pub(super) fn usage(&self) -> Usage {
+        self.reassembly.usage()
+    }
+
     fn collect(&mut self) {
         self.ready.extend(std::iter::from_fn(|| self.reassembly.poll_block()));
         while self.parked.len() < MAX_PARKED
@@ -280,4 +284,16 @@ impl High {
         self.collect();
         true
     }
+}
+
+/// Only the sender may sign for the channels of the run; the peer for any other, if it is trusted at all.
+fn trust(options: &Options) -> Trust {
+    let mut keys = TrustStore::new();
+    let low = signing_key().public();
+    assert!(keys.insert(low, "low"), "the first key");
+    if options.neighbour {
+        assert!(keys.insert(peer_key().public(), "neighbour"), "another tag");
+    }
+    let signers = super::play::channels().into_iter().map(|channel| (channel, BTreeSet::from([low.id()]))).collect();
+    Trust { keys, signers }
 }

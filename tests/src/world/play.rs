@@ -21,6 +21,7 @@ use super::high::High;
 use super::hook::Running;
 use super::low::{self, Low, Told};
 use super::memory::Memory;
+use super::peer::Peer;
 use super::script::{Cut, Fault, Script, Side, What};
 use super::wire::Wire;
 use crate::rng::Rng;
@@ -105,6 +106,7 @@ pub(super) struct World<'a> {
     /// Of the receiver's blocks under way.
     memory: Memory,
     wire: Wire,
+    pub(super) peer: Peer,
     pub(super) book: Book,
     hooks: Vec<Running>,
     plans: Arc<Plans>,
@@ -192,6 +194,7 @@ impl<'a> World<'a> {
             high,
             memory: Memory::default(),
             wire: Wire::new(rng.next_u64()),
+            peer: Peer::new(&script),
             book: Book::default(),
             hooks: Vec::new(),
             plans: Arc::new(Plans::new()),
@@ -238,6 +241,7 @@ impl<'a> World<'a> {
             if self.low.process.is_some() && self.low.next <= self.now {
                 self.step_low()?;
             }
+            self.wire.inject(self.now, self.peer.step(self.now));
             while let Some(datagram) = self.wire.take(self.now) {
                 self.arrive(datagram)?;
             }
@@ -254,7 +258,7 @@ impl<'a> World<'a> {
     fn next_ns(&self) -> u64 {
         let low = if self.low.process.is_some() { self.low.next } else { self.low.up_at };
         let high = if self.high.process.is_some() { self.high.next } else { self.high.up_at };
-        let others = [self.low.faulty_until, self.high.faulty_until, self.wire.next()];
+        let others = [self.low.faulty_until, self.high.faulty_until, self.wire.next(), self.peer.next()];
         let hooks = self.hooks.iter().map(|hook| hook.ends_ns);
         others.into_iter().flatten().chain(hooks).chain([low, high]).min().expect("there are two machines")
     }
@@ -283,6 +287,7 @@ impl<'a> World<'a> {
             What::Slow { side: Side::High, for_ms } => self.high.slow_until = self.now + for_ms * MS,
             What::Tickets => self.carry_tickets(false)?,
             What::Resend { pick } => self.resend_any(pick)?,
+            What::Forge { what, times, for_ms } => self.peer.forge(what, self.now, times, for_ms * MS / times),
         }
         Ok(())
     }
@@ -378,12 +383,14 @@ impl<'a> World<'a> {
                 format!("transmits {}/{} ({}) from ESI {}", job.channel, job.sequence, job.bundle, job.esis.start)
             });
             self.book.started(job)?;
+            self.peer.hear(job);
         }
         for (id, whole) in told.ended {
             self.note(|| format!("{id} {}", if whole { "is transmitted" } else { "failed" }));
             self.book.ended(id, whole);
         }
         for datagram in told.datagrams {
+            self.peer.overhear(&datagram);
             self.wire.send(self.now, datagram, &self.script.options);
         }
         Ok(())
@@ -594,6 +601,12 @@ impl<'a> World<'a> {
     /// The line loses nothing any more.
     pub(super) fn mend_wire(&mut self) {
         self.wire.perfect = true;
+    }
+
+    /// The sender is switched off for good.
+    pub(super) fn silence(&mut self) {
+        self.low.process = None;
+        self.low.up_at = u64::MAX;
     }
 
     pub(super) fn low_clock(&self) -> Now {

@@ -96,6 +96,34 @@ pub enum What {
         /// Which of all that are there.
         pick: u64,
     },
+    /// Somebody who holds the link key sends beside the sender.
+    Forge {
+        /// What.
+        what: Forgery,
+        /// How often.
+        times: u64,
+        /// In how long, in milliseconds.
+        for_ms: u64,
+    },
+}
+
+/// What somebody sends who holds the link key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forgery {
+    /// Symbols of bundles that there are none of.
+    Junk,
+    /// Whole announces and hashes that are none, of the sender's bundles and of none.
+    Garbage,
+    /// Symbols of the sender's bundles under an OTI that is not theirs.
+    Otis,
+    /// Beacons that nobody, or another key signed, and the sender's own in another session.
+    Beacons,
+    /// Withdrawals by a key that may not withdraw.
+    Withdrawals,
+    /// Announces that its own key signed, of its own channel and of others.
+    Announces,
+    /// Wrong symbols of the sender's bundles in the right place: these have to be asked for again.
+    Spoil,
 }
 
 /// How a process dies.
@@ -167,6 +195,8 @@ pub struct Options {
     pub little_retained: bool,
     /// Whether every file is synced by itself.
     pub fsync_each: bool,
+    /// Whether the receiver trusts the key of who forges, for channels other than the sender's.
+    pub neighbour: bool,
 }
 
 impl Default for Options {
@@ -191,12 +221,22 @@ impl Default for Options {
             little_memory: false,
             little_retained: false,
             fsync_each: false,
+            neighbour: false,
         }
     }
 }
 
 /// EIO, ENOSPC, EROFS, EMFILE, EDQUOT.
 const ERRNOS: [i32; 5] = [5, 28, 30, 24, 122];
+const FORGERIES: [Forgery; 7] = [
+    Forgery::Junk,
+    Forgery::Garbage,
+    Forgery::Otis,
+    Forgery::Beacons,
+    Forgery::Withdrawals,
+    Forgery::Announces,
+    Forgery::Spoil,
+];
 const OPS: [Op; 14] = [
     Op::OpenRead,
     Op::CreateNew,
@@ -218,7 +258,7 @@ impl Script {
     /// The script of a seed.
     pub fn of(seed: u64) -> Self {
         let mut rng = Rng::new(seed ^ 0x5c21_b7e5);
-        let options = Options::of(&mut rng);
+        let mut options = Options::of(&mut rng);
         let mut events = Vec::new();
         let span = 4_000 + rng.below(16_000);
         for _ in 0..2 + rng.below(5) {
@@ -253,8 +293,16 @@ impl Script {
             }
         }
         events.sort_by_key(|(at, _)| *at);
-        let events = events.into_iter().enumerate().map(|(number, (at_ms, what))| Event { number, at_ms, what });
-        Self { seed, options, events: events.collect() }
+        // Numbered after all others, from numbers of their own: without them a script is what it was before there were any.
+        let forged = forgeries(seed, span);
+        options.neighbour = forged.neighbour;
+        // What a dozen objects of each bundle take by themselves fills so little memory, and no room is made for blocks then.
+        options.little_memory &= forged.events.is_empty();
+        let events = events.into_iter().chain(forged.events).enumerate();
+        let events = events.map(|(number, (at_ms, what))| Event { number, at_ms, what });
+        let mut events: Vec<Event> = events.collect();
+        events.sort_by_key(|event| event.at_ms);
+        Self { seed, options, events }
     }
 }
 
@@ -284,8 +332,30 @@ impl Options {
             little_memory: up_to(300, 9) > 0,
             little_retained: up_to(100, 9) > 0,
             fsync_each: up_to(400, 9) > 0,
+            neighbour: false,
         }
     }
+}
+
+struct Forged {
+    neighbour: bool,
+    events: Vec<(u64, What)>,
+}
+
+/// What somebody forges in the run of a seed, in three of ten seeds.
+fn forgeries(seed: u64, span: u64) -> Forged {
+    let mut rng = Rng::new(seed ^ 0xf0_46e5);
+    if !rng.chance(300) {
+        return Forged { neighbour: false, events: Vec::new() };
+    }
+    let neighbour = rng.chance(600);
+    let mut events = Vec::new();
+    for _ in 0..1 + rng.below(5) {
+        let what = FORGERIES[usize::try_from(rng.below(FORGERIES.len() as u64)).expect("small")];
+        let for_ms = 100 + rng.below(8_000);
+        events.push((rng.below(span), What::Forge { what, times: 1 + rng.below(40), for_ms }));
+    }
+    Forged { neighbour, events }
 }
 
 fn side(rng: &mut Rng) -> Side {

@@ -1,6 +1,6 @@
 //! The end of a run: all is mended, tickets are carried until nothing is lacking, and the sums must come out.
 
-use checkvalve_protocol::ticket::Ticket;
+use checkvalve_protocol::ticket::{Subject, Ticket};
 use checkvalve_receiver::delivery::status::Status;
 use checkvalve_receiver::delivery::ticket::TicketError;
 use checkvalve_receiver::ledger::State;
@@ -20,6 +20,7 @@ impl World<'_> {
     pub(super) fn settle(&mut self) -> Held {
         self.note(|| "all is mended".to_owned());
         self.mend_all();
+        self.peer.stop();
         for round in 0..ROUNDS {
             if round == PERFECT {
                 self.mend_wire();
@@ -27,9 +28,11 @@ impl World<'_> {
             self.wait_for_sender()?;
             self.advance(self.now + (SILENCE_MS + 8_000) * MS)?;
             let (Some(view), Some(status)) = (self.view(), self.status()) else { continue };
+            self.nothing_forged(&status)?;
             let lacking = self.lacking(&view, &status);
             if lacking.is_empty() {
-                return self.sums(&view, &status);
+                self.sums(&view, &status)?;
+                return self.nothing_is_left();
             }
             // A carousel or a late hook may still be at it.
             let unreported = lacking.iter().find(|what| matches!(what, Lacking::Unreported(_)));
@@ -50,10 +53,12 @@ impl World<'_> {
     /// `give_up`, the person also gives up what the sender cannot send any more, and drops it again.
     pub(super) fn carry_tickets(&mut self, give_up: bool) -> Held {
         let Some(status) = self.status() else { return Ok(()) };
-        let commands = status.bundles.iter().filter_map(|row| row.ticket.clone());
+        let (ours, others): (Vec<_>, Vec<_>) = status.bundles.iter().partition(|row| is_ours(&row.channel));
+        let commands = ours.iter().filter_map(|row| row.ticket.clone());
         let named: Vec<String> = commands.map(|c| c.split(' ').next_back().unwrap_or_default().to_owned()).collect();
         let asked = match named.is_empty() {
-            false if self.tickets.is_multiple_of(2) => vec![Vec::new()],
+            // What the peer announced is none of the sender's.
+            false if self.tickets.is_multiple_of(2) && others.is_empty() => vec![Vec::new()],
             _ => named.into_iter().map(|name| vec![name]).collect(),
         };
         for which in asked {
@@ -108,7 +113,7 @@ impl World<'_> {
 
     fn lacking(&self, view: &View, status: &Status) -> Vec<Lacking> {
         let mut lacking = Vec::new();
-        for row in &status.bundles {
+        for row in status.bundles.iter().filter(|row| is_ours(&row.channel)) {
             let what = format!("{}/{} ({:?}: {:?})", row.channel, row.sequence, row.state, row.reason);
             match row.state {
                 State::Incomplete | State::Missing => lacking.push(Lacking::Reported(what)),
@@ -156,6 +161,13 @@ impl World<'_> {
         for (which, answer) in self.low_survived(did)?.into_iter().flatten() {
             match answer {
                 Err(ResendError::Failed(..) | ResendError::NotRetained(_)) if give_up => self.give_up(&which)?,
+                // The data's OTI is known from its symbols alone, and somebody forged these: the person asks for all of it.
+                Err(ResendError::Blocks(..)) if lacks_announce(&ticket) && self.peer.is_there() => {
+                    let (clock, bundle) = (self.low_clock(), which.clone());
+                    let Some(process) = &mut self.low.process else { return Ok(()) };
+                    let did = SimDisk::until_power_cut(|| process.engine.resend(&bundle, &[], clock).map(drop));
+                    self.low_survived(did)?;
+                }
                 Err(error @ (ResendError::Unknown(_) | ResendError::Ambiguous(..) | ResendError::Blocks(..))) => {
                     return Err(format!("the sender refuses a ticket: {error}"));
                 }
@@ -222,6 +234,15 @@ impl World<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether a channel is one of the sender's.
+pub(super) fn is_ours(channel: &str) -> bool {
+    super::play::channels().iter().any(|ours| ours.as_str() == channel)
+}
+
+fn lacks_announce(ticket: &Ticket) -> bool {
+    matches!(ticket.subject(), Subject::Bundle { announce: true, .. })
 }
 
 /// What is not over yet.

@@ -60,7 +60,7 @@ pub(super) fn calmed(from: &Options, to: &Options) -> Vec<&'static str> {
 
 type Calm = fn(&mut Options);
 
-const CALM: [(&str, Calm); 16] = [
+const CALM: [(&str, Calm); 17] = [
     ("loss", |o| o.loss = 0),
     ("burst", |o| o.burst = None),
     ("duplicate", |o| o.duplicate = 0),
@@ -77,4 +77,5 @@ const CALM: [(&str, Calm); 16] = [
     ("memory", |o| o.little_memory = false),
     ("retained", |o| o.little_retained = false),
     ("fsync", |o| o.fsync_each = false),
+    ("neighbour", |o| o.neighbour = false),
 ];

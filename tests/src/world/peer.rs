@@ -1,0 +1,253 @@
+//! Somebody who holds the link key, hears the sender, and sends beside it. What it signs is signed by a key of its own, which the
+//! receiver trusts for other channels than the sender's, or not at all.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use checkvalve_protocol::crypto::SigningKey;
+use checkvalve_protocol::id::{BundleId, SessionId};
+use checkvalve_protocol::partition::Oti;
+use checkvalve_protocol::seal::Sealer;
+use checkvalve_protocol::wire::{Content, Header, ObjectKind, Symbol};
+use checkvalve_receiver::delivery::status::Status;
+use checkvalve_receiver::ledger::State;
+
+use super::book::Held;
+use super::low::{LINK_KEY, Started};
+use super::play::{MS, World};
+use super::script::{Forgery, Script, What};
+use crate::rng::Rng;
+
+/// Beacons of the sender that are remembered.
+const BEACONS: usize = 8;
+/// How long the receiver remembers at most what nobody signed for, and some seconds more.
+const FORGOTTEN_MS: u64 = 36_000;
+
+/// What it knows, and what it is about to do.
+pub(super) struct Peer {
+    pub(super) rng: Rng,
+    pub(super) key: Arc<SigningKey>,
+    /// Whether there is one at all.
+    there: bool,
+    session: SessionId,
+    counter: u64,
+    /// Beacons that it signed.
+    pub(super) told: u64,
+    /// The sender's session.
+    pub(super) theirs: SessionId,
+    pub(super) victims: Vec<Victim>,
+    /// Whole datagrams with the sender's beacons, the newest last.
+    pub(super) beacons: VecDeque<Vec<u8>>,
+    under_way: Vec<UnderWay>,
+    /// Bundles that it made up and that no trusted key signed for.
+    made_up: BTreeSet<BundleId>,
+    /// Bundles that it signed for.
+    pub(super) own: Vec<BundleId>,
+}
+
+/// A bundle of the sender's, as far as the line tells.
+#[derive(Clone)]
+pub(super) struct Victim {
+    pub(super) bundle: BundleId,
+    pub(super) sequence: u64,
+    pub(super) announce: [u8; 32],
+    pub(super) objects: Vec<(ObjectKind, Oti)>,
+}
+
+struct UnderWay {
+    what: Forgery,
+    left: u64,
+    every: u64,
+    next: u64,
+}
+
+pub(super) fn peer_key() -> Arc<SigningKey> {
+    Arc::new(SigningKey::from_seed([9; 32]))
+}
+
+impl Peer {
+    pub(super) fn new(script: &Script) -> Self {
+        let mut rng = Rng::new(script.seed ^ 0x9ee5);
+        Self {
+            key: peer_key(),
+            there: script.events.iter().any(|event| matches!(event.what, What::Forge { .. })),
+            session: SessionId(rng.next_u64()),
+            rng,
+            counter: 0,
+            told: 0,
+            theirs: SessionId(1),
+            victims: Vec::new(),
+            beacons: VecDeque::new(),
+            under_way: Vec::new(),
+            made_up: BTreeSet::new(),
+            own: Vec::new(),
+        }
+    }
+
+    pub(super) fn is_there(&self) -> bool {
+        self.there
+    }
+
+    /// The sender's announce says this.
+    pub(super) fn hear(&mut self, job: &Started) {
+        if self.there && self.victims.iter().all(|victim| victim.bundle != job.bundle) {
+            let Started { bundle, sequence, announce, .. } = *job;
+            self.victims.push(Victim { bundle, sequence, announce, objects: Vec::new() });
+        }
+    }
+
+    /// The sender sends this.
+    pub(super) fn overhear(&mut self, datagram: &[u8]) {
+        let Some(Ok(header)) = self.there.then(|| Header::parse(datagram)) else { return };
+        self.theirs = header.session;
+        match header.content {
+            Content::Beacon => {
+                if self.beacons.len() == BEACONS {
+                    self.beacons.pop_front();
+                }
+                self.beacons.push_back(datagram.to_vec());
+            }
+            Content::Symbol(symbol) => {
+                let victim = self.victims.iter_mut().rev().find(|victim| victim.bundle == symbol.bundle);
+                let object = (symbol.kind, symbol.oti);
+                if let Some(victim) = victim.filter(|victim| !victim.objects.contains(&object)) {
+                    victim.objects.push(object);
+                }
+            }
+        }
+    }
+
+    /// Begins with something: so many `times`, once in `every` nanoseconds.
+    pub(super) fn forge(&mut self, what: Forgery, now: u64, times: u64, every: u64) {
+        self.under_way.push(UnderWay { what, left: times, every, next: now });
+    }
+
+    /// Ends whatever it does.
+    pub(super) fn stop(&mut self) {
+        self.under_way.clear();
+    }
+
+    /// When it sends next.
+    pub(super) fn next(&self) -> Option<u64> {
+        self.under_way.iter().map(|under_way| under_way.next).min()
+    }
+
+    /// What it sends now.
+    pub(super) fn step(&mut self, now: u64) -> Vec<Vec<u8>> {
+        let mut due = Vec::new();
+        for under_way in &mut self.under_way {
+            if under_way.next <= now && under_way.left > 0 {
+                due.push(under_way.what);
+                under_way.next += under_way.every;
+                under_way.left -= 1;
+            }
+        }
+        self.under_way.retain(|under_way| under_way.left > 0);
+        due.into_iter().flat_map(|what| self.salvo(what)).collect()
+    }
+
+    /// One of the sender's bundles, the newest more often than others.
+    pub(super) fn victim(&mut self) -> Option<Victim> {
+        let (newest, any) = (self.rng.chance(600), self.rng.next_u64());
+        let count = self.victims.len() as u64;
+        let at = if newest { count.checked_sub(1)? } else { any.checked_rem(count)? };
+        self.victims.get(usize::try_from(at).expect("few")).cloned()
+    }
+
+    /// A bundle that there is none of.
+    pub(super) fn make_up(&mut self, signer: checkvalve_protocol::id::KeyId) -> BundleId {
+        let bundle = BundleId::new(self.rng.next_u64(), signer);
+        self.made_up.insert(bundle);
+        bundle
+    }
+
+    /// Mostly its own session; or a new one, or the sender's.
+    pub(super) fn any_session(&mut self) -> SessionId {
+        match self.rng.below(6) {
+            0 => SessionId(self.rng.next_u64()),
+            1 => self.theirs,
+            _ => self.session,
+        }
+    }
+
+    /// A datagram of any session, with any counter.
+    pub(super) fn seal(&mut self, session: SessionId, content: Content, payload: &[u8]) -> Vec<u8> {
+        let counter = match self.rng.below(8) {
+            0 => 0,
+            1 => u64::MAX,
+            2 => self.rng.next_u64(),
+            _ => {
+                self.counter += 1;
+                self.counter
+            }
+        };
+        let sealer = Sealer::new(Some(&LINK_KEY), session);
+        let mut datagram = vec![0; sealer.datagram_len(payload.len())];
+        sealer.seal(&Header { sealed: true, session, counter, content }, payload, &mut datagram);
+        datagram
+    }
+
+    /// All source symbols of an object.
+    pub(super) fn object(&mut self, bundle: BundleId, kind: ObjectKind, oti: Oti, bytes: &[u8]) -> Vec<Vec<u8>> {
+        let session = self.any_session();
+        let mut symbols = bytes.chunks(oti.symbol_size().into());
+        let mut datagrams = Vec::new();
+        for sbn in 0..oti.blocks() {
+            for esi in 0..oti.block_symbols(sbn).unwrap_or(0) {
+                let mut payload = symbols.next().unwrap_or_default().to_vec();
+                payload.resize(oti.symbol_size().into(), 0);
+                let symbol = Symbol { bundle, kind, sbn, esi: esi.into(), oti };
+                datagrams.push(self.seal(session, Content::Symbol(symbol), &payload));
+            }
+        }
+        datagrams
+    }
+}
+
+impl World<'_> {
+    /// Nothing that was forged is in any list but that of the key that signed it, and none of it is published.
+    pub(super) fn nothing_forged(&self, status: &Status) -> Held {
+        for row in &status.bundles {
+            let what = format!("{}/{} ({}) is {:?}", row.channel, row.sequence, row.id, row.state);
+            let is = |bundle: &BundleId| bundle.to_string() == row.id;
+            if self.peer.made_up.iter().any(is) {
+                return Err(format!("a forged bundle is believed: {what}"));
+            }
+            let own = self.peer.own.iter().any(is);
+            if own && (super::settle::is_ours(&row.channel) || !self.script.options.neighbour) {
+                return Err(format!("a bundle of another key is in the channel: {what}"));
+            }
+            let over = matches!(row.state, State::Complete | State::Installing | State::Installed);
+            if own && (over || row.path.is_some()) {
+                return Err(format!("a bundle without its data is published: {what}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// With the line silent, the receiver forgets whatever nobody signed for.
+    pub(super) fn nothing_is_left(&mut self) -> Held {
+        if !self.peer.there {
+            return Ok(());
+        }
+        self.silence();
+        self.advance(self.now + FORGOTTEN_MS * MS)?;
+        let process = self.high.process.as_ref().ok_or("the receiver does not stay up although nothing is wrong")?;
+        let usage = process.usage();
+        if (usage.unsigned_objects, usage.unsigned_memory) != (0, 0) {
+            return Err(format!("what nobody signed for is still held: {usage:?}"));
+        }
+        if self.high.faulty {
+            return Ok(());
+        }
+        let all = self.high.disk.tree(std::path::Path::new("/"));
+        let names: BTreeSet<String> = self.peer.made_up.iter().map(ToString::to_string).collect();
+        let named = |found: &&crate::simdisk::Found| {
+            found.path.iter().any(|name| name.to_str().is_some_and(|name| names.contains(name)))
+        };
+        match all.iter().find(named) {
+            Some(found) => Err(format!("what nobody signed for is still on the disk: {:?}", found.path)),
+            None => Ok(()),
+        }
+    }
+}
