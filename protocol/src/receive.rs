@@ -60,7 +60,8 @@ pub struct Limits {
     pub memory: u64,
     /// How much of it bundles may take that nobody signed for.
     pub unsigned_memory: u64,
-    /// Objects of bundles that a trusted key signed for, known at once; the one unheard of for longest makes room.
+    /// Objects of bundles that a trusted key signed for, known at once, as far as they take no more than an eighth of the memory; the one
+    /// unheard of for longest makes room.
     pub objects: usize,
     /// Objects of other bundles, without their announces.
     pub unsigned_objects: usize,
@@ -189,6 +190,8 @@ pub struct Reassembly {
     used: Time,
 }
 
+/// Objects that are known of one bundle, at most.
+const MOST_OF_BUNDLE: usize = 3 * objects::OF_A_KIND;
 /// Expired bundles that wait to be asked for; of more the caller learns when it looks.
 const MOST_EXPIRED: usize = 4_096;
 /// Memory that was used and is free is given back when no block has needed any for so long.
@@ -210,7 +213,10 @@ impl Reassembly {
         Self::with(limits, Some(memory))
     }
 
-    fn with(limits: Limits, memory: Option<Box<dyn BlockMemory>>) -> Self {
+    fn with(mut limits: Limits, memory: Option<Box<dyn BlockMemory>>) -> Self {
+        // Else objects alone could take all of it, and no room be made for a block.
+        let most = usize::try_from(limits.memory / 8 / buffers::OBJECT_OVERHEAD).unwrap_or(usize::MAX);
+        limits.objects = limits.objects.min(most.max(MOST_OF_BUNDLE));
         Self {
             limits,
             counters: Counters::default(),
@@ -294,6 +300,17 @@ impl Reassembly {
                 self.waiting[1].push_back((open.heard, handle, sbn));
             }
             self.buffers.vouch(&mut object.counted);
+        }
+        // What is not what was signed for goes.
+        for handle in self.objects.of(bundle) {
+            let Some(object) = self.objects.get(handle) else { continue };
+            let symbol = Symbol { bundle, kind: object.kind, sbn: 0, esi: 0, oti: object.oti };
+            if matches!(object.state, ObjectState::Wanted) && matches!(want(&symbol), Wanted::No(_)) {
+                self.remove_object(handle, false);
+            }
+        }
+        while let Some(silent) = self.objects.too_many_signed(now, &self.limits) {
+            self.remove_object(silent, true);
         }
         self.checks.vouch(bundle);
         for waiting in self.lobby.take(bundle) {

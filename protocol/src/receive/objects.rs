@@ -12,7 +12,7 @@ use crate::time::Time;
 use crate::wire::{ObjectKind, Symbol};
 
 /// Objects of one kind of a bundle: an honest sender has one, under one OTI.
-const OF_A_KIND: usize = 4;
+pub(super) const OF_A_KIND: usize = 4;
 /// Objects of bundles whose id names no trusted key.
 const UNKNOWN: usize = 32;
 /// Objects that are looked at to find one that makes room, before the newcomer is turned away.
@@ -205,6 +205,12 @@ impl Objects {
             return Room::Free;
         }
         self.silent(pool, now, idle).map_or(Room::None, Room::After)
+    }
+
+    /// The object of a signed bundle that was not heard of for longest, if there are more than may be.
+    pub(super) fn too_many_signed(&mut self, now: Time, limits: &Limits) -> Option<Handle> {
+        let too_many = self.counts[Pool::Signed as usize] > limits.objects;
+        too_many.then(|| self.silent(Pool::Signed, now, std::time::Duration::ZERO)).flatten()
     }
 
     /// Objects of bundles that nobody signed for and that are silent for `idle`: a few at a time.

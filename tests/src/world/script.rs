@@ -296,8 +296,6 @@ impl Script {
         // Numbered after all others, from numbers of their own: without them a script is what it was before there were any.
         let forged = forgeries(seed, span);
         options.neighbour = forged.neighbour;
-        // What a dozen objects of each bundle take by themselves fills so little memory, and no room is made for blocks then.
-        options.little_memory &= forged.events.is_empty();
         let events = events.into_iter().chain(forged.events).enumerate();
         let events = events.map(|(number, (at_ms, what))| Event { number, at_ms, what });
         let mut events: Vec<Event> = events.collect();

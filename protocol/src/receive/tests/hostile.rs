@@ -171,7 +171,6 @@ fn a_flood_of_junk_loses_nothing_of_a_bundle_whose_announce_is_late() {
     honest.put(&mut reassembly, now, mine(ObjectKind::Announce, announce, 3)).unwrap();
     let NextCheck::Check(Check::Object(block)) = reassembly.poll_check(now) else { panic!("it waits to be checked") };
     assert_eq!((block.bundle(), block.origin()), (BundleId(7), Origin::Named));
-    let mut signed = |_: &Symbol| Wanted::Yes { have: BlockSet::new(), parked: Vec::new(), origin: Origin::Signed };
     reassembly.vouch(now, BundleId(7), &mut signed);
     reassembly.stored(*block);
     let block = reassembly.poll_block().expect("all of its data was here");
@@ -182,6 +181,54 @@ fn a_flood_of_junk_loses_nothing_of_a_bundle_whose_announce_is_late() {
         reassembly.handle_timeout(now + Duration::from_secs(40 + n));
     }
     assert_eq!(reassembly.usage(), Usage::default(), "every byte came back");
+}
+
+fn signed(_: &Symbol) -> Wanted {
+    Wanted::Yes { have: BlockSet::new(), parked: Vec::new(), origin: Origin::Signed }
+}
+
+#[test]
+fn objects_of_signed_bundles_leave_room_for_blocks() {
+    // Room for some hundred objects; a foreign signer has bundles without end, each under many OTIs.
+    let mut reassembly = Reassembly::new(limits(1 << 20));
+    let mut peer = Peer::new(2);
+    for n in 0..3_000 {
+        let now = Time(n * 1_000_000);
+        for length in 1..=4 {
+            let oti = Oti::new((1 << 20) + length, 64, 8).unwrap();
+            let symbol = Symbol { bundle: BundleId(n), kind: ObjectKind::Data, sbn: 0, esi: 0, oti };
+            let _ = peer.put(&mut reassembly, now, symbol);
+        }
+        reassembly.vouch(now, BundleId(n), &mut signed);
+        while let Some(block) = reassembly.poll_parked() {
+            reassembly.recycle(block);
+        }
+        let usage = reassembly.usage();
+        assert!(usage.objects as u64 * super::super::buffers::OBJECT_OVERHEAD <= (1 << 20) / 4, "{usage:?}");
+    }
+    for esi in 0..8 {
+        let symbol = Symbol { esi, ..tiny(7_777, ObjectKind::Data, 0) };
+        peer.put(&mut reassembly, Time(1 << 40), symbol).unwrap();
+    }
+    assert_eq!(reassembly.poll_block().map(|block| block.bundle()), Some(BundleId(7_777)));
+}
+
+#[test]
+fn of_a_bundle_that_is_signed_for_only_what_was_signed_stays() {
+    let mut reassembly = Reassembly::new(limits(16 << 20));
+    let mut peer = Peer::new(2);
+    let otis = [1 << 20, 1 << 21].map(|length| Oti::new(length, 64, 8).unwrap());
+    for oti in otis {
+        let symbol = Symbol { bundle: BundleId(7), kind: ObjectKind::Data, sbn: 1, esi: 0, oti };
+        peer.put(&mut reassembly, Time(1), symbol).unwrap();
+    }
+    let mut want =
+        |symbol: &Symbol| if symbol.oti == otis[0] { signed(symbol) } else { Wanted::No(DropReason::Refused) };
+    reassembly.vouch(Time(2), BundleId(7), &mut want);
+    let left: Vec<Oti> = reassembly.progress().map(|progress| progress.oti).collect();
+    assert_eq!(left, [otis[0]]);
+    assert_eq!(reassembly.lacking(BundleId(7)), [(1, 7)]);
+    assert!(reassembly.poll_expired().is_none(), "the bundle is not over");
 }
 
 #[test]
