@@ -50,9 +50,13 @@ impl Engine {
     pub fn resend_ticket(&mut self, ticket: &Ticket, dry_run: bool, now: Now) -> Vec<Asked> {
         self.tick(now);
         match ticket.subject() {
-            Subject::Bundle { bundle, data, .. } => {
+            Subject::Bundle { bundle, announce, data, .. } => {
                 let id = bundle.to_string();
-                let result = self.resend_part(&id, data, ticket.loss(), dry_run, now);
+                let mut result = self.resend_part(&id, data, ticket.loss(), dry_run, now);
+                // Without the announce the receiver knows of the blocks what symbols say, which nobody signed.
+                if *announce && matches!(result, Err(ResendError::Blocks(..))) {
+                    result = self.resend_part(&id, &Data::All, ticket.loss(), dry_run, now);
+                }
                 let shown = self.ledger.get(*bundle).map_or(id, resending::shown);
                 vec![(shown, result)]
             }

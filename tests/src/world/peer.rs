@@ -84,10 +84,6 @@ impl Peer {
         }
     }
 
-    pub(super) fn is_there(&self) -> bool {
-        self.there
-    }
-
     /// The sender's announce says this.
     pub(super) fn hear(&mut self, job: &Started) {
         if self.there && self.victims.iter().all(|victim| victim.bundle != job.bundle) {

@@ -1,6 +1,6 @@
 //! The end of a run: all is mended, tickets are carried until nothing is lacking, and the sums must come out.
 
-use checkvalve_protocol::ticket::{Subject, Ticket};
+use checkvalve_protocol::ticket::Ticket;
 use checkvalve_receiver::delivery::status::Status;
 use checkvalve_receiver::delivery::ticket::TicketError;
 use checkvalve_receiver::ledger::State;
@@ -161,13 +161,6 @@ impl World<'_> {
         for (which, answer) in self.low_survived(did)?.into_iter().flatten() {
             match answer {
                 Err(ResendError::Failed(..) | ResendError::NotRetained(_)) if give_up => self.give_up(&which)?,
-                // The data's OTI is known from its symbols alone, and somebody forged these: the person asks for all of it.
-                Err(ResendError::Blocks(..)) if lacks_announce(&ticket) && self.peer.is_there() => {
-                    let (clock, bundle) = (self.low_clock(), which.clone());
-                    let Some(process) = &mut self.low.process else { return Ok(()) };
-                    let did = SimDisk::until_power_cut(|| process.engine.resend(&bundle, &[], clock).map(drop));
-                    self.low_survived(did)?;
-                }
                 Err(error @ (ResendError::Unknown(_) | ResendError::Ambiguous(..) | ResendError::Blocks(..))) => {
                     return Err(format!("the sender refuses a ticket: {error}"));
                 }
@@ -239,10 +232,6 @@ impl World<'_> {
 /// Whether a channel is one of the sender's.
 pub(super) fn is_ours(channel: &str) -> bool {
     super::play::channels().iter().any(|ours| ours.as_str() == channel)
-}
-
-fn lacks_announce(ticket: &Ticket) -> bool {
-    matches!(ticket.subject(), Subject::Bundle { announce: true, .. })
 }
 
 /// What is not over yet.

@@ -78,9 +78,15 @@ fn what_a_ticket_cannot_have_is_said() {
     rig.run(100);
     let id = rig.sent[0].bundle;
     let mut refused = |ticket: Ticket| rig.ask(&ticket, false).remove(0).1.unwrap_err();
-    let beyond = refused(ticket(id, Data::of_blocks([(1, Need::Whole)])));
+    let beyond =
+        Subject::Bundle { bundle: id, announce: false, hashes: true, data: Data::of_blocks([(1, Need::Whole)]) };
+    let beyond = refused(Ticket::new(beyond, Loss::of(0, 1)).unwrap());
     assert!(matches!(beyond, ResendError::Blocks(_, 1, 1, 2)), "{beyond}");
     assert!(matches!(refused(ticket(BundleId(77), Data::All)), ResendError::Unknown(_)));
+    // A receiver that lacks the announce may have been told of other blocks by whoever has the link key: all of it goes out.
+    let unannounced = ticket(id, Data::of_blocks([(1, Need::Whole)]));
+    let priced = rig.ask(&unannounced, false).remove(0).1.unwrap();
+    assert_eq!(priced.chosen.blocks, 1);
     let many = ticket(id, Data::of_blocks((0..1).map(|i| (i, Need::Whole))));
     assert!(rig.ask(&many, true)[0].1.is_ok());
 }
