@@ -387,10 +387,20 @@ impl Store {
                 let mut blocks = staged.blocks();
                 blocks.stored.back_to_synced();
                 blocks.losses += 1;
+                blocks.failed_syncs += 1;
                 staged.recount(&blocks);
             }
             *staged.hashing() = hashing::Hashing::default();
         }
+    }
+
+    /// Has all of a bundle read from the device again, by the next [`Store::catch_up`], after a checkpoint.
+    pub fn read_again(&self, staged: &Staged, tree: &tree::Tree) -> io::Result<()> {
+        let failed = staged.blocks().failed_syncs;
+        tree.drop_cached()?;
+        *staged.hashing() = hashing::Hashing::default();
+        staged.blocks().proven = failed;
+        Ok(())
     }
 
     /// Removes a bundle from staging. Errors: of the disk; it is forgotten all the same, and removed at the next start.

@@ -50,6 +50,8 @@ pub(super) enum Stop {
     Refuse(Refusal),
     /// The sender gave it up, for this reason.
     Withdrawn(String),
+    /// These files had the content that was signed, and do not when they are read from the device.
+    NotKept(Vec<Range<u64>>),
     /// These files do not have the content that was signed: it was sent wrong.
     Spoilt(Vec<Range<u64>>),
     /// Another bundle has its sequence.
@@ -92,6 +94,7 @@ impl Delivery {
             Err(Stop::Refuse(refusal)) => self.quarantine(id, &refusal, None),
             Err(Stop::Withdrawn(reason)) => self.withdrawn(id, &reason),
             Err(Stop::Spoilt(files)) => self.spoilt(&staged, &files),
+            Err(Stop::NotKept(files)) => self.not_kept(&staged, &files),
             Err(Stop::Taken(holder)) => {
                 let hold = Hold::Sequence { holder };
                 let reason = Some(self.held_reason(&entry, &hold));
@@ -150,6 +153,21 @@ impl Delivery {
         );
     }
 
+    /// The device did not keep what was written to it, and said so for something else or not at all.
+    fn not_kept(&self, staged: &Staged, files: &[Range<u64>]) {
+        let (id, count) = (staged.id, files.len());
+        let why = format!("the disk did not keep {count} of its files, which have to come again");
+        if let Err(error) = self.store.discard_ranges(staged, files) {
+            return self.begin_again(id, &format!("{why}; so does the rest: {error}"));
+        }
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        if let Some(live) = self.lives().get_mut(&id) {
+            live.progress = None;
+        }
+        staged.doubt();
+        self.trouble(id, &why);
+    }
+
     /// Steps 1 to 3, in staging. None: it is in the inbox already.
     fn prepare(&self, staged: &Staged, entry: &Entry) -> Result<Option<Prepared>, Stop> {
         self.adopt(staged)?;
@@ -198,8 +216,17 @@ impl Delivery {
             // An empty file has but one content.
             return Err(Stop::Refuse(Refusal::new("content", "the hash of an empty file is not that of no bytes")));
         }
+        if !wrong.is_empty() && staged.was_read_again() {
+            return Err(Stop::NotKept(wrong));
+        }
         if !wrong.is_empty() {
             return Err(Stop::Spoilt(wrong));
+        }
+        if staged.is_doubtful() {
+            self.store.checkpoint().inspect_err(|_| self.all_lost()).map_err(Stop::Sync)?;
+            self.store.read_again(staged, &tree)?;
+            self.enqueue(Job::Advance(staged.id));
+            return Err(Stop::Wait);
         }
         self.ledger.lock().win(staged.id).map_err(Stop::Taken)?;
         let sync = self.store.syncs.begin();

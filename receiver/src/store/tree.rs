@@ -205,6 +205,12 @@ impl Tree {
         Ok(())
     }
 
+    /// Lets what is on the device leave the cache, so that it is read from there next.
+    pub fn drop_cached(&self) -> io::Result<()> {
+        let filled = self.files.iter().filter(|span| span.size > 0);
+        filled.map(|span| self.disk.open_read(&self.path(span))?.start_writeback(0, 0)).collect()
+    }
+
     /// Removes a file whose contents are wrong. Nobody writes to it meanwhile. Errors: it is there as before.
     pub fn discard(&self, index: usize) -> io::Result<()> {
         let Some(span) = self.files.get(index) else { return Ok(()) };

@@ -1,6 +1,6 @@
 //! What a fault of the disk leaves behind is not believed, is said, and is mended.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 
 use checkvalve_protocol::manifest::EntryKind;
 use checkvalve_protocol::ticket::Loss;
@@ -111,6 +111,52 @@ fn a_sync_that_failed_while_publishing_is_not_tried_again_and_believed() {
     }
 }
 
+/// A file system that cannot write its own records calls later syncs good, and what it did not keep can be read until it leaves the
+/// cache. Only reading it from the device tells.
+#[test]
+fn what_the_device_did_not_keep_after_a_sync_that_failed_comes_again() {
+    let sample = &samples()[2];
+    let bench = Bench::new();
+    let delivery = stored(&bench, sample);
+    bench.disk.fail_once(0, EIO);
+    delivery.store.checkpoint().unwrap_err();
+    delivery.all_lost();
+    bench.disk.heal();
+    delivery.tick(20_000);
+    let put = |delivery: &Delivery| {
+        data(delivery, sample, 0..sample.oti().blocks()).unwrap();
+        let out = delivery.store.get(sample.id()).unwrap().out();
+        let largest = files_in(&out).into_iter().max_by_key(|path| std::fs::metadata(path).unwrap().len()).unwrap();
+        std::fs::set_permissions(&largest, std::fs::Permissions::from_mode(0o600)).unwrap();
+        largest
+    };
+    // Twice: what came again is read again, too.
+    for _ in 0..2 {
+        let largest = put(&delivery);
+        let file = std::fs::File::options().write(true).open(&largest).unwrap();
+        file.write_all_at(&[0; 64], 8).unwrap();
+        work(&delivery);
+        assert!(!bench.inbox(3).exists(), "it is not what was signed");
+        delivery.tick(40_000);
+        let said = reason(&delivery, sample);
+        assert!(said.starts_with("the disk did not keep 1 of its files"), "{said}");
+        assert_eq!(delivery.lost(), [sample.id()], "the data plane asks again");
+    }
+    send(&delivery, sample);
+    sample.assert_at(&bench.inbox(3));
+}
+
+fn files_in(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+    let each = entries.map(|e| (e.file_type().unwrap(), e.path()));
+    each.flat_map(|(kind, path)| match kind {
+        kind if kind.is_dir() => files_in(&path),
+        kind if kind.is_file() => vec![path],
+        _ => Vec::new(),
+    })
+    .collect()
+}
+
 #[test]
 fn blocks_that_come_again_get_into_read_only_directories() {
     let entries = vec![
@@ -118,33 +164,31 @@ fn blocks_that_come_again_get_into_read_only_directories() {
         entry("tree/file", EntryKind::File { size: 700, mode: 0o444 }),
     ];
     let sample = Sample::new(1, 1, "tree", entries);
-    let mut refused = 0;
-    for nth in 0..20 {
+    let mode = |delivery: &Delivery| {
+        let root = delivery.store.get(sample.id()).unwrap().out();
+        std::fs::metadata(root.join("tree")).unwrap().permissions().mode() & 0o777
+    };
+    // The directory has its mode when its sync fails.
+    let failed = |sync: usize| {
         let mut bench = Bench::new();
         bench.settings.durability = Durability::Fsync;
         let delivery = stored(&bench, &sample);
-        let root = delivery.store.get(sample.id()).unwrap().out();
-        let mode = || std::fs::metadata(root.join("tree")).unwrap().permissions().mode() & 0o777;
-        // The directory has its mode when its sync fails.
-        for sync in 0.. {
-            bench.disk.fail_once(sync, EIO);
-            work(&delivery);
-            if bench.disk.operations()[sync] == "sync_dir" {
-                break;
-            }
-            bench.disk.heal();
-            drop(delivery.lost());
-            delivery.enqueue(Job::Advance(sample.id()));
-            data(&delivery, &sample, 0..sample.oti().blocks()).unwrap();
-        }
-        assert_eq!((mode(), have(&delivery, &sample)), (0o555, vec![]));
+        bench.disk.fail_once(sync, EIO);
+        work(&delivery);
+        (bench.disk.operations()[sync] == "sync_dir").then_some((bench, delivery))
+    };
+    let sync = (0..).find(|&sync| failed(sync).is_some()).unwrap();
+    let mut refused = 0;
+    for nth in 0..20 {
+        let (bench, delivery) = failed(sync).unwrap();
+        assert_eq!((mode(&delivery), have(&delivery, &sample)), (0o555, vec![]));
         // As the kernel answers whoever is not root.
         bench.disk.fail_once(nth, EACCES);
         let again = data(&delivery, &sample, 0..sample.oti().blocks());
         if bench.disk.operations().get(nth) == Some(&"create_new") {
             refused += 1;
             again.unwrap();
-            assert_eq!(mode(), 0o700);
+            assert_eq!(mode(&delivery), 0o700);
         }
         bench.disk.heal();
         send(&delivery, &sample);
