@@ -66,6 +66,8 @@ pub struct Store {
     crowd: usize,
     /// Syncs under way.
     pub syncs: syncs::Syncs,
+    /// Syncs that failed, in this run and in those before it as far as the journal tells.
+    failed_syncs: AtomicU64,
 }
 
 /// Why staging cannot be opened.
@@ -85,7 +87,7 @@ impl Store {
     pub fn open(disk: Arc<dyn Disk>, root: &Path, boot: BootId, space: Space, crowd: usize) -> Result<Self, OpenError> {
         disk.create_dir_all(root, 0o700)?;
         disk.set_mode(root, 0o700)?;
-        let (log, mut known) = Log::open(&disk, &root.join(JOURNAL), boot)?;
+        let (log, mut known, was_unsynced) = Log::open(&disk, &root.join(JOURNAL), boot)?;
         let space = Arc::new(space);
         let mut bundles = HashMap::new();
         for name in disk.read_dir(root)? {
@@ -115,6 +117,7 @@ impl Store {
             written: AtomicU64::new(0),
             crowd,
             syncs: syncs::Syncs::default(),
+            failed_syncs: AtomicU64::new(u64::from(was_unsynced)),
         };
         for id in known.into_keys() {
             store.log().forget(id)?;
@@ -378,6 +381,7 @@ impl Store {
 
     /// A sync failed: what was stored since the last checkpoint may be lost although it can be read.
     pub fn give_up_unsynced(&self) {
+        self.failed_syncs.fetch_add(1, Ordering::Relaxed);
         let mut log = self.log();
         if let Err(error) = log.unsynced() {
             tracing::error!(%error, "staging journal");
@@ -387,19 +391,35 @@ impl Store {
                 let mut blocks = staged.blocks();
                 blocks.stored.back_to_synced();
                 blocks.losses += 1;
-                blocks.failed_syncs += 1;
                 staged.recount(&blocks);
             }
             *staged.hashing() = hashing::Hashing::default();
         }
     }
 
+    /// Whether a sync failed.
+    #[must_use]
+    pub fn has_failed_syncs(&self) -> bool {
+        self.failed_syncs.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether a sync failed, and a bundle was not read from the device since: the kernel may have lost more than it told. A file system that
+    /// cannot write its own records calls later syncs good, also of what is written after that, and what it did not keep can be read
+    /// until it leaves the cache. Until the daemon starts anew there is no end to that.
+    #[must_use]
+    pub fn is_doubtful(&self, staged: &Staged) -> bool {
+        let failed = self.failed_syncs.load(Ordering::Relaxed);
+        let blocks = staged.blocks();
+        failed > 0 && !(blocks.read_again && blocks.proven == failed)
+    }
+
     /// Has all of a bundle read from the device again, by the next [`Store::catch_up`], after a checkpoint.
     pub fn read_again(&self, staged: &Staged, tree: &tree::Tree) -> io::Result<()> {
-        let failed = staged.blocks().failed_syncs;
+        let failed = self.failed_syncs.load(Ordering::Relaxed);
         tree.drop_cached()?;
         *staged.hashing() = hashing::Hashing::default();
-        staged.blocks().proven = failed;
+        let mut blocks = staged.blocks();
+        (blocks.proven, blocks.read_again) = (failed, true);
         Ok(())
     }
 

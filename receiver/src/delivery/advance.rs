@@ -50,7 +50,7 @@ pub(super) enum Stop {
     Refuse(Refusal),
     /// The sender gave it up, for this reason.
     Withdrawn(String),
-    /// These files had the content that was signed, and do not when they are read from the device.
+    /// These files do not have the content that was signed, since a sync failed.
     NotKept(Vec<Range<u64>>),
     /// These files do not have the content that was signed: it was sent wrong.
     Spoilt(Vec<Range<u64>>),
@@ -156,7 +156,9 @@ impl Delivery {
     /// The device did not keep what was written to it, and said so for something else or not at all.
     fn not_kept(&self, staged: &Staged, files: &[Range<u64>]) {
         let (id, count) = (staged.id, files.len());
-        let why = format!("the disk did not keep {count} of its files, which have to come again");
+        let why = format!(
+            "the disk did not keep {count} of its files, or they were spoilt on the way; they have to come again"
+        );
         if let Err(error) = self.store.discard_ranges(staged, files) {
             return self.begin_again(id, &format!("{why}; so does the rest: {error}"));
         }
@@ -216,13 +218,12 @@ impl Delivery {
             // An empty file has but one content.
             return Err(Stop::Refuse(Refusal::new("content", "the hash of an empty file is not that of no bytes")));
         }
-        if !wrong.is_empty() && staged.was_read_again() {
-            return Err(Stop::NotKept(wrong));
-        }
         if !wrong.is_empty() {
-            return Err(Stop::Spoilt(wrong));
+            // It may be the disk: what a sync that failed left behind is not believed to be what came.
+            let by_disk = self.store.has_failed_syncs();
+            return Err(if by_disk { Stop::NotKept(wrong) } else { Stop::Spoilt(wrong) });
         }
-        if staged.is_doubtful() {
+        if self.store.is_doubtful(staged) {
             self.store.checkpoint().inspect_err(|_| self.all_lost()).map_err(Stop::Sync)?;
             self.store.read_again(staged, &tree)?;
             self.enqueue(Job::Advance(staged.id));

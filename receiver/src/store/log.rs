@@ -123,13 +123,13 @@ impl Stored {
 }
 
 impl Log {
-    /// Opens or creates the journal at `path` and gives what is stored of each bundle after whatever happened since.
-    /// Errors: as [`Journal::open`].
+    /// Opens or creates the journal at `path` and gives what is stored of each bundle after whatever happened since, and whether a sync
+    /// failed since the kernel was started. Errors: as [`Journal::open`].
     pub fn open(
         disk: &Arc<dyn Disk>,
         path: &Path,
         boot: BootId,
-    ) -> Result<(Self, BTreeMap<BundleId, Stored>), JournalError> {
+    ) -> Result<(Self, BTreeMap<BundleId, Stored>, bool), JournalError> {
         let (journal, recovered) = Journal::open(disk, path)?;
         if recovered.torn_bytes > 0 || !recovered.corrupt.is_empty() {
             tracing::warn!(
@@ -145,12 +145,13 @@ impl Log {
                 Err(error) => tracing::error!(%error, "a staging record cannot be read"),
             }
         }
+        let unsynced = replay.unsynced && replay.boot == Some(boot);
         // A damaged middle may have held that something was forgotten, so nothing that is not synced is believed.
         replay.apply(if recovered.corrupt.is_empty() { Record::Boot(boot) } else { Record::Unsynced });
         let stored = replay.stored;
         let mut log = Self { journal, records: 0, rewrites: 0, unsaid: false };
         log.rewrite(boot, &stored)?;
-        Ok((log, stored))
+        Ok((log, stored, unsynced))
     }
 
     /// The data object of a bundle is so long.
@@ -260,6 +261,8 @@ struct Replay {
     records: u64,
     /// Records that no checkpoint covers yet: number, bundle, start, end, flat.
     pending: Vec<(u64, BundleId, u64, u64, bool)>,
+    /// A sync failed.
+    unsynced: bool,
 }
 
 impl Replay {
@@ -293,7 +296,10 @@ impl Replay {
                 self.stored.remove(&BundleId(id));
                 self.pending.retain(|pending| pending.1.0 != id);
             }
-            Record::Unsynced => self.back_to_synced(),
+            Record::Unsynced => {
+                self.back_to_synced();
+                self.unsynced = true;
+            }
             Record::Lost { id, start, end } => self.lose(BundleId(id), &(start..end)),
         }
         self.records += 1;
@@ -339,7 +345,8 @@ mod tests {
     const ONE: BundleId = BundleId(1);
 
     fn open(disk: &Arc<dyn Disk>, path: &Path, boot: u8) -> (Log, BTreeMap<BundleId, Stored>) {
-        Log::open(disk, path, [boot; 16]).unwrap()
+        let (log, stored, _) = Log::open(disk, path, [boot; 16]).unwrap();
+        (log, stored)
     }
 
     fn spans(ranges: &Ranges) -> Vec<(u64, u64)> {

@@ -72,10 +72,10 @@ pub(super) struct Blocks {
     pub moved: Ranges,
     /// Rises whenever something is not stored any more.
     pub losses: u64,
-    /// Syncs that failed since something of it was stored.
-    pub failed_syncs: u64,
-    /// How many of these there had been when all of it was last read from the device.
+    /// How many syncs had failed when all of it was last read from the device, or when it began.
     pub proven: u64,
+    /// All of it was read from the device after that.
+    pub read_again: bool,
 }
 
 impl Staged {
@@ -239,24 +239,9 @@ impl Staged {
         self.blocks().losses
     }
 
-    /// Whether a sync failed and what is here was not read from the device since. The kernel may have lost more than it told: a file system
-    /// that cannot write its own records calls later syncs good, and what it did not keep can be read until it leaves the cache.
-    #[must_use]
-    pub fn is_doubtful(&self) -> bool {
-        let blocks = self.blocks();
-        blocks.proven != blocks.failed_syncs
-    }
-
-    /// Whether a sync failed, and all was read from the device since.
-    #[must_use]
-    pub fn was_read_again(&self) -> bool {
-        let blocks = self.blocks();
-        blocks.failed_syncs > 0 && blocks.proven == blocks.failed_syncs
-    }
-
     /// The device did not keep what it had: what comes again is to be read from it, too.
     pub fn doubt(&self) {
-        self.blocks().failed_syncs += 1;
+        self.blocks().read_again = false;
     }
 
     /// Whether all bytes of the data object are stored.

@@ -195,7 +195,7 @@ impl Tree {
             if len > 0 {
                 if span.size == len as u64 || self.is_finished(index) {
                     // Not through the files that are open to be written: opening it so would take its mode away.
-                    read_exact(self.disk.open_read(&self.path(span))?.as_ref(), part, offset - span.offset)?;
+                    read_exact(self.open_to_read(index, span)?.as_ref(), part, offset - span.offset)?;
                 } else {
                     read_exact(self.open_file(index, span)?.as_ref(), part, offset - span.offset)?;
                 }
@@ -207,8 +207,8 @@ impl Tree {
 
     /// Lets what is on the device leave the cache, so that it is read from there next.
     pub fn drop_cached(&self) -> io::Result<()> {
-        let filled = self.files.iter().filter(|span| span.size > 0);
-        filled.map(|span| self.disk.open_read(&self.path(span))?.start_writeback(0, 0)).collect()
+        let mut filled = self.files.iter().enumerate().filter(|(_, span)| span.size > 0);
+        filled.try_for_each(|(index, span)| self.open_to_read(index, span)?.start_writeback(0, 0))
     }
 
     /// Removes a file whose contents are wrong. Nobody writes to it meanwhile. Errors: it is there as before.
@@ -314,6 +314,20 @@ impl Tree {
         file.set_mtime(entry.mtime.secs, entry.mtime.nanos)?;
         self.finished[index / 64].fetch_or(1 << (index % 64), Ordering::Relaxed);
         Ok(())
+    }
+
+    /// A file that has its mode already, which may forbid reading it: then it is not finished any more.
+    fn open_to_read(&self, index: usize, span: Span) -> io::Result<Box<dyn DiskFile>> {
+        let path = self.path(span);
+        match self.disk.open_read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                self.create_directories()?;
+                self.disk.set_mode(&path, 0o600)?;
+                self.finished[index / 64].fetch_and(!(1 << (index % 64)), Ordering::Relaxed);
+                self.disk.open_read(&path)
+            }
+            opened => opened,
+        }
     }
 
     /// The open file, opened or created if it is not open.
