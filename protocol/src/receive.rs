@@ -41,7 +41,7 @@ use self::checks::Checks;
 pub use self::checks::{Check, NextCheck};
 use self::counters::Counters;
 pub use self::drops::{DropReason, Drops};
-use self::lobby::Lobby;
+use self::lobby::{Lobby, Waiting};
 use self::objects::{Handle, Object, ObjectState, Objects, Room};
 pub use self::record::{BlockMemory, Extent, recover};
 pub use self::take::Taken;
@@ -175,6 +175,10 @@ pub struct Reassembly {
     objects: Objects,
     buffers: Buffers,
     lobby: Lobby,
+    /// What waited there of bundles that were signed for since, and has no place in a block yet.
+    admitted: VecDeque<Waiting>,
+    /// How often the first of these found no room, and when last.
+    tries: (u32, Time),
     checks: Checks,
     ready: VecDeque<ReceivedBlock>,
     parked: VecDeque<ReceivedBlock>,
@@ -194,6 +198,9 @@ pub struct Reassembly {
 const MOST_OF_BUNDLE: usize = 3 * objects::OF_A_KIND;
 /// Expired bundles that wait to be asked for; of more the caller learns when it looks.
 const MOST_EXPIRED: usize = 4_096;
+/// A symbol that waited, and finds no room once its bundle is signed for, is tried so often, and after so long.
+const TRIES: u32 = 50;
+const TRY_AGAIN: Duration = Duration::from_millis(10);
 /// Memory that was used and is free is given back when no block has needed any for so long.
 const SPARE: Duration = Duration::from_secs(10);
 /// An object that is complete, and of which nothing came for so long, is not remembered any more.
@@ -223,6 +230,8 @@ impl Reassembly {
             objects: Objects::default(),
             buffers: Buffers::new(limits.memory, limits.unsigned_memory, memory),
             lobby: Lobby::default(),
+            admitted: VecDeque::new(),
+            tries: (0, Time::ZERO),
             checks: Checks::new(&limits),
             ready: VecDeque::new(),
             parked: VecDeque::new(),
@@ -305,21 +314,52 @@ impl Reassembly {
         for handle in self.objects.of(bundle) {
             let Some(object) = self.objects.get(handle) else { continue };
             let symbol = Symbol { bundle, kind: object.kind, sbn: 0, esi: 0, oti: object.oti };
-            if matches!(object.state, ObjectState::Wanted) && matches!(want(&symbol), Wanted::No(_)) {
+            if matches!(object.state, ObjectState::Wanted)
+                && matches!(want(&symbol), Wanted::No(DropReason::Refused | DropReason::Done))
+            {
                 self.remove_object(handle, false);
             }
         }
         while let Some(silent) = self.objects.too_many_signed(now, &self.limits) {
             self.remove_object(silent, true);
         }
-        self.checks.vouch(bundle);
-        for waiting in self.lobby.take(bundle) {
-            match self.place(now, &waiting.symbol, &waiting.payload, want) {
-                Ok(()) => {}
-                Err(Unplaced::Dropped(reason)) => self.drops.add(reason),
-                Err(Unplaced::Crowded) => self.drops.add(DropReason::Limit),
-            }
+        let (objects, lobby) = (&self.objects, &self.lobby);
+        let traffic = |bundle| objects.came(bundle).saturating_add(lobby.traffic(bundle));
+        for away in self.checks.vouch(bundle, &traffic) {
+            self.drops.add(DropReason::Limit);
+            self.failed(away);
         }
+        self.admitted.extend(self.lobby.take(bundle));
+        self.take_admitted(now, want);
+    }
+
+    /// Goes on with what waited of bundles that were signed for since, as far as there is room. Call when blocks have left.
+    pub fn take_admitted(&mut self, now: Time, want: &mut dyn FnMut(&Symbol) -> Wanted) {
+        if self.tries.0 > 0 && now.since(self.tries.1) < TRY_AGAIN {
+            return;
+        }
+        while let Some(waiting) = self.admitted.pop_front() {
+            let reason = match self.place(now, &waiting.symbol, &waiting.payload, want) {
+                Ok(()) => {
+                    self.tries.0 = 0;
+                    continue;
+                }
+                // Blocks that leave make room, but for one that is larger than all of it.
+                Err(Unplaced::Dropped(DropReason::Memory)) if self.tries.0 < TRIES => {
+                    self.tries = (self.tries.0 + 1, now);
+                    return self.admitted.push_front(waiting);
+                }
+                Err(Unplaced::Dropped(reason)) => reason,
+                Err(Unplaced::Crowded) => DropReason::Limit,
+            };
+            self.drops.add(reason);
+        }
+    }
+
+    /// Whether [`Reassembly::take_admitted`] has anything to do.
+    #[must_use]
+    pub fn has_admitted(&self) -> bool {
+        !self.admitted.is_empty()
     }
 
     /// A beacon that counts says that `datagrams` were sent in this session before it.
@@ -404,7 +444,7 @@ impl Reassembly {
     }
 
     /// The block's object is not what it should be: nothing of it was received, and it is asked about again. What else came of its bundle
-    /// does not speak for it any more.
+    /// speaks half as much for it.
     pub fn discarded(&mut self, block: ReceivedBlock) {
         self.objects.spend(block.bundle());
         self.lobby.spend(block.bundle());
@@ -416,7 +456,10 @@ impl Reassembly {
         for handle in self.objects.of(bundle) {
             self.remove_object(handle, false);
         }
-        self.lobby.take(bundle);
+        let before = self.admitted.len();
+        self.admitted.retain(|waiting| waiting.symbol.bundle != bundle);
+        let gone = before - self.admitted.len() + self.lobby.take(bundle).len();
+        self.drops.add_many(DropReason::Limit, gone as u64);
     }
 
     /// Which blocks of a bundle's data have some of their symbols, those that the caller keeps among them, and how many they

@@ -89,13 +89,13 @@ pub struct Channel {
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// `objects`: transport objects known at once, three for each bundle under way; then the one unheard of for longest makes
-    /// room, and what it has is kept on disk. Default 65536.
+    /// `objects`: transport objects known at once, three for each bundle under way, as far as they take no more than an eighth of the
+    /// memory for blocks; then the one unheard of for longest makes room, and what it has is kept on disk. Default 65536.
     pub objects: usize,
     /// `open_blocks`: source blocks under way at once; then the one unheard of for longest is kept on disk. Default 65536.
     pub open_blocks: usize,
     /// `unannounced`: objects of bundles that no trusted key has signed for yet; then those that are silent for a second make room,
-    /// and if none is, new ones are dropped as `limit`. Default 1024.
+    /// and if none is, new ones wait symbol by symbol. Default 1024.
     pub unannounced: usize,
     /// `unannounced_bundles`: such bundles in staging at once; then the one that is silent for longest makes room, and if none is
     /// silent for a twentieth of a second, no more of them are stored. Default 256.

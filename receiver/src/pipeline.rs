@@ -301,6 +301,9 @@ impl State {
             self.parked.push_back(block);
             shared.work.notify_one();
         }
+        if self.reassembly.has_admitted() && !shared.stopping() {
+            self.reassembly.take_admitted(shared.now(), &mut |symbol| ask(&*shared.sink, symbol));
+        }
     }
 }
 
@@ -437,6 +440,7 @@ fn check_rest(shared: &Shared) {
             Some(Check::Beacon(..)) => {}
             None => return,
         }
+        take_up_vouched(shared);
     }
 }
 
@@ -455,7 +459,11 @@ fn check_object(shared: &Shared, mut block: ReceivedBlock) {
         Ok(()) => state.reassembly.stored(block),
         Err(error) => {
             tracing::debug!(bundle = %block.bundle(), %error, "signed object not taken");
-            state.reassembly.discarded(block);
+            // That there is no room for it speaks against nobody.
+            match error {
+                StoreError::Refused => state.reassembly.discarded(block),
+                _ => state.reassembly.failed(block),
+            }
         }
     }
 }

@@ -127,10 +127,10 @@ impl Buffers {
         self.unsigned.get().saturating_add(bytes) > self.unsigned_limit / 2
     }
 
-    /// What symbols without a block may take of bundles that nobody signed for.
-    pub(super) fn lobby_room(&self) -> u64 {
+    /// Whether symbols without a block would take more than they may, with `bytes` more.
+    pub(super) fn has_no_lobby_room(&self, bytes: u64) -> bool {
         let rest = (self.unsigned_limit + self.lobby_limit).saturating_sub(self.unsigned.get());
-        rest.min(self.lobby_limit)
+        self.lobby.get().saturating_add(bytes) > rest.min(self.lobby_limit) || self.is_full(bytes, true)
     }
 
     /// A symbol of a bundle that nobody signed for, without a block.

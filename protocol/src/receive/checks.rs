@@ -3,7 +3,7 @@
 //!
 //! Beacons, objects of bundles that a trusted key signed for, and those of bundles whose id names a trusted key take turns; one in
 //! sixteen is of a bundle whose id names none. In both of these keys take turns. Where a key is only named those go first of whose
-//! bundle more came: to get before an honest one, somebody has to send as much, and again for each check.
+//! bundle more came: to get before an honest one, somebody has to send as much, and half of that again after each check that fails.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::{Limits, Origin, ReceivedBlock};
 use crate::id::{BundleId, KeyTag, SessionId};
 use crate::time::Time;
+use crate::wire::ObjectKind;
 
 /// Signed objects that wait at most, of bundles whose id names no trusted key.
 const UNKNOWN: usize = 16;
@@ -119,12 +120,18 @@ impl Checks {
         false
     }
 
-    /// A trusted key signed for this bundle.
-    pub(super) fn vouch(&mut self, bundle: BundleId) {
+    /// A trusted key signed for this bundle. Gives what is turned away, if there are too many then.
+    pub(super) fn vouch(&mut self, bundle: BundleId, traffic: Traffic<'_>) -> Vec<ReceivedBlock> {
         for mut block in self.named.take(bundle) {
             block.set_origin(Origin::Signed);
             self.signed.push(block);
         }
+        let mut away = Vec::new();
+        while self.signed.len > self.most {
+            let dice: [u64; COMPARED] = std::array::from_fn(|_| self.throw());
+            away.extend(self.signed.turn_away(&dice, traffic));
+        }
+        away
     }
 
     /// What is to be checked next, if it is time.
@@ -187,11 +194,12 @@ impl ByKey {
         self.remove(tag, at)
     }
 
-    /// The next key's, with the most traffic, the newest of these.
+    /// The next key's, with the most traffic; of one bundle an announce, which says what the others are of, and else the newest.
     fn next(&mut self, traffic: Traffic<'_>) -> Option<ReceivedBlock> {
         let after = self.last.and_then(|last| self.blocks.range((Bound::Excluded(last), Bound::Unbounded)).next());
         let (&tag, blocks) = after.or_else(|| self.blocks.first_key_value())?;
-        let most = blocks.iter().enumerate().max_by_key(|(at, block)| (traffic(block.bundle()), *at));
+        let rank = |block: &ReceivedBlock| (traffic(block.bundle()), block.kind() == ObjectKind::Announce);
+        let most = blocks.iter().enumerate().max_by_key(|(at, block)| (rank(block), *at));
         let at = most.map(|(at, _)| at)?;
         self.last = Some(tag);
         self.remove(tag, at)
@@ -247,7 +255,7 @@ mod tests {
     use super::*;
     use crate::id::KeyId;
     use crate::partition::Oti;
-    use crate::wire::{ObjectKind, Symbol};
+    use crate::wire::Symbol;
 
     #[test]
     fn a_budget_is_kept_and_not_saved_up() {
@@ -339,7 +347,7 @@ mod tests {
     fn what_is_vouched_for_waits_with_the_signed() {
         let mut checks = checks();
         (0..5).for_each(|n| drop(checks.push(block(1, n % 2, Origin::Named), ALIKE)));
-        checks.vouch(id(1, 1));
+        assert!(checks.vouch(id(1, 1), ALIKE).is_empty());
         assert_eq!((checks.signed.len, checks.named.len), (2, 3));
         let Some(Check::Object(block)) = checks.next(ALIKE) else { panic!("one waits") };
         assert_eq!((block.bundle(), block.origin()), (id(1, 1), Origin::Signed));
@@ -368,6 +376,30 @@ mod tests {
             assert_ne!(away.map(|block| block.bundle()), Some(honest), "at {n}");
         }
         assert!(matches!(checks.next(traffic), Some(Check::Object(block)) if block.bundle() == honest));
+    }
+
+    #[test]
+    fn what_is_vouched_for_is_bounded_too() {
+        let mut checks = checks();
+        let mut away = 0;
+        for n in 0..200 {
+            (0..7).for_each(|_| drop(checks.push(block(1, n, Origin::Named), ALIKE)));
+            away += checks.vouch(id(1, n), ALIKE).len();
+            assert!(checks.signed.len <= WAITING);
+        }
+        assert_eq!(away, 200 * 7 - WAITING);
+    }
+
+    #[test]
+    fn of_one_bundle_the_announce_is_checked_first() {
+        let mut checks = checks();
+        assert!(checks.push(block(1, 1, Origin::Named), ALIKE).is_none());
+        let oti = Oti::new(64, 64, 1).unwrap();
+        let hashes = Symbol { bundle: id(1, 1), kind: ObjectKind::Hashes, sbn: 0, esi: 0, oti };
+        let mut hashes = ReceivedBlock::on_heap(&hashes, 1);
+        hashes.set_origin(Origin::Named);
+        assert!(checks.push(hashes, ALIKE).is_none());
+        assert!(matches!(checks.next(ALIKE), Some(Check::Object(block)) if block.kind() == ObjectKind::Announce));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Where symbols wait of bundles that nobody signed for yet, when there is no room for them as blocks: as they came, the oldest making
 //! room. To get one out, somebody has to fill all of it before the bundle's announce is checked.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use super::buffers::{Buffers, Lease};
@@ -9,19 +9,17 @@ use crate::id::BundleId;
 use crate::time::Time;
 use crate::wire::{ObjectKind, Symbol};
 
-/// What a symbol takes beside its bytes.
-const OVERHEAD: u64 = 160;
+/// What a symbol takes beside its bytes, where each is of another bundle.
+const OVERHEAD: u64 = 400;
 /// Symbols of a bundle's announces that are looked through for one that is whole.
 const MOST_OF_ANNOUNCE: usize = 128;
 
 /// The symbols.
 #[derive(Default)]
 pub(super) struct Lobby {
-    /// In the order in which they came. None: taken out.
-    queue: VecDeque<Option<Waiting>>,
-    /// Number of the first of them.
-    first: u64,
-    held: u64,
+    /// By number, in the order in which they came.
+    symbols: BTreeMap<u64, Waiting>,
+    next: u64,
     bundles: HashMap<BundleId, Bundle>,
 }
 
@@ -33,146 +31,132 @@ pub(super) struct Waiting {
     _counted: Lease,
 }
 
+/// Numbers of a bundle's symbols, ascending.
 #[derive(Default)]
 struct Bundle {
-    /// Numbers of its symbols, ascending.
-    symbols: VecDeque<u64>,
-    /// Of these, those of its announces that came last.
     announce: VecDeque<u64>,
-    /// Symbols that do not speak for it any more.
-    spent: usize,
+    others: VecDeque<u64>,
+    /// How much of what came speaks for it no more.
+    spent: u64,
 }
 
 impl Lobby {
-    /// Keeps a symbol. Gives how many had to go for it; itself among them, if it is larger than the lobby.
+    /// Keeps a symbol. Gives how many had to go for it; itself among them, if there is no room at all.
     pub(super) fn push(&mut self, now: Time, symbol: Symbol, payload: &[u8], buffers: &Buffers) -> u64 {
         let bytes = cost(payload);
         let mut gone = 0;
-        while self.held.saturating_add(bytes) > buffers.lobby_room() {
+        while buffers.has_no_lobby_room(bytes) {
             if !self.pop() {
                 return gone + 1;
             }
             gone += 1;
         }
-        self.held += bytes;
-        let number = self.first + self.queue.len() as u64;
-        let counted = buffers.lobby(bytes);
-        self.queue.push_back(Some(Waiting { symbol, payload: payload.to_vec(), since: now, _counted: counted }));
+        let number = self.next;
+        self.next += 1;
         let bundle = self.bundles.entry(symbol.bundle).or_default();
-        bundle.symbols.push_back(number);
         if symbol.kind == ObjectKind::Announce {
             bundle.announce.push_back(number);
-            if bundle.announce.len() > MOST_OF_ANNOUNCE {
-                bundle.announce.pop_front();
+            if bundle.announce.len() > MOST_OF_ANNOUNCE
+                && let Some(oldest) = bundle.announce.pop_front()
+            {
+                gone += u64::from(self.take_out(oldest).is_some());
             }
+        } else {
+            bundle.others.push_back(number);
         }
+        let counted = buffers.lobby(bytes);
+        self.symbols.insert(number, Waiting { symbol, payload: payload.to_vec(), since: now, _counted: counted });
         gone
+    }
+
+    /// Whether anything of a bundle waits here.
+    pub(super) fn has(&self, bundle: BundleId) -> bool {
+        self.bundles.contains_key(&bundle)
+    }
+
+    /// Whether anything of a bundle's announces waits here.
+    pub(super) fn has_announce(&self, bundle: BundleId) -> bool {
+        self.bundles.get(&bundle).is_some_and(|bundle| !bundle.announce.is_empty())
     }
 
     /// How many symbols of a bundle wait here, without those that do not speak for it any more.
     pub(super) fn traffic(&self, bundle: BundleId) -> u64 {
-        self.bundles.get(&bundle).map_or(0, |b| b.symbols.len().saturating_sub(b.spent) as u64)
+        self.bundles.get(&bundle).map_or(0, |b| b.len().saturating_sub(b.spent))
     }
 
-    /// What waits here of a bundle speaks for it no more.
+    /// Half of what waits here of a bundle speaks for it no more.
     pub(super) fn spend(&mut self, bundle: BundleId) {
         if let Some(bundle) = self.bundles.get_mut(&bundle) {
-            bundle.spent = bundle.symbols.len();
+            bundle.spent += bundle.len().saturating_sub(bundle.spent).div_ceil(2);
         }
     }
 
     /// Takes out all of a bundle, in the order in which it came.
     pub(super) fn take(&mut self, bundle: BundleId) -> Vec<Waiting> {
-        let numbers = self.bundles.remove(&bundle).map(|bundle| bundle.symbols).unwrap_or_default();
-        let taken = numbers.into_iter().filter_map(|number| self.take_out(number)).collect();
-        self.shorten();
-        taken
+        let Some(Bundle { announce, others, .. }) = self.bundles.remove(&bundle) else { return Vec::new() };
+        let mut numbers: Vec<u64> = announce.into_iter().chain(others).collect();
+        numbers.sort_unstable();
+        numbers.into_iter().filter_map(|number| self.take_out(number)).collect()
     }
 
     /// Takes out the announce that `last`, which came last, is of, if all of it is here: as many symbols as it has.
     pub(super) fn take_announce(&mut self, last: &Symbol) -> Vec<Waiting> {
-        let wanted = last.oti.block_symbols(0).filter(|_| last.oti.blocks() == 1).map(usize::from);
-        let Some(bundle) = self.bundles.get(&last.bundle).filter(|_| last.kind == ObjectKind::Announce) else {
-            return Vec::new();
-        };
+        let wanted = last.oti.block_symbols(0).map(usize::from);
+        let wanted = wanted.filter(|_| last.kind == ObjectKind::Announce && last.oti.blocks() == 1);
+        let (Some(wanted), Some(bundle)) = (wanted, self.bundles.get_mut(&last.bundle)) else { return Vec::new() };
         let mut seen = HashSet::new();
-        let its = |number: &&u64| self.symbol(**number).is_some_and(|s| s.oti == last.oti && seen.insert(s.esi));
-        let numbers: Vec<u64> = bundle.announce.iter().rev().filter(its).copied().take(wanted.unwrap_or(0)).collect();
-        if Some(numbers.len()) != wanted {
+        let symbols = &self.symbols;
+        let symbol = |number: &u64| symbols.get(number).map(|waiting| &waiting.symbol);
+        let its = |number: &&u64| symbol(number).is_some_and(|s| s.oti == last.oti && seen.insert(s.esi));
+        let numbers: Vec<u64> = bundle.announce.iter().rev().filter(its).copied().take(wanted).collect();
+        if numbers.len() != wanted {
             return Vec::new();
         }
-        let taken: Vec<Waiting> = numbers.iter().filter_map(|&number| self.take_out(number)).collect();
-        if let Some(bundle) = self.bundles.get_mut(&last.bundle) {
-            bundle.symbols.retain(|number| !numbers.contains(number));
-            bundle.announce.retain(|number| !numbers.contains(number));
-            if bundle.symbols.is_empty() {
-                self.bundles.remove(&last.bundle);
-            }
+        bundle.announce.retain(|number| !numbers.contains(number));
+        if bundle.len() == 0 {
+            self.bundles.remove(&last.bundle);
         }
-        self.shorten();
-        taken
+        numbers.iter().filter_map(|&number| self.take_out(number)).collect()
     }
 
     /// Lets those go that have waited for so long. Gives how many did.
     pub(super) fn expire(&mut self, now: Time, most: Duration) -> u64 {
         let mut gone = 0;
-        self.shorten();
-        while matches!(self.queue.front(), Some(Some(oldest)) if now.since(oldest.since) >= most) {
+        while self.symbols.first_key_value().is_some_and(|(_, oldest)| now.since(oldest.since) >= most) {
             gone += u64::from(self.pop());
-            self.shorten();
         }
         gone
     }
 
-    fn symbol(&self, number: u64) -> Option<&Symbol> {
-        Some(&self.queue.get(self.at(number)?)?.as_ref()?.symbol)
-    }
-
-    fn at(&self, number: u64) -> Option<usize> {
-        usize::try_from(number.checked_sub(self.first)?).ok()
-    }
-
-    fn take_out(&mut self, number: u64) -> Option<Waiting> {
-        let at = self.at(number)?;
-        let waiting = self.queue.get_mut(at)?.take()?;
-        self.held -= cost(&waiting.payload);
-        Some(waiting)
-    }
-
     /// Drops the oldest. False: there is none.
-    fn pop(&mut self) -> bool {
-        while let Some(oldest) = self.queue.pop_front() {
-            let number = self.first;
-            self.first += 1;
-            let Some(waiting) = oldest else { continue };
-            self.held -= cost(&waiting.payload);
-            self.forget(waiting.symbol.bundle, number);
-            return true;
-        }
-        false
-    }
-
-    /// The number, the first of its bundle, is gone.
-    fn forget(&mut self, id: BundleId, number: u64) {
-        let Some(bundle) = self.bundles.get_mut(&id) else { return };
-        if bundle.symbols.front() == Some(&number) {
-            bundle.symbols.pop_front();
+    pub(super) fn pop(&mut self) -> bool {
+        let Some((number, oldest)) = self.symbols.pop_first() else { return false };
+        let id = oldest.symbol.bundle;
+        let Some(bundle) = self.bundles.get_mut(&id) else { return true };
+        let its = if oldest.symbol.kind == ObjectKind::Announce { &mut bundle.announce } else { &mut bundle.others };
+        if its.front() == Some(&number) {
+            its.pop_front();
             bundle.spent = bundle.spent.saturating_sub(1);
         }
-        if bundle.announce.front() == Some(&number) {
-            bundle.announce.pop_front();
-        }
-        if bundle.symbols.is_empty() {
+        if bundle.len() == 0 {
             self.bundles.remove(&id);
+            // What a crowd took is given back when it has gone.
+            if self.bundles.capacity() > 4 * self.bundles.len() + 1_024 {
+                self.bundles.shrink_to(2 * self.bundles.len());
+            }
         }
+        true
     }
 
-    /// Takes up no place for what was taken out at the front.
-    fn shorten(&mut self) {
-        while let Some(None) = self.queue.front() {
-            self.queue.pop_front();
-            self.first += 1;
-        }
+    /// The symbol, which its bundle does not name any more.
+    fn take_out(&mut self, number: u64) -> Option<Waiting> {
+        self.symbols.remove(&number)
+    }
+}
+
+impl Bundle {
+    fn len(&self) -> u64 {
+        (self.announce.len() + self.others.len()) as u64
     }
 }
 
@@ -212,8 +196,8 @@ mod tests {
         assert_eq!((lobby.traffic(BundleId(0)), lobby.traffic(BundleId(1))), (0, 5));
         assert_eq!(lobby.expire(Time(15), Duration::from_nanos(2)), 2, "11 and 13");
         assert_eq!(esis(&lobby.take(BundleId(1))), [15, 17, 19]);
-        assert!(lobby.queue.is_empty() && lobby.bundles.is_empty());
-        assert_eq!((lobby.held, buffers.held()), (0, 0));
+        assert!(lobby.symbols.is_empty() && lobby.bundles.is_empty());
+        assert_eq!(buffers.held(), 0);
     }
 
     #[test]
@@ -231,10 +215,43 @@ mod tests {
         assert_eq!(put(&mut lobby, ObjectKind::Announce, 2), [2, 5, 0]);
         assert_eq!(lobby.traffic(BundleId(7)), 2);
         lobby.spend(BundleId(7));
+        assert_eq!(lobby.traffic(BundleId(7)), 1);
+        lobby.spend(BundleId(7));
         assert_eq!(lobby.traffic(BundleId(7)), 0);
         assert_eq!(put(&mut lobby, ObjectKind::Data, 2), Vec::<u32>::new());
         assert_eq!(lobby.traffic(BundleId(7)), 1);
         assert_eq!(esis(&lobby.take(BundleId(7))), [0, 1, 2]);
+    }
+
+    /// One symbol stays at the front while others come and go behind it.
+    #[test]
+    fn what_is_taken_out_leaves_nothing_behind() {
+        let (buffers, mut lobby) = (buffers(), Lobby::default());
+        lobby.push(Time(1), symbol(1, ObjectKind::Data, 0), &[7; 64], &buffers);
+        let oti = Oti::new(64, 64, 8).unwrap();
+        for n in 0..10_000 {
+            let symbol = Symbol { oti, ..symbol(100 + n, ObjectKind::Announce, 0) };
+            assert_eq!(lobby.push(Time(2), symbol, &[7; 64], &buffers), 0);
+            assert_eq!(lobby.take_announce(&symbol).len(), 1);
+        }
+        assert_eq!((lobby.symbols.len(), lobby.bundles.len()), (1, 1));
+        assert_eq!(buffers.held(), 64 + OVERHEAD);
+    }
+
+    #[test]
+    fn announces_that_are_never_whole_take_a_part_only() {
+        let buffers = Buffers::new(64 << 20, 16 << 20, None);
+        let mut lobby = Lobby::default();
+        let oti = Oti::new(64 * 900, 64, 1_000).unwrap();
+        let gone: u64 = (0..1_000)
+            .map(|esi| {
+                let symbol = Symbol { oti, ..symbol(7, ObjectKind::Announce, esi) };
+                lobby.push(Time(1), symbol, &[7; 64], &buffers)
+            })
+            .sum();
+        assert_eq!((gone, lobby.traffic(BundleId(7))), (1_000 - 128, 128));
+        assert_eq!(lobby.take(BundleId(7)).len(), 128);
+        assert_eq!(buffers.held(), 0);
     }
 
     #[test]

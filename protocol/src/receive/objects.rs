@@ -151,12 +151,11 @@ impl Objects {
         HashMap::with_hasher(self.sbn_hash)
     }
 
-    /// A datagram of a bundle came; gives how many did.
-    pub(super) fn traffic(&mut self, bundle: BundleId) -> u64 {
-        self.bundles.get_mut(&bundle).map_or(0, |bundle| {
+    /// A datagram of a bundle came.
+    pub(super) fn traffic(&mut self, bundle: BundleId) {
+        if let Some(bundle) = self.bundles.get_mut(&bundle) {
             bundle.traffic = bundle.traffic.saturating_add(1);
-            bundle.traffic
-        })
+        }
     }
 
     /// Whether a trusted key signed for a bundle of which objects are known.
@@ -169,10 +168,10 @@ impl Objects {
         self.bundles.get(&bundle).map_or(0, |bundle| bundle.traffic)
     }
 
-    /// What came of a bundle speaks for it no more.
+    /// Half of what came of a bundle speaks for it no more.
     pub(super) fn spend(&mut self, bundle: BundleId) {
         if let Some(bundle) = self.bundles.get_mut(&bundle) {
-            bundle.traffic = 0;
+            bundle.traffic /= 2;
         }
     }
 
@@ -313,13 +312,13 @@ impl Objects {
         Some((object, last))
     }
 
-    /// A trusted key signed for a bundle: its objects are of another class from now on; gives them.
+    /// A trusted key signed for a bundle: its objects are of another class from now on; gives those that were not before.
     pub(super) fn vouch(&mut self, id: BundleId) -> Vec<Handle> {
         let Some(bundle) = self.bundles.get_mut(&id) else { return Vec::new() };
-        if std::mem::replace(&mut bundle.signed, true) {
-            return Vec::new();
-        }
-        let handles = self.of(id);
+        // One that came after its announce was checked may have said so already.
+        bundle.signed = true;
+        let is_other = |handle: &Handle| self.get(*handle).is_some_and(|object| !object.signed);
+        let handles: Vec<Handle> = self.of(id).into_iter().filter(is_other).collect();
         for &handle in &handles {
             let Some(object) = self.get_mut(handle) else { continue };
             let before = object.pool();

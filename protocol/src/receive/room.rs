@@ -46,7 +46,7 @@ impl Reassembly {
                 None => {}
             }
         }
-        if last && self.expired.len() < MOST_EXPIRED {
+        if last && !self.lobby.has(object.bundle) && self.expired.len() < MOST_EXPIRED {
             self.expired.push_back(object.bundle);
         }
     }
@@ -62,7 +62,14 @@ impl Reassembly {
                 self.drop_block(handle, sbn);
                 continue;
             }
-            if !signed || !self.parked.is_empty() {
+            if !signed {
+                return false;
+            }
+            if self.lobby.pop() {
+                self.drops.add(DropReason::Limit);
+                continue;
+            }
+            if !self.parked.is_empty() {
                 return false;
             }
             let Some((handle, sbn)) = self.longest_waiting(true, None) else { return false };

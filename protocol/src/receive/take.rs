@@ -59,6 +59,12 @@ impl Reassembly {
     ) -> Result<(), DropReason> {
         self.counters.came(header.session, header.counter);
         let Content::Symbol(symbol) = header.content else { return Ok(()) };
+        // All of an announce is in one place, or it is never whole.
+        let is_announce = symbol.kind == ObjectKind::Announce;
+        if is_announce && self.lobby.has_announce(symbol.bundle) && self.objects.find(&symbol).is_none() {
+            self.wait_in_lobby(now, &symbol, payload);
+            return Ok(());
+        }
         match self.place(now, &symbol, payload, want) {
             Ok(()) => Ok(()),
             Err(Unplaced::Dropped(reason)) => Err(reason),
@@ -85,7 +91,6 @@ impl Reassembly {
         if full || !object.open.contains_key(&symbol.sbn) {
             self.make_place(now, handle, symbol)?;
         }
-        self.objects.traffic(symbol.bundle);
         // Making room may have parked this very block, if it is the only one, or the object.
         let object = self.objects.get_mut(handle).ok_or(DropReason::Memory)?;
         let (signed, origin) = (object.signed, object.origin());
@@ -99,6 +104,9 @@ impl Reassembly {
         object.last = now;
         let parked = object.parked.get(&symbol.sbn).copied().unwrap_or(0);
         let complete = open.complete(parked, origin);
+        if !signed {
+            self.objects.traffic(symbol.bundle);
+        }
         self.completed(now, symbol, signed && parked == 0, complete);
         Ok(())
     }

@@ -78,7 +78,7 @@ impl Delivery {
         }
         let oti = opened.value.oti();
         let channel = opened.value.channel.clone();
-        let place = AdoptionPlace::take(&self.adoptions, bytes.len()).ok_or(StoreError::Refused)?;
+        let place = AdoptionPlace::take(&self.adoptions, bytes.len()).ok_or(StoreError::NoRoom)?;
         let mut lives = self.lives();
         let live = lives.entry(id).or_default();
         if !live.announced {
@@ -88,6 +88,8 @@ impl Delivery {
             live.adopting = Some(Adoption { announce, bytes, _place: Arc::new(place) });
         }
         drop(lives);
+        // Its place is there before the data plane asks whether there is room in it.
+        self.store.begin_signed(id, &channel, self.share(&channel));
         self.vouch(id, Some(&channel));
         self.enqueue(Job::Advance(id));
         Ok(())
@@ -117,7 +119,7 @@ impl Delivery {
                 Err(verdict) => return self.not_admitted(id, verdict, None),
             },
         }
-        let place = AdoptionPlace::take(&self.adoptions, bytes.len()).ok_or(StoreError::Refused)?;
+        let place = AdoptionPlace::take(&self.adoptions, bytes.len()).ok_or(StoreError::NoRoom)?;
         let is_spoken_of = self.ledger.lock().entry(id).is_some();
         if !is_spoken_of {
             // Before its announce, hashes are no more than data is.

@@ -217,6 +217,10 @@ impl High {
         {
             self.parked.push_back(block);
         }
+        if self.reassembly.has_admitted() {
+            let delivery = &self.delivery;
+            self.reassembly.take_admitted(self.now, &mut |symbol| ask(delivery, symbol));
+        }
     }
 
     /// Checks a beacon, or a signed object that came in one block.
@@ -234,7 +238,8 @@ impl High {
                 } else {
                     match self.delivery.manifest(block.bundle(), block.kind(), block.data()) {
                         Ok(()) => self.reassembly.stored(*block),
-                        Err(_) => self.reassembly.discarded(*block),
+                        Err(StoreError::Refused) => self.reassembly.discarded(*block),
+                        Err(_) => self.reassembly.failed(*block),
                     }
                 }
             }

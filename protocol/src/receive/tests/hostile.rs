@@ -104,17 +104,19 @@ fn junk_objects_keep_no_announce_and_no_signed_bundle_out() {
     // Now an honest bundle that nobody has signed for yet.
     let mut reassembly = Reassembly::new(limits(16 << 20));
     let mut honest = Peer::new(3);
-    let announce = |esi: u32| Symbol { esi, ..tiny(7, ObjectKind::Announce, 0) };
-    let (mut taken, mut esi) = (0, 0);
+    let oti = Oti::new(64 * 8, 64, 8).unwrap();
+    let announce = |esi| Symbol { bundle: BundleId(7), kind: ObjectKind::Announce, sbn: 0, esi, oti };
+    let mut esi = 0;
     for n in 0..200_000_u64 {
         let now = Time(1_000_000_000 + n * 50_000);
         let _ = peer.put(&mut reassembly, now, tiny(1_000 + n, ObjectKind::Announce, 0));
-        // One of ten is honest.
-        if n % 10 == 0 && taken < 8 && honest.put(&mut reassembly, now, announce(esi)).is_ok() {
-            (taken, esi) = (taken + 1, esi + 1);
+        // When there is no room any more, one of five hundred is honest: it takes 0.2 s.
+        if n > 50_000 && n % 500 == 0 && esi < 8 {
+            honest.put(&mut reassembly, now, announce(esi)).unwrap();
+            esi += 1;
         }
     }
-    assert_eq!(taken, 8);
+    assert_eq!(esi, 8);
     assert!(std::iter::from_fn(|| reassembly.poll_complete()).any(|block| block.bundle() == BundleId(7)));
 }
 
@@ -137,9 +139,14 @@ fn of_bundles_that_nobody_signed_for_the_one_with_more_traffic_is_checked_first(
     put(&mut reassembly, &mut peer);
     let first = reassembly.poll_complete().unwrap();
     assert_eq!(first.bundle(), BundleId(id(7)));
-    // It was nothing: what came of it speaks for it no more.
     reassembly.discarded(first);
     while let Some(block) = reassembly.poll_complete() {
+        reassembly.discarded(block);
+    }
+    // It was nothing, again and again: each time what came of it speaks half as much for it.
+    for _ in 0..6 {
+        peer.put(&mut reassembly, Time(55), announce(7)).unwrap();
+        let block = reassembly.poll_complete().unwrap();
         reassembly.discarded(block);
     }
     peer.put(&mut reassembly, Time(60), tiny(id(9), ObjectKind::Data, 1)).unwrap();
@@ -159,7 +166,7 @@ fn a_flood_of_junk_loses_nothing_of_a_bundle_whose_announce_is_late() {
     };
     let (data, announce) = (Oti::new(30 * 1_408, 1_408, 64).unwrap(), Oti::new(500, 1_408, 64).unwrap());
     let mine = |kind, oti, esi| Symbol { bundle: BundleId(7), kind, sbn: 0, esi, oti };
-    for n in 0..10_000 {
+    for n in 0..9_000 {
         let now = Time(1_000_000_000 + n * 50_000);
         peer.put(&mut reassembly, now, junk(n)).unwrap();
         if n >= 5_000 && n % 20 == 0 && n < 5_600 {
@@ -229,6 +236,80 @@ fn of_a_bundle_that_is_signed_for_only_what_was_signed_stays() {
     assert_eq!(left, [otis[0]]);
     assert_eq!(reassembly.lacking(BundleId(7)), [(1, 7)]);
     assert!(reassembly.poll_expired().is_none(), "the bundle is not over");
+}
+
+#[test]
+fn objects_that_come_while_the_announce_is_checked_lose_nothing_of_those_before() {
+    let mut reassembly = Reassembly::new(limits(1 << 20));
+    let mut peer = Peer::new(2);
+    // All room for blocks is taken, so that some of the data is in a block and the rest waits.
+    let data = Oti::new(64 * 16, 64, 8).unwrap();
+    let mine = |kind, sbn, esi| Symbol { bundle: BundleId(7), kind, sbn, esi, oti: data };
+    peer.put(&mut reassembly, Time(1), mine(ObjectKind::Data, 0, 0)).unwrap();
+    let junk = Oti::new(1 << 30, 64, 1_000).unwrap();
+    for n in 0..100 {
+        let symbol = Symbol { bundle: BundleId(100 + n), kind: ObjectKind::Data, sbn: 0, esi: 0, oti: junk };
+        peer.put(&mut reassembly, Time(2), symbol).unwrap();
+    }
+    (0..8).for_each(|esi| peer.put(&mut reassembly, Time(3), mine(ObjectKind::Data, 1, esi)).unwrap());
+    (1..8).for_each(|esi| peer.put(&mut reassembly, Time(3), mine(ObjectKind::Data, 0, esi)).unwrap());
+    // The announce is good, and before that is said here something of the bundle comes that was not known.
+    let symbol = Symbol { oti: Oti::new(64 * 3, 64, 8).unwrap(), ..mine(ObjectKind::Hashes, 0, 0) };
+    let header = Header { sealed: true, session: SessionId(9), counter: 0, content: Content::Symbol(symbol) };
+    reassembly.handle(Time(4), &header, &[1; 64], &mut signed).unwrap();
+    reassembly.vouch(Time(5), BundleId(7), &mut signed);
+    let whole: Vec<u32> = std::iter::from_fn(|| reassembly.poll_block()).map(|block| block.sbn()).collect();
+    assert_eq!(whole.len(), 2, "{whole:?}");
+}
+
+#[test]
+fn what_waited_goes_on_as_room_comes() {
+    let mut reassembly = Reassembly::new(limits(1 << 20));
+    let mut peer = Peer::new(2);
+    let oti = Oti::new(1 << 30, 64, 1_000).unwrap();
+    let put = |reassembly: &mut Reassembly, peer: &mut Peer, bundle, sbn, esi| {
+        let symbol = Symbol { bundle: BundleId(bundle), kind: ObjectKind::Data, sbn, esi, oti };
+        peer.put(reassembly, Time(2), symbol).unwrap();
+    };
+    // Junk takes the room for blocks, so that what comes then waits: three symbols of each of twenty blocks, which are larger than memory.
+    (0..100).for_each(|n| put(&mut reassembly, &mut peer, 100 + n, 0, 0));
+    (0..3).for_each(|esi| (0..20).for_each(|sbn| put(&mut reassembly, &mut peer, 7, sbn, esi)));
+    reassembly.vouch(Time(5), BundleId(7), &mut signed);
+    assert!(reassembly.has_admitted(), "not all at once");
+    let mut placed = 0;
+    for n in 1..100 {
+        // The caller has time to keep some.
+        while let Some(block) = reassembly.poll_parked() {
+            placed += block.received();
+            reassembly.recycle(block);
+        }
+        reassembly.take_admitted(Time(5) + TRY_AGAIN * n, &mut signed);
+    }
+    assert!(!reassembly.has_admitted());
+    placed += reassembly.lacking(BundleId(7)).iter().map(|(_, lacking)| 1_000 - lacking).sum::<u32>();
+    assert_eq!(placed, 60, "{:?}", reassembly.given_up());
+}
+
+/// A block that is larger than all memory is tried some times, and no more.
+#[test]
+fn what_can_never_have_room_is_given_up() {
+    let mut reassembly = Reassembly::new(limits(64 << 10));
+    let mut peer = Peer::new(2);
+    let oti = Oti::new(1 << 30, 64, 1_024).unwrap();
+    let symbol = Symbol { bundle: BundleId(7), kind: ObjectKind::Data, sbn: 0, esi: 0, oti };
+    peer.put(&mut reassembly, Time(1), symbol).unwrap();
+    reassembly.vouch(Time(2), BundleId(7), &mut signed);
+    for n in 1..=TRIES {
+        assert!(reassembly.has_admitted());
+        // Not before its time.
+        reassembly.take_admitted(Time(2) + TRY_AGAIN * n - Duration::from_millis(1), &mut signed);
+        reassembly.take_admitted(Time(2) + TRY_AGAIN * n, &mut signed);
+        while let Some(block) = reassembly.poll_parked() {
+            reassembly.recycle(block);
+        }
+    }
+    assert!(!reassembly.has_admitted());
+    assert_eq!(reassembly.given_up().get(DropReason::Memory), 1);
 }
 
 #[test]
