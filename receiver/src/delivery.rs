@@ -177,6 +177,8 @@ struct Live {
     trouble: Option<String>,
     /// Not tried again before this, in Unix milliseconds.
     retry_ms: u64,
+    /// Bytes that were spoilt on the way. What came of them since is not believed to be better until the link is silent.
+    spoilt: Vec<std::ops::Range<u64>>,
 }
 
 /// An announce that was admitted, and its signed bytes.
@@ -230,6 +232,8 @@ impl Drop for AdoptionPlace {
 enum Job {
     Advance(BundleId),
     Checkpoint,
+    /// What came since content was found to be spoilt.
+    Clear(BundleId),
 }
 
 #[derive(Default)]
@@ -330,6 +334,7 @@ impl Delivery {
         match job {
             None => return false,
             Some(Job::Advance(id)) => self.advance(id),
+            Some(Job::Clear(id)) => self.clear_spoilt(id),
             Some(Job::Checkpoint) => {
                 if let Err(error) = self.store.checkpoint() {
                     self.all_lost();

@@ -133,7 +133,7 @@ impl Delivery {
         }
         self.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
         if let Some(live) = self.lives().get_mut(&id) {
-            live.progress = None;
+            (live.progress, live.spoilt) = (None, files.to_vec());
         }
         let entry = self.ledger.lock().change(id, now, |entry| entry.spoilt = entry.spoilt.saturating_add(1)).cloned();
         let Some(entry) = entry else { return };
@@ -151,6 +151,24 @@ impl Delivery {
                 number(&entry)
             ),
         );
+    }
+
+    /// Whoever spoils what is on the link goes on for a while after it was noticed: what came meanwhile is no better. Once nothing comes
+    /// any more it is thrown away, so that what is sent again does not meet it.
+    pub(super) fn clear_spoilt(&self, id: BundleId) {
+        let Some(staged) = self.store.get(id) else { return };
+        let _alone = staged.advancing.lock().unwrap_or_else(PoisonError::into_inner);
+        let files = self.lives().get_mut(&id).map(|live| std::mem::take(&mut live.spoilt)).unwrap_or_default();
+        if files.is_empty() {
+            return;
+        }
+        if let Err(error) = self.store.discard_ranges(&staged, &files) {
+            tracing::debug!(bundle = %id, %error, "what came after spoilt content is not thrown away");
+        }
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        if let Some(live) = self.lives().get_mut(&id) {
+            live.progress = None;
+        }
     }
 
     /// The device did not keep what was written to it, and said so for something else or not at all.
@@ -329,6 +347,7 @@ impl Delivery {
             now,
             &Event::Published { bundle: subject(entry), bytes: entry.bytes, manifest: manifest.unwrap_or_default() },
         );
+        self.no_alarm(Code::Spoilt, &entry.id.to_string());
         let hook = self.policy(channel).hook.is_some();
         {
             let mut ledger = self.ledger.lock();

@@ -352,6 +352,48 @@ fn content_that_does_not_match_is_received_again() {
     }
 }
 
+/// Whoever spoils what is on the link goes on for a while: that must not be in the way of what is sent again.
+#[test]
+fn what_comes_after_spoilt_content_is_thrown_away_when_the_link_is_silent() {
+    let sample = Sample::tree(7, 1, &[1_000, 1_000, 1_000]);
+    let mut other = sample.clone();
+    other.data[1_500] ^= 1;
+    let bench = Bench::new().with_hook(None);
+    let delivery = bench.open();
+    delivery.tick(1_000);
+    announce(&delivery, &sample).unwrap();
+    data(&delivery, &other, 0..sample.oti().blocks()).unwrap();
+    hashes(&delivery, &sample).unwrap();
+    work(&delivery);
+    assert_eq!(delivery.lost(), [sample.id()]);
+    let have = |delivery: &Delivery| match delivery.want(sample.id(), ObjectKind::Data, &sample.oti()) {
+        Want::Yes { have, .. } => have.iter().collect::<Vec<u32>>(),
+        other => panic!("{other:?}"),
+    };
+    let good = have(&delivery);
+    let bad: Vec<u32> = (0..sample.oti().blocks()).filter(|sbn| !good.contains(sbn)).collect();
+    assert!(bad.len() > 1, "{bad:?}");
+    // He sends on.
+    delivery.tick(2_000);
+    data(&delivery, &other, bad[0]..bad[0] + 1).unwrap();
+    work(&delivery);
+    assert_eq!(have(&delivery).len(), good.len() + 1, "nobody knows yet what that is");
+    delivery.tick(40_000);
+    work(&delivery);
+    assert_eq!(state(&delivery, &sample), Some(State::Incomplete));
+    assert_eq!(have(&delivery), good, "what was proven stays");
+    assert_eq!(delivery.lost(), [sample.id()], "the data plane forgets what it has");
+    // What comes then stays, however long the link is silent.
+    data(&delivery, &sample, bad[0]..bad[0] + 1).unwrap();
+    delivery.tick(90_000);
+    work(&delivery);
+    assert_eq!(have(&delivery).len(), good.len() + 1);
+    assert!(delivery.noted(0).iter().any(|alarm| alarm.code == alarms::Code::Spoilt));
+    send(&delivery, &sample);
+    sample.assert_at(&bench.inbox(1));
+    assert!(delivery.noted(0).iter().all(|alarm| alarm.code != alarms::Code::Spoilt), "it is over");
+}
+
 #[test]
 fn keys_that_are_trusted_later_or_no_more_count_at_once() {
     let bench = Bench::new().with_hook(None);

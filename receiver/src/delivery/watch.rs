@@ -103,12 +103,13 @@ impl Delivery {
 
     fn look(&self, id: BundleId, now_ms: u64) {
         let Some(entry) = self.ledger.lock().entry(id).cloned() else { return };
-        let mut retry = false;
+        let (mut retry, mut spoilt) = (false, false);
         let (state, reason) = {
             let mut lives = self.lives();
             let live = lives.get_mut(&id);
             if let Some(live) = &live {
                 retry = live.trouble.is_some() && live.retry_ms <= now_ms && live.announced;
+                spoilt = !live.spoilt.is_empty();
             }
             let judged = self.judge(&entry, live.as_deref(), now_ms);
             if let Some(live) = live
@@ -120,6 +121,9 @@ impl Delivery {
         };
         if retry {
             self.enqueue(Job::Advance(id));
+        }
+        if spoilt && state == State::Incomplete {
+            self.enqueue(Job::Clear(id));
         }
         if state != entry.state || reason != entry.reason {
             let mut ledger = self.ledger.lock();
