@@ -215,9 +215,16 @@ impl Store {
         self.is_missing(&self.root.join(JOURNAL)).map(|missing| !missing)
     }
 
-    /// Writes down what could not be written while the disk failed, as soon as it can be: a restart relies on it.
+    /// Writes down what could not be written while the disk failed, as soon as it can be: a restart relies on it. Begins the journal anew
+    /// when there is nothing left in staging.
     pub fn mend(&self) {
-        drop(self.log());
+        let mut log = self.log();
+        if log.has_grown()
+            && self.all().is_empty()
+            && let Err(error) = self.rewrite(&mut log)
+        {
+            tracing::debug!(%error, "staging journal");
+        }
     }
 
     /// Makes staging anew after somebody removed it.

@@ -21,6 +21,8 @@ pub type BootId = [u8; 16];
 
 /// The journal is rewritten when it is this long, in bytes.
 const REWRITE_AT: u64 = 32 << 20;
+/// Where staging is empty it is rewritten when it is this long.
+const GROWN: u64 = 256 << 10;
 
 /// What of a bundle is stored, as ranges of bytes of its data object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -214,6 +216,12 @@ impl Log {
     #[must_use]
     pub fn is_long(&self) -> bool {
         self.journal.len() > REWRITE_AT
+    }
+
+    /// Whether it has grown at all to speak of: it is then too long for a staging that holds nothing.
+    #[must_use]
+    pub fn has_grown(&self) -> bool {
+        self.journal.len() > GROWN
     }
 
     /// Replaces the journal by one that says the same in fewer records.

@@ -11,7 +11,7 @@ use space::Limits;
 
 const ENOSPC: i32 = 28;
 const EIO: i32 = 5;
-const ALL: Share = Share { bytes: u64::MAX, files: u64::MAX };
+const ALL: Share = Share::ALL;
 
 struct Bench {
     dir: tempfile::TempDir,
@@ -231,6 +231,37 @@ fn a_failed_sync_gives_up_what_it_should_have_kept() {
         put(&store, sample, sbn).unwrap();
     }
     assert_whole(&store, sample);
+}
+
+#[test]
+fn the_journal_of_an_empty_staging_is_short_again() {
+    let bench = Bench::new();
+    let store = bench.open(1);
+    let sample = &samples()[0];
+    let len = || std::fs::metadata(bench.dir.path().join("staging/journal")).unwrap().len();
+    let before = len();
+    while len() <= 256 << 10 {
+        (0..100).for_each(|id| drop(store.begin_signed(BundleId(1_000 + id), &default_channel(), ALL)));
+        (0..100).for_each(|id| store.remove(BundleId(1_000 + id)).unwrap());
+    }
+    // Not while there is anything in staging.
+    adopt(&store, sample).unwrap();
+    put(&store, sample, 0).unwrap();
+    store.mend();
+    assert!(len() > 256 << 10);
+    store.remove(sample.id()).unwrap();
+    bench.disk.heal();
+    bench.disk.fail_from(0, 28);
+    store.mend();
+    assert!(len() > 256 << 10, "the disk did not take it");
+    bench.disk.heal();
+    store.mend();
+    assert!(len() <= before + 64, "{}", len());
+    adopt(&store, sample).unwrap();
+    put(&store, sample, 0).unwrap();
+    drop(store);
+    let have = bench.open(1).have(sample.id(), ObjectKind::Data, &sample.oti());
+    assert!(have.contains(0));
 }
 
 #[test]
