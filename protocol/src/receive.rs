@@ -31,6 +31,7 @@ mod record;
 mod room;
 mod take;
 mod tally;
+mod vouch;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -45,9 +46,9 @@ use self::lobby::{Lobby, Waiting};
 use self::objects::{Handle, Object, ObjectState, Objects, Room};
 pub use self::record::{BlockMemory, Extent, recover};
 pub use self::take::Taken;
-use self::take::{Unplaced, crowded};
 use self::tally::Margins;
 pub use self::tally::Tally;
+use self::vouch::{Unplaced, crowded};
 use crate::id::{BundleId, SessionId};
 use crate::partition::{BlockSet, Oti};
 use crate::time::Time;
@@ -177,8 +178,10 @@ pub struct Reassembly {
     lobby: Lobby,
     /// What waited there of bundles that were signed for since, and has no place in a block yet.
     admitted: VecDeque<Waiting>,
-    /// How often the first of these found no room, and when last.
-    tries: (u32, Time),
+    /// How often the first of these found no room.
+    tries: u32,
+    /// When last.
+    tried: Time,
     checks: Checks,
     ready: VecDeque<ReceivedBlock>,
     parked: VecDeque<ReceivedBlock>,
@@ -198,9 +201,6 @@ pub struct Reassembly {
 const MOST_OF_BUNDLE: usize = 3 * objects::OF_A_KIND;
 /// Expired bundles that wait to be asked for; of more the caller learns when it looks.
 const MOST_EXPIRED: usize = 4_096;
-/// A symbol that waited, and finds no room once its bundle is signed for, is tried so often, and after so long.
-const TRIES: u32 = 50;
-const TRY_AGAIN: Duration = Duration::from_millis(10);
 /// Memory that was used and is free is given back when no block has needed any for so long.
 const SPARE: Duration = Duration::from_secs(10);
 /// An object that is complete, and of which nothing came for so long, is not remembered any more.
@@ -231,7 +231,8 @@ impl Reassembly {
             buffers: Buffers::new(limits.memory, limits.unsigned_memory, memory),
             lobby: Lobby::default(),
             admitted: VecDeque::new(),
-            tries: (0, Time::ZERO),
+            tries: 0,
+            tried: Time::ZERO,
             checks: Checks::new(&limits),
             ready: VecDeque::new(),
             parked: VecDeque::new(),
@@ -259,107 +260,9 @@ impl Reassembly {
         self.expired.pop_front()
     }
 
-    /// A beacon came in this session; `signed` are its bytes. It is checked in its turn, unless there are too many.
-    pub fn push_beacon(&mut self, session: SessionId, signed: &[u8]) {
-        if !self.checks.push_beacon(session, signed) {
-            self.drops.add(DropReason::Limit);
-        }
-    }
-
-    /// Whether anything waits to be checked.
-    #[must_use]
-    pub fn has_checks(&self) -> bool {
-        !self.checks.is_empty()
-    }
-
-    /// What is to be checked next: a signed object of one block, or a beacon.
-    pub fn poll_check(&mut self, now: Time) -> NextCheck {
-        let (objects, lobby) = (&self.objects, &self.lobby);
-        self.checks.poll(now, &|bundle| objects.came(bundle).saturating_add(lobby.traffic(bundle)))
-    }
-
-    /// The same whatever the time, for when nothing more comes.
-    pub fn poll_check_rest(&mut self) -> Option<Check> {
-        let (objects, lobby) = (&self.objects, &self.lobby);
-        self.checks.next(&|bundle| objects.came(bundle).saturating_add(lobby.traffic(bundle)))
-    }
-
-    /// A block that is complete, to be stored or to be checked, whatever the time: for callers that do both at once.
-    pub fn poll_complete(&mut self) -> Option<ReceivedBlock> {
-        self.poll_block().or_else(|| match self.poll_check_rest()? {
-            Check::Object(block) => Some(*block),
-            Check::Beacon(..) => None,
-        })
-    }
-
     /// What was taken first and given up later, by reason; begins anew.
     pub fn given_up(&mut self) -> Drops {
         std::mem::take(&mut self.drops)
-    }
-
-    /// A trusted key signed for this bundle: it has the room of those from now on, and what waited of it is taken. `want` is asked about
-    /// its objects.
-    pub fn vouch(&mut self, now: Time, bundle: BundleId, want: &mut dyn FnMut(&Symbol) -> Wanted) {
-        for handle in self.objects.vouch(bundle) {
-            let Some(object) = self.objects.get_mut(handle) else { continue };
-            for (&sbn, open) in &mut object.open {
-                if let Some(lease) = open.block.as_mut().and_then(ReceivedBlock::lease_mut) {
-                    self.buffers.vouch(lease);
-                }
-                self.waiting[1].push_back((open.heard, handle, sbn));
-            }
-            self.buffers.vouch(&mut object.counted);
-        }
-        // What is not what was signed for goes.
-        for handle in self.objects.of(bundle) {
-            let Some(object) = self.objects.get(handle) else { continue };
-            let symbol = Symbol { bundle, kind: object.kind, sbn: 0, esi: 0, oti: object.oti };
-            if matches!(object.state, ObjectState::Wanted)
-                && matches!(want(&symbol), Wanted::No(DropReason::Refused | DropReason::Done))
-            {
-                self.remove_object(handle, false);
-            }
-        }
-        while let Some(silent) = self.objects.too_many_signed(now, &self.limits) {
-            self.remove_object(silent, true);
-        }
-        let (objects, lobby) = (&self.objects, &self.lobby);
-        let traffic = |bundle| objects.came(bundle).saturating_add(lobby.traffic(bundle));
-        for away in self.checks.vouch(bundle, &traffic) {
-            self.drops.add(DropReason::Limit);
-            self.failed(away);
-        }
-        self.admitted.extend(self.lobby.take(bundle));
-        self.take_admitted(now, want);
-    }
-
-    /// Goes on with what waited of bundles that were signed for since, as far as there is room. Call when blocks have left.
-    pub fn take_admitted(&mut self, now: Time, want: &mut dyn FnMut(&Symbol) -> Wanted) {
-        if self.tries.0 > 0 && now.since(self.tries.1) < TRY_AGAIN {
-            return;
-        }
-        while let Some(waiting) = self.admitted.pop_front() {
-            let reason = match self.place(now, &waiting.symbol, &waiting.payload, want) {
-                Ok(()) => {
-                    self.tries.0 = 0;
-                    continue;
-                }
-                // Blocks that leave make room, but for one that is larger than all of it.
-                Err(Unplaced::Dropped(DropReason::Memory)) if self.tries.0 < TRIES => {
-                    self.tries = (self.tries.0 + 1, now);
-                    return self.admitted.push_front(waiting);
-                }
-                Err(Unplaced::Dropped(reason)) => reason,
-                Err(Unplaced::Crowded) => DropReason::Limit,
-            };
-            self.drops.add(reason);
-        }
-    }
-
-    /// Whether [`Reassembly::take_admitted`] has anything to do.
-    #[must_use]
-    pub fn has_admitted(&self) -> bool {
-        !self.admitted.is_empty()
     }
 
     /// A beacon that counts says that `datagrams` were sent in this session before it.
@@ -386,7 +289,7 @@ impl Reassembly {
         let handle = self.objects.find(&block.symbol());
         if let Some(object) = handle.and_then(|handle| self.objects.get_mut(handle)).filter(|o| !o.have.contains(sbn)) {
             object.parked.insert(sbn, symbols);
-            let origin = object.origin();
+            let origin = object.origin;
             if let Some(open) = object.open.get_mut(&sbn) {
                 self.ready.extend(open.complete(symbols, origin));
             }
@@ -426,7 +329,7 @@ impl Reassembly {
         let origin = block.origin();
         open.block = Some(block);
         if more && let Some(block) = open.complete(0, origin) {
-            self.out(block);
+            self.hand_out(block);
         } else if let Some(handle) = handle {
             self.wait(handle, sbn);
         }
@@ -525,7 +428,7 @@ impl Reassembly {
 
     /// How far each object is that is being collected.
     pub fn progress(&self) -> impl Iterator<Item = Progress> + '_ {
-        self.objects.all().filter(|o| o.signed && matches!(o.state, ObjectState::Wanted)).map(|o| Progress {
+        self.objects.all().filter(|o| o.is_signed() && matches!(o.state, ObjectState::Wanted)).map(|o| Progress {
             bundle: o.bundle,
             kind: o.kind,
             oti: o.oti,
@@ -599,8 +502,7 @@ impl Reassembly {
             kind: symbol.kind,
             oti: symbol.oti,
             state,
-            signed,
-            unknown: origin == Origin::Unknown,
+            origin,
             have,
             open: self.objects.map(),
             parked: kept,

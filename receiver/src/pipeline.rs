@@ -434,7 +434,7 @@ fn check_one(shared: &Shared, next: Check) {
 /// What came before a stop is still taken in: it may not come again.
 fn check_rest(shared: &Shared) {
     loop {
-        let next = shared.lock().reassembly.poll_check_rest();
+        let next = shared.lock().reassembly.poll_check_now();
         match next {
             Some(Check::Object(block)) => check_object(shared, *block),
             Some(Check::Beacon(..)) => {}

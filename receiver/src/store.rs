@@ -416,8 +416,7 @@ impl Store {
     #[must_use]
     pub fn is_doubtful(&self, staged: &Staged) -> bool {
         let failed = self.failed_syncs.load(Ordering::Relaxed);
-        let blocks = staged.blocks();
-        failed > 0 && !(blocks.read_again && blocks.proven == failed)
+        failed > 0 && staged.blocks().read_again != Some(failed)
     }
 
     /// Has all of a bundle read from the device again, by the next [`Store::catch_up`], after a checkpoint.
@@ -425,8 +424,7 @@ impl Store {
         let failed = self.failed_syncs.load(Ordering::Relaxed);
         tree.drop_cached()?;
         *staged.hashing() = hashing::Hashing::default();
-        let mut blocks = staged.blocks();
-        (blocks.proven, blocks.read_again) = (failed, true);
+        staged.blocks().read_again = Some(failed);
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::time::Duration;
 
-use super::{Limits, Origin, ReceivedBlock};
+use super::{DropReason, Limits, Lobby, Objects, Origin, Reassembly, ReceivedBlock};
 use crate::id::{BundleId, KeyTag, SessionId};
 use crate::time::Time;
 use crate::wire::ObjectKind;
@@ -223,6 +223,57 @@ impl ByKey {
         }
         block
     }
+}
+
+impl Reassembly {
+    /// A beacon came in this session; `signed` are its bytes. It is checked in its turn, unless there are too many.
+    pub fn push_beacon(&mut self, session: SessionId, signed: &[u8]) {
+        if !self.checks.push_beacon(session, signed) {
+            self.drops.add(DropReason::Limit);
+        }
+    }
+
+    /// Whether anything waits to be checked.
+    #[must_use]
+    pub fn has_checks(&self) -> bool {
+        !self.checks.is_empty()
+    }
+
+    /// What is to be checked next: a signed object of one block, or a beacon.
+    pub fn poll_check(&mut self, now: Time) -> NextCheck {
+        self.checks.poll(now, &traffic(&self.objects, &self.lobby))
+    }
+
+    /// The same whatever the time, for when nothing more comes.
+    pub fn poll_check_now(&mut self) -> Option<Check> {
+        self.checks.next(&traffic(&self.objects, &self.lobby))
+    }
+
+    /// A block that is complete, to be stored or to be checked, whatever the time: for callers that do both at once.
+    pub fn poll_complete(&mut self) -> Option<ReceivedBlock> {
+        self.poll_block().or_else(|| match self.poll_check_now()? {
+            Check::Object(block) => Some(*block),
+            Check::Beacon(..) => None,
+        })
+    }
+
+    /// A block is complete: what can be checked at once waits for that, the rest is to be stored.
+    pub(super) fn hand_out(&mut self, block: ReceivedBlock) {
+        if block.kind() == ObjectKind::Data || block.oti().blocks() != 1 || block.has_parked() {
+            self.ready.push_back(block);
+            return;
+        }
+        let away = self.checks.push(block, &traffic(&self.objects, &self.lobby));
+        if let Some(away) = away {
+            self.drops.add(DropReason::Limit);
+            self.failed(away);
+        }
+    }
+}
+
+/// How much came of a bundle that still speaks for it.
+pub(super) fn traffic<'a>(objects: &'a Objects, lobby: &'a Lobby) -> impl Fn(BundleId) -> u64 + 'a {
+    |bundle| objects.traffic(bundle).saturating_add(lobby.traffic(bundle))
 }
 
 /// How many checks may be made.

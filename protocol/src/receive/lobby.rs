@@ -43,7 +43,7 @@ struct Bundle {
 impl Lobby {
     /// Keeps a symbol. Gives how many had to go for it; itself among them, if there is no room at all.
     pub(super) fn push(&mut self, now: Time, symbol: Symbol, payload: &[u8], buffers: &Buffers) -> u64 {
-        let bytes = cost(payload);
+        let bytes = payload.len() as u64 + OVERHEAD;
         let mut gone = 0;
         while buffers.has_no_lobby_room(bytes) {
             if !self.pop() {
@@ -59,7 +59,7 @@ impl Lobby {
             if bundle.announce.len() > MOST_OF_ANNOUNCE
                 && let Some(oldest) = bundle.announce.pop_front()
             {
-                gone += u64::from(self.take_out(oldest).is_some());
+                gone += u64::from(self.symbols.remove(&oldest).is_some());
             }
         } else {
             bundle.others.push_back(number);
@@ -96,7 +96,7 @@ impl Lobby {
         let Some(Bundle { announce, others, .. }) = self.bundles.remove(&bundle) else { return Vec::new() };
         let mut numbers: Vec<u64> = announce.into_iter().chain(others).collect();
         numbers.sort_unstable();
-        numbers.into_iter().filter_map(|number| self.take_out(number)).collect()
+        numbers.iter().filter_map(|number| self.symbols.remove(number)).collect()
     }
 
     /// Takes out the announce that `last`, which came last, is of, if all of it is here: as many symbols as it has.
@@ -116,7 +116,7 @@ impl Lobby {
         if bundle.len() == 0 {
             self.bundles.remove(&last.bundle);
         }
-        numbers.iter().filter_map(|&number| self.take_out(number)).collect()
+        numbers.iter().filter_map(|number| self.symbols.remove(number)).collect()
     }
 
     /// Lets those go that have waited for so long. Gives how many did.
@@ -147,21 +147,12 @@ impl Lobby {
         }
         true
     }
-
-    /// The symbol, which its bundle does not name any more.
-    fn take_out(&mut self, number: u64) -> Option<Waiting> {
-        self.symbols.remove(&number)
-    }
 }
 
 impl Bundle {
     fn len(&self) -> u64 {
         (self.announce.len() + self.others.len()) as u64
     }
-}
-
-fn cost(payload: &[u8]) -> u64 {
-    payload.len() as u64 + OVERHEAD
 }
 
 #[cfg(test)]

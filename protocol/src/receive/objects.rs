@@ -27,10 +27,7 @@ pub(super) struct Object {
     pub(super) kind: ObjectKind,
     pub(super) oti: Oti,
     pub(super) state: ObjectState,
-    /// A trusted key signed for its bundle.
-    pub(super) signed: bool,
-    /// The id of its bundle names no trusted key.
-    pub(super) unknown: bool,
+    pub(super) origin: Origin,
     pub(super) have: BlockSet,
     pub(super) open: HashMap<u32, Open, SbnHash>,
     /// Symbols that the caller keeps, by SBN.
@@ -152,7 +149,7 @@ impl Objects {
     }
 
     /// A datagram of a bundle came.
-    pub(super) fn traffic(&mut self, bundle: BundleId) {
+    pub(super) fn came(&mut self, bundle: BundleId) {
         if let Some(bundle) = self.bundles.get_mut(&bundle) {
             bundle.traffic = bundle.traffic.saturating_add(1);
         }
@@ -164,7 +161,7 @@ impl Objects {
     }
 
     /// How many datagrams came of a bundle whose objects are known.
-    pub(super) fn came(&self, bundle: BundleId) -> u64 {
+    pub(super) fn traffic(&self, bundle: BundleId) -> u64 {
         self.bundles.get(&bundle).map_or(0, |bundle| bundle.traffic)
     }
 
@@ -193,7 +190,7 @@ impl Objects {
             let silent = may_go.min_by_key(|handle| (is_wanted(handle), self.get(*handle).map(|o| o.heard)));
             return silent.map_or(Room::None, Room::After);
         }
-        let pool = pool(symbol.kind, origin == Origin::Signed, origin == Origin::Unknown);
+        let pool = pool(symbol.kind, origin);
         let (most, idle) = match pool {
             Pool::Signed => (limits.objects, std::time::Duration::ZERO),
             Pool::Unsigned => (limits.unsigned_objects, limits.junk_idle),
@@ -272,8 +269,10 @@ impl Objects {
         self.generation += 1;
         object.generation = self.generation;
         let bundle = self.bundles.entry(object.bundle).or_default();
-        bundle.signed |= object.signed;
-        object.signed = bundle.signed;
+        bundle.signed |= object.is_signed();
+        if bundle.signed {
+            object.origin = Origin::Signed;
+        }
         let slot = self.free.pop().unwrap_or(self.slots.len());
         bundle.slots.push(slot);
         self.by_key.insert((object.bundle, object.kind, object.oti), slot);
@@ -317,12 +316,12 @@ impl Objects {
         let Some(bundle) = self.bundles.get_mut(&id) else { return Vec::new() };
         // One that came after its announce was checked may have said so already.
         bundle.signed = true;
-        let is_other = |handle: &Handle| self.get(*handle).is_some_and(|object| !object.signed);
+        let is_other = |handle: &Handle| self.get(*handle).is_some_and(|object| !object.is_signed());
         let handles: Vec<Handle> = self.of(id).into_iter().filter(is_other).collect();
         for &handle in &handles {
             let Some(object) = self.get_mut(handle) else { continue };
             let before = object.pool();
-            object.signed = true;
+            object.origin = Origin::Signed;
             let heard = object.heard;
             self.counts[before as usize] -= 1;
             self.counts[Pool::Signed as usize] += 1;
@@ -346,15 +345,12 @@ impl Objects {
 
 impl Object {
     fn pool(&self) -> Pool {
-        pool(self.kind, self.signed, self.unknown)
+        pool(self.kind, self.origin)
     }
 
-    pub(super) fn origin(&self) -> Origin {
-        match (self.signed, self.unknown) {
-            (true, _) => Origin::Signed,
-            (false, false) => Origin::Named,
-            (false, true) => Origin::Unknown,
-        }
+    /// Whether a trusted key signed for its bundle.
+    pub(super) fn is_signed(&self) -> bool {
+        self.origin == Origin::Signed
     }
 
     /// Symbols of a block that the caller keeps.
@@ -363,12 +359,12 @@ impl Object {
     }
 }
 
-fn pool(kind: ObjectKind, signed: bool, unknown: bool) -> Pool {
-    match kind {
-        _ if signed => Pool::Signed,
-        _ if unknown => Pool::Unknown,
-        ObjectKind::Announce => Pool::Announces,
-        _ => Pool::Unsigned,
+fn pool(kind: ObjectKind, origin: Origin) -> Pool {
+    match (origin, kind) {
+        (Origin::Signed, _) => Pool::Signed,
+        (Origin::Unknown, _) => Pool::Unknown,
+        (Origin::Named, ObjectKind::Announce) => Pool::Announces,
+        (Origin::Named, _) => Pool::Unsigned,
     }
 }
 

@@ -19,7 +19,7 @@ impl Reassembly {
             *kept >= u32::from(*source) && !object.open.contains_key(sbn) && !object.have.contains(*sbn)
         });
         let place = Symbol { bundle: object.bundle, kind: object.kind, sbn: 0, esi: 0, oti: object.oti };
-        let (signed, origin) = (object.signed, object.origin());
+        let (signed, origin) = (object.is_signed(), object.origin);
         for (sbn, source, kept) in enough.collect::<Vec<_>>() {
             if !self.make_room(now, Buffers::block_bytes(source, &place.oti), signed) {
                 return;
@@ -37,10 +37,11 @@ impl Reassembly {
     pub(super) fn remove_object(&mut self, handle: Handle, park: bool) {
         let Some((object, last)) = self.objects.remove(handle) else { return };
         self.open_blocks -= object.open.len();
+        let park = park && object.is_signed();
         for (_, open) in object.open {
             match open.block {
                 // It counts until the caller gives it back: many may go at once.
-                Some(block) if park && object.signed => self.parked.push_back(block),
+                Some(block) if park => self.parked.push_back(block),
                 Some(block) => self.buffers.recycle(block),
                 // Whoever works on it gives it back, and finds that it is not known.
                 None => {}
@@ -84,7 +85,7 @@ impl Reassembly {
         let class = usize::from(signed);
         for _ in 0..self.waiting[class].len() {
             let (since, handle, sbn) = *self.waiting[class].front()?;
-            let object = self.objects.get(handle).filter(|object| object.signed == signed);
+            let object = self.objects.get(handle).filter(|object| object.is_signed() == signed);
             let Some(open) = object.and_then(|o| o.open.get(&sbn)).filter(|open| open.block.is_some()) else {
                 self.waiting[class].pop_front();
                 continue;
@@ -106,25 +107,11 @@ impl Reassembly {
         None
     }
 
-    /// A block is complete: what can be checked at once waits for that, the rest is to be stored.
-    pub(super) fn out(&mut self, block: ReceivedBlock) {
-        if block.kind() == ObjectKind::Data || block.oti().blocks() != 1 || block.has_parked() {
-            self.ready.push_back(block);
-            return;
-        }
-        let (objects, lobby) = (&self.objects, &self.lobby);
-        let traffic = |bundle| objects.came(bundle).saturating_add(lobby.traffic(bundle));
-        if let Some(away) = self.checks.push(block, &traffic) {
-            self.drops.add(DropReason::Limit);
-            self.failed(away);
-        }
-    }
-
     /// A block waits for symbols.
     pub(super) fn wait(&mut self, handle: Handle, sbn: u32) {
         let Some(object) = self.objects.get(handle) else { return };
         let Some(open) = object.open.get(&sbn) else { return };
-        let class = usize::from(object.signed);
+        let class = usize::from(object.is_signed());
         self.waiting[class].push_back((open.heard, handle, sbn));
         if self.waiting[class].len() > 1_024 + 4 * self.open_blocks {
             let mut waiting = std::mem::take(&mut self.waiting[class]);
@@ -140,7 +127,9 @@ impl Reassembly {
     pub(super) fn park(&mut self, handle: Handle, sbn: u32) {
         let Some(mut block) = self.take_out(handle, sbn) else { return };
         let (source, received, highest) = block.counted();
-        if block.kind() == ObjectKind::Data && self.objects.get(handle).is_some_and(|o| o.signed && o.kept(sbn) == 0) {
+        if block.kind() == ObjectKind::Data
+            && self.objects.get(handle).is_some_and(|o| o.is_signed() && o.kept(sbn) == 0)
+        {
             self.margins.lacks(source, source.saturating_sub(received), highest);
         }
         // Its buffers are free once the caller gives it back; until then it does not count.

@@ -6,6 +6,7 @@
 
 use super::block::{Open, State};
 use super::buffers::Buffers;
+use super::vouch::{Unplaced, crowded};
 use super::{DropReason, Handle, ObjectState, Origin, Reassembly, ReceivedBlock, Wanted};
 use crate::id::SessionId;
 use crate::seal::{OpenError, Opener};
@@ -87,13 +88,13 @@ impl Reassembly {
         let object = self.objects.get_mut(handle).ok_or(DropReason::Limit)?;
         object.heard = now;
         // A repair symbol takes room of its own; a source symbol has its place in the block.
-        let full = self.buffers.is_full(Buffers::repair_bytes(&symbol.oti), object.signed);
+        let full = self.buffers.is_full(Buffers::repair_bytes(&symbol.oti), object.is_signed());
         if full || !object.open.contains_key(&symbol.sbn) {
             self.make_place(now, handle, symbol)?;
         }
         // Making room may have parked this very block, if it is the only one, or the object.
         let object = self.objects.get_mut(handle).ok_or(DropReason::Memory)?;
-        let (signed, origin) = (object.signed, object.origin());
+        let (signed, origin) = (object.is_signed(), object.origin);
         let open = object.open.get_mut(&symbol.sbn).ok_or(DropReason::Memory)?;
         if let Err(reason) = open.take(now, symbol.esi, payload, signed, &mut self.buffers) {
             if reason == DropReason::Surplus && symbol.kind == ObjectKind::Data && signed {
@@ -105,28 +106,10 @@ impl Reassembly {
         let parked = object.parked.get(&symbol.sbn).copied().unwrap_or(0);
         let complete = open.complete(parked, origin);
         if !signed {
-            self.objects.traffic(symbol.bundle);
+            self.objects.came(symbol.bundle);
         }
         self.completed(now, symbol, signed && parked == 0, complete);
         Ok(())
-    }
-
-    /// Keeps a symbol for which there is no room as a block, until somebody signs for its bundle. An announce that is whole with it
-    /// is to be checked.
-    fn wait_in_lobby(&mut self, now: Time, symbol: &Symbol, payload: &[u8]) {
-        let gone = self.lobby.push(now, *symbol, payload, &self.buffers);
-        let symbols = self.lobby.take_announce(symbol);
-        if let Some(k) = symbol.oti.block_symbols(symbol.sbn).filter(|_| !symbols.is_empty()) {
-            let mut block = self.buffers.block(symbol, k, false);
-            block.set_origin(Origin::Named);
-            for waiting in symbols {
-                // Each was of T bytes, and another one.
-                let put = block.put(waiting.symbol.esi, &waiting.payload, &mut self.buffers);
-                debug_assert!(put.is_ok(), "{put:?}");
-            }
-            self.out(block);
-        }
-        self.drops.add_many(DropReason::Limit, gone);
     }
 
     /// Takes a source symbol that an open block lacks. None: it is something else, or it is not known how to open it. What is
@@ -144,7 +127,7 @@ impl Reassembly {
         }
         let object = self.objects.recent()?;
         let is = object.bundle == symbol.bundle && object.kind == symbol.kind && object.oti == symbol.oti;
-        if !is || !object.signed || !matches!(object.state, ObjectState::Wanted) {
+        if !is || !object.is_signed() || !matches!(object.state, ObjectState::Wanted) {
             return None;
         }
         let open = object.open.get_mut(&symbol.sbn)?;
@@ -159,7 +142,7 @@ impl Reassembly {
         (object.heard, object.last) = (now, now);
         let parked = if object.parked.is_empty() { 0 } else { object.parked.get(&symbol.sbn).copied().unwrap_or(0) };
         let complete = open.complete(parked, Origin::Signed);
-        let counts = object.signed && parked == 0;
+        let counts = object.is_signed() && parked == 0;
         self.completed(now, &symbol, counts, complete);
         Some(Ok(Ok(())))
     }
@@ -170,13 +153,13 @@ impl Reassembly {
         if counts && symbol.kind == ObjectKind::Data {
             self.margins.complete(now, &block);
         }
-        self.out(block);
+        self.hand_out(block);
     }
 
     /// Opens the symbol's block if it is not open, and sees to room for a symbol.
     fn make_place(&mut self, now: Time, handle: Handle, symbol: &Symbol) -> Result<(), Unplaced> {
         let object = self.objects.get(handle).ok_or(DropReason::Limit)?;
-        let (signed, origin) = (object.signed, object.origin());
+        let (signed, origin) = (object.is_signed(), object.origin);
         if !object.open.contains_key(&symbol.sbn) {
             if object.have.contains(symbol.sbn) {
                 if symbol.kind == ObjectKind::Data && signed {
@@ -203,27 +186,5 @@ impl Reassembly {
             return Err(crowded(origin));
         }
         Ok(())
-    }
-}
-
-/// Why a symbol is in no block.
-pub(super) enum Unplaced {
-    Dropped(DropReason),
-    /// There is no room as long as nobody signed for its bundle.
-    Crowded,
-}
-
-impl From<DropReason> for Unplaced {
-    fn from(reason: DropReason) -> Self {
-        Self::Dropped(reason)
-    }
-}
-
-/// There is no room for what is of such a bundle.
-pub(super) fn crowded(origin: Origin) -> Unplaced {
-    match origin {
-        Origin::Signed => Unplaced::Dropped(DropReason::Memory),
-        Origin::Named => Unplaced::Crowded,
-        Origin::Unknown => Unplaced::Dropped(DropReason::Limit),
     }
 }

@@ -128,12 +128,11 @@ impl Delivery {
         let bytes = files.iter().map(|range| range.end.saturating_sub(range.start)).fold(0, u64::saturating_add);
         let why =
             format!("{} of its files did not have the content that was signed and have to come again", files.len());
-        if let Err(error) = self.store.discard_ranges(staged, files) {
+        if let Err(error) = self.throw_away(staged, files) {
             return self.begin_again(id, &format!("{why}; so does the rest: {error}"));
         }
-        self.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
         if let Some(live) = self.lives().get_mut(&id) {
-            (live.progress, live.spoilt) = (None, files.to_vec());
+            live.spoilt = files.to_vec();
         }
         let entry = self.ledger.lock().change(id, now, |entry| entry.spoilt = entry.spoilt.saturating_add(1)).cloned();
         let Some(entry) = entry else { return };
@@ -162,13 +161,19 @@ impl Delivery {
         if files.is_empty() {
             return;
         }
-        if let Err(error) = self.store.discard_ranges(&staged, &files) {
+        if let Err(error) = self.throw_away(&staged, &files) {
             tracing::debug!(bundle = %id, %error, "what came after spoilt content is not thrown away");
         }
-        self.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
-        if let Some(live) = self.lives().get_mut(&id) {
+    }
+
+    /// These bytes are not stored any more, and the data plane forgets what it has of them.
+    fn throw_away(&self, staged: &Staged, files: &[Range<u64>]) -> Result<(), StoreError> {
+        let discarded = self.store.discard_ranges(staged, files);
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(staged.id);
+        if let Some(live) = self.lives().get_mut(&staged.id) {
             live.progress = None;
         }
+        discarded
     }
 
     /// The device did not keep what was written to it, and said so for something else or not at all.
@@ -177,12 +182,8 @@ impl Delivery {
         let why = format!(
             "the disk did not keep {count} of its files, or they were spoilt on the way; they have to come again"
         );
-        if let Err(error) = self.store.discard_ranges(staged, files) {
+        if let Err(error) = self.throw_away(staged, files) {
             return self.begin_again(id, &format!("{why}; so does the rest: {error}"));
-        }
-        self.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
-        if let Some(live) = self.lives().get_mut(&id) {
-            live.progress = None;
         }
         staged.doubt();
         self.trouble(id, &why);

@@ -72,10 +72,8 @@ pub(super) struct Blocks {
     pub moved: Ranges,
     /// Rises whenever something is not stored any more.
     pub losses: u64,
-    /// How many syncs had failed when all of it was last read from the device, or when it began.
-    pub proven: u64,
-    /// All of it was read from the device after that.
-    pub read_again: bool,
+    /// How many syncs had failed when all of it was read from the device. None: it was not, or what came since was not.
+    pub read_again: Option<u64>,
 }
 
 impl Staged {
@@ -241,7 +239,7 @@ impl Staged {
 
     /// The device did not keep what it had: what comes again is to be read from it, too.
     pub fn doubt(&self) {
-        self.blocks().read_again = false;
+        self.blocks().read_again = None;
     }
 
     /// Whether all bytes of the data object are stored.

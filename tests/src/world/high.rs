@@ -225,7 +225,7 @@ impl High {
 
     /// Checks a beacon, or a signed object that came in one block.
     fn check_one(&mut self, wall_ms: u64) -> bool {
-        match self.reassembly.poll_check_rest() {
+        match self.reassembly.poll_check_now() {
             None => return false,
             Some(Check::Beacon(session, signed)) => {
                 if let Some(datagrams) = self.delivery.beacon(wall_ms, session, &signed) {

@@ -1,5 +1,6 @@
 //! What a sender can do that has the link key and nothing else, while an honest one sends.
 
+use super::super::vouch::{TRIES, TRY_AGAIN};
 use super::*;
 
 /// Wanted, and nobody signed for it.

@@ -1,0 +1,119 @@
+//! What finds no place as a block, and what becomes of it when somebody signs for its bundle.
+
+use std::time::Duration;
+
+use super::checks::traffic;
+use super::{DropReason, ObjectState, Origin, Reassembly, ReceivedBlock, Wanted};
+use crate::id::BundleId;
+use crate::time::Time;
+use crate::wire::Symbol;
+
+/// A symbol that waited, and finds no room once its bundle is signed for, is tried so often, and after so long.
+pub(super) const TRIES: u32 = 50;
+pub(super) const TRY_AGAIN: Duration = Duration::from_millis(10);
+
+/// Why a symbol is in no block.
+pub(super) enum Unplaced {
+    Dropped(DropReason),
+    /// There is no room as long as nobody signed for its bundle.
+    Crowded,
+}
+
+impl From<DropReason> for Unplaced {
+    fn from(reason: DropReason) -> Self {
+        Self::Dropped(reason)
+    }
+}
+
+/// There is no room for what is of such a bundle.
+pub(super) fn crowded(origin: Origin) -> Unplaced {
+    match origin {
+        Origin::Signed => Unplaced::Dropped(DropReason::Memory),
+        Origin::Named => Unplaced::Crowded,
+        Origin::Unknown => Unplaced::Dropped(DropReason::Limit),
+    }
+}
+
+impl Reassembly {
+    /// Keeps a symbol for which there is no room as a block, until somebody signs for its bundle. An announce that is whole with it
+    /// is to be checked.
+    pub(super) fn wait_in_lobby(&mut self, now: Time, symbol: &Symbol, payload: &[u8]) {
+        let gone = self.lobby.push(now, *symbol, payload, &self.buffers);
+        let symbols = self.lobby.take_announce(symbol);
+        if let Some(k) = symbol.oti.block_symbols(symbol.sbn).filter(|_| !symbols.is_empty()) {
+            let mut block = self.buffers.block(symbol, k, false);
+            block.set_origin(Origin::Named);
+            for waiting in symbols {
+                // Each was of T bytes, and another one.
+                let put = block.put(waiting.symbol.esi, &waiting.payload, &mut self.buffers);
+                debug_assert!(put.is_ok(), "{put:?}");
+            }
+            self.hand_out(block);
+        }
+        self.drops.add_many(DropReason::Limit, gone);
+    }
+
+    /// A trusted key signed for this bundle: it has the room of those from now on, and what waited of it is taken. `want` is asked about
+    /// its objects.
+    pub fn vouch(&mut self, now: Time, bundle: BundleId, want: &mut dyn FnMut(&Symbol) -> Wanted) {
+        for handle in self.objects.vouch(bundle) {
+            let Some(object) = self.objects.get_mut(handle) else { continue };
+            for (&sbn, open) in &mut object.open {
+                if let Some(lease) = open.block.as_mut().and_then(ReceivedBlock::lease_mut) {
+                    self.buffers.vouch(lease);
+                }
+                self.waiting[1].push_back((open.heard, handle, sbn));
+            }
+            self.buffers.vouch(&mut object.counted);
+        }
+        // What is not what was signed for goes.
+        for handle in self.objects.of(bundle) {
+            let Some(object) = self.objects.get(handle) else { continue };
+            let symbol = Symbol { bundle, kind: object.kind, sbn: 0, esi: 0, oti: object.oti };
+            if matches!(object.state, ObjectState::Wanted)
+                && matches!(want(&symbol), Wanted::No(DropReason::Refused | DropReason::Done))
+            {
+                self.remove_object(handle, false);
+            }
+        }
+        while let Some(silent) = self.objects.too_many_signed(now, &self.limits) {
+            self.remove_object(silent, true);
+        }
+        let away = self.checks.vouch(bundle, &traffic(&self.objects, &self.lobby));
+        for away in away {
+            self.drops.add(DropReason::Limit);
+            self.failed(away);
+        }
+        self.admitted.extend(self.lobby.take(bundle));
+        self.take_admitted(now, want);
+    }
+
+    /// Goes on with what waited of bundles that were signed for since, as far as there is room. Call when blocks have left.
+    pub fn take_admitted(&mut self, now: Time, want: &mut dyn FnMut(&Symbol) -> Wanted) {
+        if self.tries > 0 && now.since(self.tried) < TRY_AGAIN {
+            return;
+        }
+        while let Some(waiting) = self.admitted.pop_front() {
+            let reason = match self.place(now, &waiting.symbol, &waiting.payload, want) {
+                Ok(()) => {
+                    self.tries = 0;
+                    continue;
+                }
+                // Blocks that leave make room, but for one that is larger than all of it.
+                Err(Unplaced::Dropped(DropReason::Memory)) if self.tries < TRIES => {
+                    (self.tries, self.tried) = (self.tries + 1, now);
+                    return self.admitted.push_front(waiting);
+                }
+                Err(Unplaced::Dropped(reason)) => reason,
+                Err(Unplaced::Crowded) => DropReason::Limit,
+            };
+            self.drops.add(reason);
+        }
+    }
+
+    /// Whether [`Reassembly::take_admitted`] has anything to do.
+    #[must_use]
+    pub fn has_admitted(&self) -> bool {
+        !self.admitted.is_empty()
+    }
+}
