@@ -341,6 +341,7 @@ impl Reassembly {
     /// The block could not be stored: it counts as not received, and the object is asked about again.
     pub fn failed(&mut self, block: ReceivedBlock) {
         if let Some(handle) = self.worked_on(&block) {
+            self.interrupt(handle);
             self.remove_object(handle, false);
         }
         self.buffers.recycle(block);
@@ -357,6 +358,7 @@ impl Reassembly {
     /// The blocks of this bundle are not wanted any more, or the answer about them has changed.
     pub fn forget(&mut self, bundle: BundleId) {
         for handle in self.objects.of(bundle) {
+            self.interrupt(handle);
             self.remove_object(handle, false);
         }
         let before = self.admitted.len();
@@ -405,7 +407,7 @@ impl Reassembly {
             }
         }
         while let Some((handle, sbn)) = self.longest_waiting(true, Some((now, self.limits.idle))) {
-            self.park(handle, sbn);
+            self.park(handle, sbn, true);
         }
         for handle in self.objects.retired(now, SETTLED) {
             self.remove_object(handle, false);

@@ -1,6 +1,6 @@
 //! What commands ask the daemon through its control socket, and what it answers: JSON, one value each.
 
-mod alarms;
+pub(crate) mod alarms;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -63,6 +63,9 @@ pub struct Tickets {
     pub loss: String,
     /// The tickets.
     pub tickets: Vec<TicketView>,
+    /// Bundles of which something is still coming, some of them: what they will lack is not known yet.
+    #[serde(default)]
+    pub receiving: Vec<String>,
 }
 
 /// What `status --json` prints. Fields are added, never changed.
@@ -185,7 +188,12 @@ pub fn answer(
                 };
                 Refusal::new(exit, error.to_string())
             })?;
-            json(&Tickets { rate_bits: delivery.rate_bits(), loss: loss.to_string(), tickets })
+            json(&Tickets {
+                rate_bits: delivery.rate_bits(),
+                loss: loss.to_string(),
+                tickets,
+                receiving: delivery.receiving(),
+            })
         }
         Request::Reject { bundle } => {
             let which: Which = bundle.parse().map_err(|error| refusal(&bundle, &error))?;

@@ -87,6 +87,9 @@ pub enum Want {
     Refuse(RefuseReason),
 }
 
+/// What a bundle that finds no room has for its reason, first of all.
+pub const NO_ROOM: &str = "no room in staging";
+
 /// Why the symbols of an object are not collected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum RefuseReason {
@@ -97,7 +100,7 @@ pub enum RefuseReason {
     #[error("its bundle is of no trusted key")]
     Signer,
     /// Staging has reached `quota`, or the disk its reserve.
-    #[error("no room in staging")]
+    #[error("{NO_ROOM}")]
     NoRoom,
 }
 
@@ -105,7 +108,7 @@ pub enum RefuseReason {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Disk full, its reserve reached, or `quota` reached.
-    #[error("no room in staging")]
+    #[error("{NO_ROOM}")]
     NoRoom,
     /// The disk failed.
     #[error("disk: {0}")]

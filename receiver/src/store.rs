@@ -39,7 +39,7 @@ use checkvalve_protocol::wire::ObjectKind;
 use crate::sink::StoreError;
 use account::{Account, Item, Reserved};
 use log::{BootId, Log, Stored};
-use space::{Cost, Share, Space};
+use space::{Bound, Cost, Share, Space};
 use staged::Place;
 pub use staged::Staged;
 use tree::Tree;
@@ -188,8 +188,14 @@ impl Store {
     /// Whether a bundle may take so many bytes more of its data object. Touches no disk.
     #[must_use]
     pub fn fits(&self, id: BundleId, bytes: u64) -> bool {
+        self.bound(id, bytes).is_none()
+    }
+
+    /// What keeps them out, if they do not fit. Touches no disk.
+    #[must_use]
+    pub fn bound(&self, id: BundleId, bytes: u64) -> Option<Bound> {
         let cost = Cost::bytes(bytes);
-        self.get(id).map_or_else(|| self.space.fits(cost, None), |staged| staged.account.fits(cost))
+        self.get(id).map_or_else(|| self.space.bound(cost, None), |staged| staged.account.bound(cost))
     }
 
     /// Bytes of data objects that were stored since this run began; what was given up is not taken off.

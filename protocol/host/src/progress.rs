@@ -29,6 +29,17 @@ pub fn human_duration(duration: Duration) -> String {
     }
 }
 
+/// How many of something: `1 block`, `2 blocks`, `0 entries`, `3 passes`. `one` is the word for one of them.
+#[must_use]
+pub fn counted(count: u64, one: &str) -> String {
+    let (stem, plural) = match one.as_bytes() {
+        [.., before, b'y'] if !b"aeiou".contains(before) => (&one[..one.len() - 1], "ies"),
+        [.., b's' | b'x' | b'z'] | [.., b's' | b'c', b'h'] => (one, "es"),
+        _ => (one, "s"),
+    };
+    if count == 1 { format!("1 {one}") } else { format!("{count} {stem}{plural}") }
+}
+
 fn scaled(value: f64, base: f64, units: &[&str]) -> String {
     let (mut value, mut unit) = (value, 0);
     // What would be printed as 1000 of a decimal unit is 1.00 of the next.
@@ -167,6 +178,20 @@ impl<W: Write> Bar<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_is_not_many() {
+        for (count, one, text) in [
+            (1, "block", "1 block"),
+            (0, "block", "0 blocks"),
+            (2, "entry", "2 entries"),
+            (3, "pass", "3 passes"),
+            (2, "key", "2 keys"),
+            (2, "later bundle", "2 later bundles"),
+        ] {
+            assert_eq!(counted(count, one), text);
+        }
+    }
 
     #[test]
     fn numbers_for_people() {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::block::{Open, State};
 use super::buffers::Buffers;
-use super::objects::Handle;
+use super::objects::{Handle, Object};
 use super::{DropReason, MOST_EXPIRED, Reassembly, ReceivedBlock};
 use crate::time::Time;
 use crate::wire::{ObjectKind, Symbol};
@@ -74,7 +74,7 @@ impl Reassembly {
                 return false;
             }
             let Some((handle, sbn)) = self.longest_waiting(true, None) else { return false };
-            self.park(handle, sbn);
+            self.park(handle, sbn, false);
         }
         true
     }
@@ -123,14 +123,24 @@ impl Reassembly {
         }
     }
 
-    /// A block leaves memory with what it has.
-    pub(super) fn park(&mut self, handle: Handle, sbn: u32) {
+    /// An object is given up, or asked about again, before it is whole: what that costs in symbols is no loss of the link.
+    pub(super) fn interrupt(&mut self, handle: Handle) {
+        let cut = |o: &&Object| o.kind == ObjectKind::Data && o.is_signed() && o.have.len() < u64::from(o.oti.blocks());
+        if let Some(object) = self.objects.get(handle).filter(cut) {
+            self.margins.interrupt(object.bundle);
+        }
+    }
+
+    /// A block leaves memory with what it has: because it is `silent`, or because others need the room.
+    pub(super) fn park(&mut self, handle: Handle, sbn: u32, silent: bool) {
         let Some(mut block) = self.take_out(handle, sbn) else { return };
         let (source, received, highest) = block.counted();
+        // Without a repair symbol, more of it is likely to come.
         if block.kind() == ObjectKind::Data
+            && (silent || highest >= source)
             && self.objects.get(handle).is_some_and(|o| o.is_signed() && o.kept(sbn) == 0)
         {
-            self.margins.lacks(source, source.saturating_sub(received), highest);
+            self.margins.lacks(block.bundle(), source, source.saturating_sub(received), highest);
         }
         // Its buffers are free once the caller gives it back; until then it does not count.
         block.release();

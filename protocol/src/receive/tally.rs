@@ -10,6 +10,8 @@ use crate::wire::Symbol;
 
 /// Blocks whose surplus is still counted at most.
 const MOST: usize = 1 << 16;
+/// Bundles that are remembered as interrupted; the oldest goes.
+const MOST_INTERRUPTED: usize = 64;
 /// How long after it was complete a block's surplus is counted.
 const SETTLED: Duration = Duration::from_secs(2);
 
@@ -30,8 +32,10 @@ pub struct Tally {
 /// Blocks whose symbols are being counted.
 #[derive(Default)]
 pub(super) struct Margins {
-    blocks: HashMap<(BundleId, u32), Block>,
+    blocks: HashMap<BundleId, HashMap<u32, Block>>,
     order: VecDeque<(Time, BundleId, u32)>,
+    /// What was refused or asked for again for another reason than loss: its symbols tell nothing of the link.
+    interrupted: VecDeque<BundleId>,
     least: Option<i32>,
 }
 
@@ -45,16 +49,27 @@ impl Margins {
     /// A block has its K symbols. Only a first pass is counted: of others it is not known what was sent.
     pub(super) fn complete(&mut self, now: Time, block: &ReceivedBlock) {
         let (source, received, highest_esi) = block.counted();
-        let place = (block.bundle(), block.sbn());
-        if self.blocks.len() < MOST && highest_esi < 2 * source + 64 {
-            self.blocks.insert(place, Block { source, received, highest_esi });
-            self.order.push_back((now, place.0, place.1));
+        let (bundle, sbn) = (block.bundle(), block.sbn());
+        if self.order.len() < MOST && highest_esi < 2 * source + 64 && !self.interrupted.contains(&bundle) {
+            self.blocks.entry(bundle).or_default().insert(sbn, Block { source, received, highest_esi });
+            self.order.push_back((now, bundle, sbn));
+        }
+    }
+
+    /// Symbols of this bundle were refused, or will be, though the link brought them: they do not count.
+    pub(super) fn interrupt(&mut self, bundle: BundleId) {
+        self.blocks.remove(&bundle);
+        if !self.interrupted.contains(&bundle) {
+            if self.interrupted.len() >= MOST_INTERRUPTED {
+                self.interrupted.pop_front();
+            }
+            self.interrupted.push_back(bundle);
         }
     }
 
     /// A symbol came that a complete block did not need.
     pub(super) fn surplus(&mut self, symbol: &Symbol) {
-        if let Some(block) = self.blocks.get_mut(&(symbol.bundle, symbol.sbn))
+        if let Some(block) = self.blocks.get_mut(&symbol.bundle).and_then(|blocks| blocks.get_mut(&symbol.sbn))
             && symbol.esi < 2 * block.source + 64
         {
             block.received = block.received.saturating_add(1);
@@ -63,8 +78,8 @@ impl Margins {
     }
 
     /// A block waited in vain for symbols.
-    pub(super) fn lacks(&mut self, source: u32, lacking: u32, highest_esi: u32) {
-        if lacking > 0 && highest_esi < 2 * source + 64 {
+    pub(super) fn lacks(&mut self, bundle: BundleId, source: u32, lacking: u32, highest_esi: u32) {
+        if lacking > 0 && highest_esi < 2 * source + 64 && !self.interrupted.contains(&bundle) {
             self.take(-i64::from(lacking), highest_esi, source);
         }
     }
@@ -72,7 +87,12 @@ impl Margins {
     pub(super) fn settle(&mut self, now: Time) {
         while let Some(&(_, bundle, sbn)) = self.order.front().filter(|(since, ..)| now.since(*since) >= SETTLED) {
             self.order.pop_front();
-            if let Some(block) = self.blocks.remove(&(bundle, sbn)) {
+            let Some(blocks) = self.blocks.get_mut(&bundle) else { continue };
+            let settled = blocks.remove(&sbn);
+            if blocks.is_empty() {
+                self.blocks.remove(&bundle);
+            }
+            if let Some(block) = settled {
                 let spare = i64::from(block.received) - i64::from(block.source);
                 self.take(spare, block.highest_esi, block.source);
             }

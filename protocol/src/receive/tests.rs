@@ -494,3 +494,4 @@ fn a_block_that_was_kept_complete_needs_no_symbol_after_a_restart() {
 }
 
 mod hostile;
+mod margin;

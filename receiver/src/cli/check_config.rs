@@ -70,10 +70,11 @@ fn describe(channel: &Channel) -> String {
         Some(wait) => format!("a missing bundle holds up later ones for {}", human_duration(wait)),
         None => "a missing bundle holds up later ones until it comes or is rejected".to_owned(),
     };
+    let quota = channel.quota.map_or_else(String::new, |quota| format!("; quota {quota}"));
     match &channel.hook {
-        None => "published, no hook".to_owned(),
+        None => format!("published, no hook{quota}"),
         Some(hook) => format!(
-            "{}, {} at most, again after {} to {}; {wait}",
+            "{}, {} at most, again after {} to {}; {wait}{quota}",
             escape_path(&hook.install),
             human_duration(hook.timeout.duration()),
             human_duration(hook.backoff.duration()),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use checkvalve_host::json::Stamp;
 use checkvalve_host::log::escape;
-use checkvalve_host::progress::{human_bytes, human_duration, human_rate};
+use checkvalve_host::progress::{counted, human_bytes, human_duration, human_rate};
 use clap::Args as ClapArgs;
 
 use super::{CommandError, ask, say, say_json};
@@ -131,8 +131,8 @@ fn write_link(out: &mut String, status: &Status) -> fmt::Result {
     let link = &status.link;
     writeln!(
         out,
-        "link     {} datagrams, {}; blocks: {} whole, {} decoded; {} in memory",
-        link.datagrams,
+        "link     {}, {}; blocks: {} whole, {} decoded; {} in memory",
+        counted(link.datagrams, "datagram"),
         human_bytes(link.bytes),
         link.blocks_whole,
         link.blocks_decoded,
@@ -148,11 +148,7 @@ fn write_link(out: &mut String, status: &Status) -> fmt::Result {
         writeln!(out, "dropped  {}", drops.join(", "))?;
     }
     if link.blocks_failed + link.blocks_lost > 0 {
-        writeln!(
-            out,
-            "! {} blocks could not be stored, {} were lost unfinished",
-            link.blocks_failed, link.blocks_lost
-        )?;
+        writeln!(out, "! blocks: {} could not be stored, {} lost unfinished", link.blocks_failed, link.blocks_lost)?;
     }
     Ok(())
 }
@@ -199,32 +195,23 @@ fn write_bundles(out: &mut String, bundles: &[BundleStatus], state: State, now: 
         let number = match bundle.through {
             Some(through) => format!("{}/{}-{through}", bundle.channel, bundle.sequence),
             None if bundle.channel.is_empty() => "?".to_owned(),
-            None => number_of(bundle),
+            None => format!("{}/{}", bundle.channel, bundle.sequence),
         };
         let (id, bytes) = (&bundle.id, human_bytes(bundle.bytes));
         writeln!(out, "  {number:<22} {id:<16}  {bytes:>9}  {}{}", bundle.name, detail(bundle, now))?;
     }
     let tickets: Vec<_> = ours.iter().filter(|bundle| bundle.ticket.is_some()).collect();
     if let [first, more @ ..] = &tickets[..] {
-        let which = if more.is_empty() { number_of(first) } else { "--all".to_owned() };
+        let which = if more.is_empty() && first.through.is_none() { &first.handle } else { "--all" };
         writeln!(out, "  -> checkvalve-receiver ticket {which}")?;
     }
     if let (State::Failed | State::Quarantined, [newest, ..]) = (state, ours.as_slice()) {
-        writeln!(out, "  -> checkvalve-receiver retry {}, once what is said there is mended", number_of(newest))?;
+        writeln!(out, "  -> checkvalve-receiver retry {}, once what is said there is mended", newest.handle)?;
     }
     if ours.len() > SHOWN {
         writeln!(out, "  and {} more (--json has them)", ours.len() - SHOWN)?;
     }
     Ok(())
-}
-
-/// What commands take.
-fn number_of(bundle: &BundleStatus) -> String {
-    match bundle.channel.as_str() {
-        "" => bundle.id.clone(),
-        channel if bundle.through.is_none() => format!("{channel}/{}", bundle.sequence),
-        _ => "--all".to_owned(),
-    }
 }
 
 fn detail(bundle: &BundleStatus, now: Stamp) -> String {
@@ -237,8 +224,7 @@ fn detail(bundle: &BundleStatus, now: Stamp) -> String {
         out += &format!(": {}", escape(reason));
     }
     if let Some(lacking) = bundle.lacking.filter(|lacking| lacking.symbols > 0 && bundle.state == State::Incomplete) {
-        let s = if lacking.symbols == 1 { "" } else { "s" };
-        out += &format!("; {} symbol{s} of {} blocks", lacking.symbols, lacking.blocks);
+        out += &format!("; {} of {}", counted(lacking.symbols, "symbol"), counted(lacking.blocks.into(), "block"));
     }
     if let Some(sequence) = bundle.waiting_for {
         out += &format!("  waits for {sequence}");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use checkvalve_host::exit::Exit;
 use checkvalve_host::input::{self, Typed};
 use checkvalve_host::log::escape_path;
-use checkvalve_host::progress::{human_bytes, human_rate};
+use checkvalve_host::progress::{counted, human_bytes, human_rate};
 use checkvalve_protocol::ticket::{ParseError, Ticket};
 use clap::{Args as ClapArgs, Subcommand};
 use serde_json::json;
@@ -63,7 +63,10 @@ pub(super) fn ticket(args: &Args, config: &Path, json: bool) -> Result<(), Comma
     if json {
         say_json(&answer)?;
     } else if answer.tickets.is_empty() {
-        say("nothing is lacking");
+        say(match answer.receiving.join(", ") {
+            none if none.is_empty() => "nothing is lacking".to_owned(),
+            some => format!("nothing is lacking so far; still coming: {some}"),
+        });
     }
     let count = answer.tickets.len();
     for (number, view) in (1..).zip(&answer.tickets) {
@@ -105,10 +108,10 @@ fn text(view: &TicketView, answer: &Tickets) -> String {
         }
         out += ", and a margin.\n";
         if asked > lacks {
-            let lines = view.lines;
             out += &format!(
-                "# That is {} more than is lacking, to fit into {lines} lines (--max-lines).\n",
-                bytes(asked - lacks)
+                "# That is {} more than is lacking, to fit into {} (--max-lines).\n",
+                bytes(asked - lacks),
+                counted(view.lines as u64, "line")
             );
         }
     }
@@ -181,7 +184,12 @@ mod tests {
             symbols_total: Some(5_000_000),
             symbol_size: Some(1_408),
         };
-        let answer = Tickets { rate_bits: 900_000_000, loss: "unknown".into(), tickets: vec![view.clone()] };
+        let answer = Tickets {
+            rate_bits: 900_000_000,
+            loss: "unknown".into(),
+            tickets: vec![view.clone()],
+            receiving: Vec::new(),
+        };
         let said = text(&view, &answer);
         assert!(said.starts_with("# default/1 x lacks things.\n# It asks for "), "{said}");
         assert_eq!(Ticket::parse(&said).unwrap(), ticket);

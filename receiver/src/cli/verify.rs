@@ -1,11 +1,14 @@
 //! `verify`: a published bundle against its recorded manifest.
 
+use std::ops::ControlFlow;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use checkvalve_host::disk::{Disk, OsDisk, read_all};
 use checkvalve_host::exit::Exit;
+use checkvalve_host::json::hex_unless_utf8;
 use checkvalve_host::log::escape_path;
-use checkvalve_host::progress::human_bytes;
+use checkvalve_host::progress::{counted, human_bytes};
 use checkvalve_protocol::admit::Trust;
 use checkvalve_protocol::id::ChannelName;
 use checkvalve_protocol::limits::MAX_MANIFEST_LEN;
@@ -16,8 +19,11 @@ use serde_json::json;
 use super::{CommandError, say, say_json};
 use crate::config::{Config, load_trusted};
 use crate::delivery::Which;
-use crate::inbox::check::{Mismatch, check};
+use crate::inbox::check::{Mismatch, differences};
 use crate::inbox::open_record;
+
+/// Differences that are named one by one.
+const SHOWN: usize = 100;
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
@@ -31,26 +37,57 @@ pub(super) fn verify(args: &Args, config: &Path, json: bool) -> Result<(), Comma
     let (channel, sequence) = place(&config, &args.path)?;
     let (announce, files) = manifest(&config, &channel, sequence)?;
     let dir = config.inbox.join(channel.as_str()).join(format!("{sequence:08}"));
-    check(&OsDisk, &dir, &announce, &files).map_err(|error| {
-        let exit = match &error {
+    let (mut count, mut shown) = (0_u64, Vec::new());
+    differences(&OsDisk, &dir, &announce, &files, &mut |found| {
+        count += 1;
+        if shown.len() < SHOWN {
+            shown.push(found);
+        }
+        ControlFlow::Continue(())
+    });
+    let bytes = announce.data_len();
+    if json {
+        let differences: Vec<_> = shown.iter().map(difference).collect();
+        say_json(&json!({
+            "channel": channel, "sequence": sequence, "id": announce.bundle, "files": files.len(), "bytes": bytes,
+            "as_signed": count == 0, "differences": differences, "differences_total": count,
+        }))?;
+    }
+    if let Some(first) = shown.first() {
+        let exit = match first {
             Mismatch::Disk { error, .. } => Exit::from_io(error),
             _ => Exit::DataErr,
         };
-        CommandError::new(exit, error.to_string())
-    })?;
-    let bytes = announce.data_len();
-    if json {
-        return say_json(&json!({
-            "channel": channel, "sequence": sequence, "id": announce.bundle, "files": files.len(), "bytes": bytes,
-        }));
+        let lines: Vec<String> = shown.iter().map(|found| format!("  {found}\n")).collect();
+        let more = count.saturating_sub(shown.len() as u64);
+        let more = if more > 0 { format!("  and {more} more\n") } else { String::new() };
+        return Err(CommandError::new(
+            exit,
+            format!(
+                "{channel}/{sequence} is not what was signed:\n{}{more}It was when it was published, so it was changed here since. Find out by \
+                 whom; then drop the bundle again on the low side: it comes under a new number",
+                lines.concat()
+            ),
+        ));
     }
-    say(format_args!(
-        "{channel}/{sequence} is as signed: {} entries, {} files, {}",
-        announce.entries.len(),
-        files.len(),
-        human_bytes(bytes)
-    ));
+    if !json {
+        say(format_args!(
+            "{channel}/{sequence} is as signed: {}, {}, {}",
+            counted(announce.entries.len() as u64, "entry"),
+            counted(files.len() as u64, "file"),
+            human_bytes(bytes)
+        ));
+    }
     Ok(())
+}
+
+fn difference(found: &Mismatch) -> serde_json::Value {
+    let path = found.path();
+    let mut value = json!({ "path": escape_path(path), "what": found.what() });
+    if let Some(hex) = hex_unless_utf8(path.as_os_str().as_bytes()) {
+        value["path_hex"] = hex.into();
+    }
+    value
 }
 
 /// Which bundle is named, by its number or by a path in the inbox.

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use checkvalve_host::json::Stamp;
-use checkvalve_host::progress::{human_bytes, human_duration};
+use checkvalve_host::progress::{counted, human_bytes, human_duration};
 
 use super::LinkView;
 use crate::delivery::alarms::{Alarm, Code};
 use crate::delivery::status::{BundleStatus, Status};
 use crate::ledger::State;
-use crate::sink::StoreError;
+use crate::sink::NO_ROOM;
+use crate::store::space::Bound;
 
 /// Margins below this are an alarm, in parts in a thousand of a block's repair symbols.
 const LEAST_MARGIN: i32 = 250;
@@ -18,7 +19,7 @@ const LEAST_MARGIN: i32 = 250;
 const NAMED: usize = 5;
 
 /// Each alarm, the worst first; `noted` are those that happened of late.
-pub(super) fn of(status: &Status, link: &LinkView, noted: Vec<Alarm>) -> Vec<Alarm> {
+pub(crate) fn of(status: &Status, link: &LinkView, noted: Vec<Alarm>) -> Vec<Alarm> {
     let mut alarms = Vec::new();
     let mut push = |code: Code, text: String| alarms.push(Alarm::new(code, text));
     if status.trusted.is_empty() {
@@ -45,32 +46,25 @@ pub(super) fn of(status: &Status, link: &LinkView, noted: Vec<Alarm>) -> Vec<Ala
         Some(_) => {}
     }
     for bundle in status.bundles.iter().filter(|bundle| bundle.state == State::Held).take(NAMED) {
-        let reason = bundle.reason.as_deref().unwrap_or_default();
-        push(Code::Held, format!("{}/{} is held: {reason}", bundle.channel, bundle.sequence));
+        push(Code::Held, format!("{} is held: {}", number(bundle), reason(bundle)));
     }
-    let failed = |bundle: &&BundleStatus| bundle.state == State::Failed && !has_newer(status, bundle);
-    for bundle in status.bundles.iter().filter(failed).take(NAMED) {
-        let (number, reason) = (format!("{}/{}", bundle.channel, bundle.sequence), bundle.reason.as_deref());
-        push(
-            Code::Failed,
-            format!(
-                "{number}: {}: what it wrote is in `logs/{}` in `state`; mend that, then `checkvalve-receiver retry {number}`",
-                reason.unwrap_or("its hook failed"),
-                bundle.channel
-            ),
-        );
+    let failed_last = |bundle: &&BundleStatus| bundle.state == State::Failed && !has_newer(status, bundle);
+    let refused_last = |bundle: &&BundleStatus| is_refused(bundle) && !has_newer(status, bundle);
+    let bundles = || status.bundles.iter();
+    for (code, texts) in [
+        (Code::HookAgain, bundles().filter(is_run_again).map(|bundle| hook_again(status, bundle)).collect::<Vec<_>>()),
+        (Code::Failed, bundles().filter(failed_last).map(failed).collect()),
+        (Code::Quarantined, bundles().filter(refused_last).map(refused).collect()),
+    ] {
+        let more = texts.len().saturating_sub(NAMED);
+        texts.into_iter().take(NAMED).for_each(|text| push(code, text));
+        if more > 0 {
+            push(code, format!("and {more} more of them: `checkvalve-receiver status --json` lists them"));
+        }
     }
-    let no_room = StoreError::NoRoom.to_string();
-    let lacks_room = |bundle: &&BundleStatus| bundle.reason.as_ref().is_some_and(|reason| reason.starts_with(&no_room));
+    let lacks_room = |bundle: &&BundleStatus| bundle.state.is_open() && reason(bundle).starts_with(NO_ROOM);
     for bundle in status.bundles.iter().filter(lacks_room).take(NAMED) {
-        let (channel, sequence, size) = (&bundle.channel, bundle.sequence, human_bytes(bundle.bytes));
-        push(
-            Code::NoRoom,
-            format!(
-                "staging has no room for {channel}/{sequence}, which has {size}: raise `quota` or `channel.{channel}.quota`, free the disk, or \
-                 `checkvalve-receiver reject {channel}/{sequence}`; then `checkvalve-receiver ticket {channel}/{sequence}` asks for the rest"
-            ),
-        );
+        push(Code::NoRoom, no_room(status, bundle));
     }
     for (state, code, what) in
         [(State::Missing, Code::Missing, "never came"), (State::Incomplete, Code::Incomplete, "are incomplete")]
@@ -125,7 +119,8 @@ pub(super) fn of(status: &Status, link: &LinkView, noted: Vec<Alarm>) -> Vec<Ala
         push(
             Code::KernelDrops,
             format!(
-                "the kernel dropped {lost} datagrams in the last minute: this machine is too slow or `link.receive_buffer` too small"
+                "the kernel dropped {} in the last minute: this machine is too slow or `link.receive_buffer` too small",
+                counted(lost, "datagram")
             ),
         );
     }
@@ -134,12 +129,103 @@ pub(super) fn of(status: &Status, link: &LinkView, noted: Vec<Alarm>) -> Vec<Ala
         push(
             Code::Memory,
             format!(
-                "{lost} datagrams of the last minute found no memory: the disk is too slow for this rate, or `memory` too small"
+                "{} of the last minute found no memory: the disk is too slow for this rate, or `memory` too small",
+                counted(lost, "datagram")
             ),
         );
     }
     // What happened before what it led to.
     noted.into_iter().chain(alarms).collect()
+}
+
+fn number(bundle: &BundleStatus) -> String {
+    format!("{}/{}", bundle.channel, bundle.sequence)
+}
+
+fn reason(bundle: &BundleStatus) -> &str {
+    bundle.reason.as_deref().unwrap_or_default()
+}
+
+/// Where what its hook wrote is.
+fn log(bundle: &BundleStatus) -> String {
+    bundle.log.as_ref().map_or_else(String::new, |log| format!("; what it wrote is in {log}"))
+}
+
+/// Its hook was run again, and that did not help: once may be by design.
+fn is_run_again(bundle: &&BundleStatus) -> bool {
+    let again = bundle.attempt > 2 || bundle.attempt == 2 && bundle.retry_at.is_some();
+    bundle.state == State::Installing && bundle.reason.is_some() && again
+}
+
+fn hook_again(status: &Status, bundle: &BundleStatus) -> String {
+    let (number, handle, attempt) = (number(bundle), &bundle.handle, bundle.attempt);
+    let waits = |other: &&BundleStatus| other.channel == bundle.channel && other.waiting_for == Some(bundle.sequence);
+    let waiting = match status.bundles.iter().filter(waits).count() {
+        0 => String::new(),
+        1 => "; 1 later bundle waits for it".to_owned(),
+        many => format!("; {} wait for it", counted(many as u64, "later bundle")),
+    };
+    format!(
+        "{number} is not installed after {attempt} attempts: {}{}{waiting}. Mend that: it is tried again by itself, at once with \
+         `checkvalve-receiver retry {handle}`; or give it up with `checkvalve-receiver reject {handle}`",
+        reason(bundle),
+        log(bundle)
+    )
+}
+
+fn failed(bundle: &BundleStatus) -> String {
+    let (number, handle) = (number(bundle), &bundle.handle);
+    let reason = bundle.reason.as_deref().unwrap_or("its hook failed");
+    format!("{number}: {reason}{}. Mend that, then `checkvalve-receiver retry {handle}`", log(bundle))
+}
+
+/// Refused, and not because of what an operator did.
+fn is_refused(bundle: &BundleStatus) -> bool {
+    let of_trust = ["unknown-key", "not-for-channel"];
+    bundle.state == State::Quarantined && !bundle.code.as_deref().is_some_and(|code| of_trust.contains(&code))
+}
+
+fn refused(bundle: &BundleStatus) -> String {
+    let (number, handle) = (number(bundle), &bundle.handle);
+    let give_up = format!("`checkvalve-receiver reject {handle}` ends this alarm");
+    if bundle.code.as_deref() == Some("hook") {
+        return format!(
+            "{number} is in quarantine: {}{}. Once that is mended, `checkvalve-receiver retry {handle}` runs it again; {give_up}",
+            reason(bundle),
+            log(bundle)
+        );
+    }
+    format!(
+        "{number} is in quarantine: {}; its `reason.json` there says who signed it. If that is mended, \
+         `checkvalve-receiver retry {handle}`; {give_up}",
+        reason(bundle)
+    )
+}
+
+fn no_room(status: &Status, bundle: &BundleStatus) -> String {
+    let (number, handle, channel) = (number(bundle), &bundle.handle, &bundle.channel);
+    let free = human_bytes(status.staging.free);
+    let mend = match bundle.bound {
+        // It has room again, or what keeps it out is nothing that is counted.
+        None => "there was none a moment ago".to_owned(),
+        Some(Bound::Disk) => format!("the disk has {free} free, of which `reserve` is left alone: free the disk"),
+        Some(Bound::Quota) => "`quota` is used up: raise it, and restart".to_owned(),
+        Some(Bound::Files) => "`limits.files` is used up: raise it, and restart".to_owned(),
+        Some(Bound::Channel) => {
+            format!("what channel {channel} may take is used up: raise `channel.{channel}.quota`, or free the disk; and restart")
+        }
+        Some(Bound::Key) => {
+            "what the bundles of one key may take, four fifths of `quota` and of the disk, is used up: raise `quota` and restart, or free \
+             the disk"
+                .to_owned()
+        }
+        Some(Bound::Unsigned) => "what nobody signed for is full".to_owned(),
+    };
+    format!(
+        "staging has no room for {number}, which has {}: {mend}; or `checkvalve-receiver reject {handle}`. Then \
+         `checkvalve-receiver ticket {handle}` asks for the rest",
+        human_bytes(bundle.bytes)
+    )
 }
 
 /// Whether it says that what a sender says does not count.

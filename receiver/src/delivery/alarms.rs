@@ -30,6 +30,10 @@ pub enum Code {
     Held,
     /// The hook of a bundle failed for good.
     Failed,
+    /// The hook of a bundle asks to be run again and again, or cannot be started.
+    HookAgain,
+    /// A bundle is in quarantine.
+    Quarantined,
     /// A bundle finds no room in staging.
     NoRoom,
     /// An announce by a key that is not trusted, or that may not sign for its channel.
@@ -95,14 +99,13 @@ pub(super) struct Noted(BTreeMap<(Code, String), (u64, String)>);
 impl Noted {
     /// The alarms that still stand.
     pub(super) fn stand(&self, now_ms: u64) -> Vec<Alarm> {
-        let stands = |since: &u64| now_ms.saturating_sub(*since) < STANDS_MS;
-        let standing = self.0.iter().filter(|(_, (since, _))| stands(since));
+        let standing = self.0.iter().filter(|(_, (since, _))| stands(*since, now_ms));
         standing.map(|((code, _), (_, text))| Alarm::new(*code, text.clone())).collect()
     }
 
     /// True: it is new.
     fn note(&mut self, code: Code, about: &str, text: &str, now_ms: u64) -> bool {
-        self.0.retain(|_, (since, _)| now_ms.saturating_sub(*since) < STANDS_MS);
+        self.0.retain(|_, (since, _)| stands(*since, now_ms));
         let known = self.0.contains_key(&(code, about.to_owned()));
         let of_code = self.0.keys().filter(|(other, _)| *other == code).count();
         if known || self.0.len() < MOST && of_code < MOST_OF_CODE {
@@ -110,6 +113,10 @@ impl Noted {
         }
         !known
     }
+}
+
+fn stands(since_ms: u64, now_ms: u64) -> bool {
+    now_ms.saturating_sub(since_ms) < STANDS_MS
 }
 
 impl Delivery {
@@ -120,6 +127,12 @@ impl Delivery {
         if new && let Some(suppressed) = self.throttle.allow(now) {
             tracing::warn!(code = code.as_str(), about, text, suppressed, "alarm");
         }
+    }
+
+    /// Whether it stands.
+    pub(super) fn is_alarmed(&self, code: Code, about: &str) -> bool {
+        let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.0.get(&(code, about.to_owned())).is_some_and(|(since, _)| stands(*since, self.now()))
     }
 
     /// It is over.

@@ -316,11 +316,19 @@ impl Delivery {
                 "the config does not name channel {channel}, and there is no room for another that it does not name: add [channel.{channel}] \
                  to it and restart, then `checkvalve-receiver retry {number}`"
             ),
-            Hold::Sequence { holder } => format!(
-                "sequence {sequence} of {channel} is bundle {holder} already: the sender's state is older than it should be, or two \
-                 senders have one key; {}",
-                self.adopt_command(entry.signer.as_ref().map(|s| s.key))
-            ),
+            Hold::Sequence { holder } => {
+                let key = entry.signer.as_ref().map(|s| s.key);
+                let about_key = key.map_or_else(String::new, |key| key.to_string());
+                let codes = [Code::OlderState, Code::AnotherState, Code::TwoSenders, Code::OldEpoch];
+                let goes_on = codes.iter().any(|&c| self.is_alarmed(c, &about_key) || self.is_alarmed(c, channel));
+                let when = if goes_on { "first" } else { "if it has no new epoch since," };
+                let first = format!("{when} {}; then ", self.adopt_command(key));
+                format!(
+                    "sequence {sequence} of {channel} is bundle {holder} already: the sender's state was older than it should be, or two \
+                     senders have one key; {first}`checkvalve-receiver reject {}` gives it up, and what it has inside is to be dropped again",
+                    entry.id
+                )
+            }
         }
     }
 

@@ -178,6 +178,20 @@ impl Delivery {
                 self.wake();
                 if saved { Ok(format!("the hook of {number} runs again")) } else { Err(DecideError::Disk) }
             }
+            // It waits to be run again.
+            State::Installing => {
+                let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+                if entry.channel.as_ref().is_some_and(|channel| running.contains(channel)) {
+                    return Err(DecideError::Running);
+                }
+                let now = self.now();
+                self.ledger.lock().change(id, now, |e| e.not_before_ms = 0);
+                drop(running);
+                self.note(now, &Event::Retried { bundle: subject(&entry), from: entry.state.as_str() });
+                let saved = self.save();
+                self.wake();
+                if saved { Ok(format!("the hook of {number} runs again")) } else { Err(DecideError::Disk) }
+            }
             State::Quarantined | State::Rejected | State::Withdrawn | State::Held => {
                 if let (Some(signer), Some(channel)) = (&entry.signer, &entry.channel)
                     && let Err(error) = self.trust().check(signer.key, channel)

@@ -12,7 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use super::Delivery;
 use super::alarms::Alarm;
+use crate::hook::process::log_path;
 use crate::ledger::{Entry, Next, Signer, State};
+use crate::sink::NO_ROOM;
+use crate::store::space::Bound;
 
 /// Bundles listed per channel at most, the newest ones; those under way are listed whatever their number.
 const LISTED: usize = 1_000;
@@ -83,6 +86,15 @@ pub struct BundleStatus {
     pub ticket: Option<String>,
     /// It is published and waits for this sequence to come first.
     pub waiting_for: Option<u64>,
+    /// What commands take to mean it: its number, or its id where others claim that.
+    #[serde(default)]
+    pub handle: String,
+    /// What of staging has no room for it, where it is in want of that.
+    #[serde(default)]
+    pub bound: Option<Bound>,
+    /// The output of its hook's newest run, escaped.
+    #[serde(default)]
+    pub log: Option<String>,
     /// How often its hook was started.
     pub attempt: u32,
     /// Its hook is not started again before this.
@@ -205,9 +217,11 @@ impl Delivery {
             let policy = self.policy(&name);
             let mut ledger = self.ledger.lock();
             let next = policy.hook.as_ref().map(|_| ledger.next(&name, now_ms, policy.wait_for_missing_ms));
+            let installing = |e: &&Entry| e.state == State::Installing && e.channel.as_ref() == Some(&name);
             let blocked_by = match next {
                 Some(Next::Blocked(sequence)) => Some(sequence),
-                _ => None,
+                Some(Next::Wait(_) | Next::Run(_)) => ledger.entries().find(installing).map(|entry| entry.sequence),
+                Some(Next::Idle) | None => None,
             };
             let Some(channel) = ledger.channel(&name) else { continue };
             bundles.extend(gaps(&name, &channel.gaps(0, LISTED)));
@@ -231,6 +245,10 @@ impl Delivery {
             }
         }
         entries.sort_by(|a, b| (&a.channel, b.sequence, a.id).cmp(&(&b.channel, a.sequence, b.id)));
+        let mut claims: BTreeMap<(Option<ChannelName>, u64), usize> = BTreeMap::new();
+        for entry in &entries {
+            *claims.entry((entry.channel.clone(), entry.sequence)).or_default() += 1;
+        }
         let mut listed: BTreeMap<Option<ChannelName>, usize> = BTreeMap::new();
         entries.retain(|entry| {
             let count = listed.entry(entry.channel.clone()).or_default();
@@ -239,7 +257,8 @@ impl Delivery {
         });
         bundles.extend(entries.into_iter().map(|entry| {
             let blocked = entry.channel.as_ref().and_then(|name| waiting.get(name).copied().flatten());
-            self.bundle_status(entry, blocked)
+            let is_alone = claims.get(&(entry.channel.clone(), entry.sequence)) == Some(&1);
+            self.bundle_status(entry, blocked, is_alone)
         }));
         bundles.sort_by(|a, b| (&a.channel, b.sequence).cmp(&(&b.channel, a.sequence)));
         let trust = self.trust();
@@ -281,7 +300,21 @@ impl Delivery {
         format!("{receiving} receiving, {incomplete} incomplete, {missing} missing; last in the inbox: {newest}")
     }
 
-    fn bundle_status(&self, entry: Entry, blocked: Option<u64>) -> BundleStatus {
+    fn bundle_status(&self, mut entry: Entry, blocked: Option<u64>, is_alone: bool) -> BundleStatus {
+        // What mends it may be another thing than when it was held.
+        if let Some(hold) = entry.hold.take() {
+            entry.reason = Some(self.held_reason(&entry, &hold));
+            entry.rule = Some(hold.code().to_owned());
+        }
+        let handle = match &entry.channel {
+            Some(channel) if is_alone => format!("{channel}/{}", entry.sequence),
+            _ => entry.id.to_string(),
+        };
+        let lacks_room = entry.reason.as_ref().is_some_and(|reason| reason.starts_with(NO_ROOM));
+        let lacks_room = lacks_room && entry.state.is_open();
+        let log = entry.channel.as_ref().filter(|_| entry.attempt > 0).map(|channel| {
+            log_path(&self.settings.state.join("logs"), channel, entry.sequence, entry.id, entry.attempt)
+        });
         let stored = self.store.get(entry.id).map(|staged| staged.fill().1);
         let whole = entry.published || matches!(entry.state, State::Installed | State::Complete);
         let progress = self.lives().get(&entry.id).and_then(|live| live.progress);
@@ -291,17 +324,17 @@ impl Delivery {
             blocks_total: p.blocks_total,
             symbols: p.symbols_lacking,
         });
-        let number = match &entry.channel {
-            Some(channel) => format!("{channel}/{}", entry.sequence),
-            None => entry.id.to_string(),
-        };
         let channel = entry.channel.as_ref().filter(|_| entry.published);
         let path =
             channel.map(|channel| self.inbox.path(channel, entry.sequence).join(crate::hook::os_name(&entry.name)));
         BundleStatus {
             path_hex: path.as_ref().and_then(|path| hex_unless_utf8(path.as_os_str().as_bytes())),
             path: path.as_deref().map(escape_path),
-            code: entry.hold.as_ref().map(|hold| hold.code().to_owned()).or(entry.rule),
+            code: entry.rule,
+            log: log.as_deref().map(escape_path),
+            bound: lacks_room
+                .then(|| self.store.bound(entry.id, entry.bytes.saturating_sub(stored.unwrap_or(0))))
+                .flatten(),
             spoilt: entry.spoilt,
             channel: entry.channel.map_or_else(String::new, String::from),
             sequence: entry.sequence,
@@ -315,7 +348,8 @@ impl Delivery {
             signer: entry.signer,
             received: stored.unwrap_or(if whole { entry.bytes } else { 0 }),
             lacking,
-            ticket: (entry.state.is_lacking() && !all_here).then(|| ticket_command(&number)),
+            ticket: (entry.state.is_lacking() && !all_here).then(|| ticket_command(&handle)),
+            handle,
             waiting_for: blocked.filter(|&by| entry.state == State::Complete && by < entry.sequence),
             attempt: entry.attempt,
             retry_at: (entry.not_before_ms > 0).then_some(Stamp(entry.not_before_ms)),
@@ -379,6 +413,9 @@ fn gaps(channel: &ChannelName, gaps: &[(u64, u64)]) -> Vec<BundleStatus> {
         lacking: None,
         ticket: Some(ticket_command(&format!("{channel}/{first}"))),
         waiting_for: None,
+        handle: format!("{channel}/{first}"),
+        bound: None,
+        log: None,
         attempt: 0,
         retry_at: None,
         first_at: None,

@@ -15,10 +15,15 @@ use crate::ledger::State;
 use crate::sink::{RefuseReason, Sink, StoreError, Want};
 use crate::testing::{Sample, default_channel, key, shuffled, trust};
 
+mod counts;
 mod crash;
 mod disk;
 mod hostile;
+mod install;
 mod interleave;
+
+mod told;
+mod trusting;
 
 const ENOSPC: i32 = 28;
 const EIO: i32 = 5;
@@ -245,265 +250,7 @@ fn a_bundle_sent_twice_is_delivered_once() {
     }
 }
 
-#[test]
-fn what_is_not_rightly_signed_changes_nothing() {
-    let sample = Sample::tree(7, 1, &[600, 30]);
-    let mallory = SigningKey::from_seed([9; 32]);
-    let unsigned = signed::seal_unsigned(signed::parse(&sample.signed()).unwrap().payload);
-    let mut tampered = sample.signed();
-    *tampered.last_mut().unwrap() ^= 1;
-    let mut hashes = sample.hashes();
-    hashes[50] ^= 1;
-    let wrong_key = sample.announce.sign(&mallory).unwrap();
-    let cases = [
-        ("unsigned", Some(unsigned), None),
-        ("unknown-key", Some(wrong_key), None),
-        ("bad-signature", Some(tampered), None),
-        ("bad-signature", None, Some(hashes)),
-        ("container", None, Some(b"rubbish".to_vec())),
-        ("other-bundle", Some(Sample::tree(8, 1, &[600, 30]).signed()), None),
-        ("other-announce", None, Some(Sample::tree(7, 2, &[600, 30]).hashes())),
-    ];
-    for (rule, bad_announce, bad_hashes) in cases {
-        for first in [true, false] {
-            let bench = Bench::new().with_hook(None);
-            let delivery = bench.open();
-            let bring = |kind, bytes: &Option<Vec<u8>>| {
-                if let Some(bytes) = bytes {
-                    let taken = manifest(&delivery, sample.id(), kind, bytes);
-                    assert!(matches!(taken, Err(StoreError::Refused) | Ok(())), "{taken:?}");
-                }
-            };
-            if first {
-                bring(ObjectKind::Announce, &bad_announce);
-                announce(&delivery, &sample).unwrap();
-            } else {
-                announce(&delivery, &sample).unwrap();
-                bring(ObjectKind::Announce, &bad_announce);
-            }
-            bring(ObjectKind::Hashes, &bad_hashes);
-            work(&delivery);
-            assert_ne!(state(&delivery, &sample), Some(State::Quarantined), "{rule}");
-            send(&delivery, &sample);
-            assert_eq!(state(&delivery, &sample), Some(State::Complete), "{rule}");
-            sample.assert_at(&bench.inbox(1));
-            assert_eq!(delivery.due_hooks(0).len(), 1, "{rule}");
-            let counted = delivery.status(0).discarded.get(rule).copied().unwrap_or(0);
-            assert!(counted > 0 || !first, "{rule}: {:?}", delivery.status(0).discarded);
-            assert!(!bench.settings.quarantine.join("default").exists());
-        }
-    }
-}
-
-#[test]
-fn what_is_signed_wrong_is_quarantined_until_somebody_retries() {
-    let sample = Sample::tree(7, 1, &[600, 30]);
-    let fewer = sample.hashes_as(HashesOutcome::Complete { files: vec![[0; 32]] });
-    let bench = Bench::new().with_hook(None);
-    let delivery = bench.open();
-    announce(&delivery, &sample).unwrap();
-    data(&delivery, &sample, 0..sample.oti().blocks()).unwrap();
-    manifest(&delivery, sample.id(), ObjectKind::Hashes, &fewer).unwrap();
-    work(&delivery);
-    assert_eq!(state(&delivery, &sample), Some(State::Quarantined));
-    assert!(!bench.inbox(1).exists() && delivery.due_hooks(0).is_empty());
-    assert_eq!(bench.reason(&sample)["rule"], "hash-count");
-    assert!(delivery.store.all().is_empty());
-    assert_eq!(bench.audit().last().unwrap()["event"], "quarantined");
-    // The next one is not held up.
-    let next = Sample::file(20, 2, 10);
-    send(&delivery, &next);
-    assert_eq!(delivery.due_hooks(0).len(), 1);
-    // It is not taken again, unless an operator says so.
-    send(&delivery, &sample);
-    assert_eq!(state(&delivery, &sample), Some(State::Quarantined));
-    delivery.retry(&"default/1".parse().unwrap()).unwrap();
-    assert_eq!(state(&delivery, &sample), Some(State::Missing));
-    send(&delivery, &sample);
-    sample.assert_at(&bench.inbox(1));
-    assert!(!bench.settings.quarantine.join(format!("default/00000001-{}", sample.id())).exists());
-}
-
-#[test]
-fn content_that_does_not_match_is_received_again() {
-    for spoilt in [0, 1_500, 2_999] {
-        let sample = Sample::tree(7, 1, &[1_000, 1_000, 1_000]);
-        let mut other = sample.clone();
-        other.data[spoilt] ^= 1;
-        let bench = Bench::new().with_hook(None);
-        let delivery = bench.open();
-        announce(&delivery, &sample).unwrap();
-        data(&delivery, &other, 0..sample.oti().blocks()).unwrap();
-        hashes(&delivery, &sample).unwrap();
-        work(&delivery);
-        assert!(!bench.inbox(1).exists() && delivery.due_hooks(0).is_empty());
-        let entry = delivery.ledger.lock().entry(sample.id()).cloned().unwrap();
-        assert!(entry.state.is_open() && entry.spoilt == 1, "{entry:?}");
-        assert_eq!(bench.audit().last().unwrap()["event"], "spoilt");
-        assert_eq!(delivery.lost(), [sample.id()], "the data plane asks again");
-        // Only what touches the file that was spoilt has to come again; also after a restart.
-        drop(delivery);
-        let delivery = bench.open();
-        let Want::Yes { have, .. } = delivery.want(sample.id(), ObjectKind::Data, &sample.oti()) else { panic!() };
-        assert!(have.len() >= 2, "{have:?}");
-        send(&delivery, &sample);
-        sample.assert_at(&bench.inbox(1));
-        assert_eq!(delivery.due_hooks(0).len(), 1);
-    }
-}
-
 /// Whoever spoils what is on the link goes on for a while: that must not be in the way of what is sent again.
-#[test]
-fn what_comes_after_spoilt_content_is_thrown_away_when_the_link_is_silent() {
-    let sample = Sample::tree(7, 1, &[1_000, 1_000, 1_000]);
-    let mut other = sample.clone();
-    other.data[1_500] ^= 1;
-    let bench = Bench::new().with_hook(None);
-    let delivery = bench.open();
-    delivery.tick(1_000);
-    announce(&delivery, &sample).unwrap();
-    data(&delivery, &other, 0..sample.oti().blocks()).unwrap();
-    hashes(&delivery, &sample).unwrap();
-    work(&delivery);
-    assert_eq!(delivery.lost(), [sample.id()]);
-    let have = |delivery: &Delivery| match delivery.want(sample.id(), ObjectKind::Data, &sample.oti()) {
-        Want::Yes { have, .. } => have.iter().collect::<Vec<u32>>(),
-        other => panic!("{other:?}"),
-    };
-    let good = have(&delivery);
-    let bad: Vec<u32> = (0..sample.oti().blocks()).filter(|sbn| !good.contains(sbn)).collect();
-    assert!(bad.len() > 1, "{bad:?}");
-    // He sends on.
-    delivery.tick(2_000);
-    data(&delivery, &other, bad[0]..bad[0] + 1).unwrap();
-    work(&delivery);
-    assert_eq!(have(&delivery).len(), good.len() + 1, "nobody knows yet what that is");
-    delivery.tick(40_000);
-    work(&delivery);
-    assert_eq!(state(&delivery, &sample), Some(State::Incomplete));
-    assert_eq!(have(&delivery), good, "what was proven stays");
-    assert_eq!(delivery.lost(), [sample.id()], "the data plane forgets what it has");
-    // What comes then stays, however long the link is silent.
-    data(&delivery, &sample, bad[0]..bad[0] + 1).unwrap();
-    delivery.tick(90_000);
-    work(&delivery);
-    assert_eq!(have(&delivery).len(), good.len() + 1);
-    assert!(delivery.noted(0).iter().any(|alarm| alarm.code == alarms::Code::Spoilt));
-    send(&delivery, &sample);
-    sample.assert_at(&bench.inbox(1));
-    assert!(delivery.noted(0).iter().all(|alarm| alarm.code != alarms::Code::Spoilt), "it is over");
-}
-
-#[test]
-fn keys_that_are_trusted_later_or_no_more_count_at_once() {
-    let bench = Bench::new().with_hook(None);
-    let delivery = bench.open();
-    let (done, waits, half, unknown) =
-        (Sample::file(1, 1, 900), Sample::file(2, 2, 900), Sample::file(3, 3, 900), Sample::file(4, 4, 900));
-    send(&delivery, &done);
-    let run = delivery.due_hooks(0);
-    delivery.hook_ended(&run[0], &Outcome::Done, 0);
-    send(&delivery, &waits);
-    announce(&delivery, &half).unwrap();
-    data(&delivery, &half, 0..1).unwrap();
-    work(&delivery);
-    let judged = delivery.set_trust(Trust::default(), 5).unwrap();
-    assert_eq!((judged.trusted, judged.refused.as_slice()), (0, &["default/2".to_owned(), "default/3".to_owned()][..]));
-    assert_eq!(state(&delivery, &done), Some(State::Installed), "what is installed stays");
-    assert!(!bench.inbox(2).exists() && delivery.due_hooks(0).is_empty());
-    assert_eq!(bench.reason(&waits)["rule"], "unknown-key");
-    // What comes now changes nothing, but is an alarm.
-    assert!(matches!(announce(&delivery, &unknown), Err(StoreError::Refused)));
-    assert_eq!(state(&delivery, &unknown), None);
-    assert!(delivery.noted(0).iter().any(|alarm| alarm.code == alarms::Code::UnknownKey));
-
-    let mut judged = delivery.set_trust(Trust::new(trust()), 6).unwrap();
-    judged.admitted.sort();
-    assert_eq!(judged.admitted, ["default/2", "default/3", "default/4"]);
-    assert!(delivery.noted(0).is_empty());
-    work(&delivery);
-    waits.assert_at(&bench.inbox(2));
-    assert_eq!(state(&delivery, &unknown), Some(State::Receiving), "its announce is known");
-    for sample in [&half, &unknown] {
-        send(&delivery, sample);
-        sample.assert_at(&bench.inbox(sample.announce.sequence));
-    }
-    let sequences: Vec<u64> = (0..3)
-        .map(|_| {
-            let due = delivery.due_hooks(0);
-            delivery.hook_ended(&due[0], &Outcome::Done, 0);
-            due[0].sequence
-        })
-        .collect();
-    assert_eq!(sequences, [2, 3, 4]);
-}
-
-#[test]
-fn a_key_that_may_not_sign_for_a_channel_does_nothing_there() {
-    let bench = Bench::new().with_hook(None);
-    let delivery = bench.open();
-    let neighbour = SigningKey::from_seed([5; 32]);
-    let mut allowed = Trust::new(trust());
-    allowed.keys.insert(neighbour.public(), "neighbour");
-    let mut only = allowed.clone();
-    only.signers.insert(default_channel(), [key().public().id()].into());
-    delivery.set_trust(only, 5).unwrap();
-    let mut sample = Sample::file(1, 1, 100);
-    sample.announce.bundle = BundleId::new(1, neighbour.public().id());
-    let announce = sample.announce.sign(&neighbour).unwrap();
-    assert!(matches!(manifest(&delivery, sample.id(), ObjectKind::Announce, &announce), Err(StoreError::Refused)));
-    assert_eq!(state(&delivery, &sample), None);
-    // Nor do its beacons.
-    let mut says = beacon(9_000, vec![], None);
-    says.channel.as_mut().unwrap().recent =
-        vec![Recent { bundle: sample.id(), ..recent(1, 1, RecentState::Transmitted) }];
-    assert!(hear_of(&delivery, 5, &says, &neighbour), "that it lives is its own to say");
-    assert_eq!(delivery.ledger.lock().channel(&default_channel()).unwrap().newest(), 0);
-    // Until it may.
-    let judged = delivery.set_trust(allowed, 6).unwrap();
-    assert_eq!(judged.admitted, ["default/1"]);
-}
-
-#[test]
-fn beacons_that_are_not_news_do_nothing_but_alarm() {
-    let bench = Bench::new();
-    let delivery = bench.open();
-    delivery.tick(1_000);
-    let codes = |delivery: &Delivery| delivery.noted(1_000).iter().map(|alarm| alarm.code).collect::<Vec<_>>();
-    let first = beacon(3, vec![], None);
-    assert!(hear_of(&delivery, 1_000, &first, &key()));
-    assert!(!hear_of(&delivery, 1_000, &first, &key()), "it was recorded");
-    let unsigned = signed::seal_unsigned(b"anything");
-    assert!(delivery.beacon(1_000, SessionId(1), &unsigned).is_none());
-    let stranger = SigningKey::from_seed([9; 32]);
-    assert!(!hear_of(&delivery, 1_000, &Beacon { channel: None, ..beacon(0, vec![], None) }, &stranger));
-    assert!(codes(&delivery).is_empty());
-    // Another state under the same number.
-    let epoch = Epoch { number: 1, id: EpochId(99) };
-    assert!(!hear_of(&delivery, 1_000, &Beacon { epoch, ..beacon(1, vec![], None) }, &key()));
-    assert_eq!(codes(&delivery), [alarms::Code::AnotherState]);
-    let text = delivery.noted(1_000)[0].text.clone();
-    assert!(text.contains("checkvalve-sender adopt --epoch 2 --sequences default=3"), "{text}");
-    // A session goes on although another began; after a restart, too.
-    let second = Beacon { session_number: 2, session: SessionId(2), ..beacon(3, vec![], None) };
-    assert!(hear_of(&delivery, 1_000, &second, &key()));
-    delivery.tick_last(1_000);
-    drop(delivery);
-    let delivery = bench.open();
-    for _ in 0..3 {
-        assert!(!hear_of(&delivery, 1_000, &beacon(3, vec![], None), &key()));
-    }
-    assert_eq!(codes(&delivery), [alarms::Code::TwoSenders]);
-    // The operator's mend: a new epoch.
-    let adopted = Epoch { number: 2, id: EpochId(100) };
-    let mended = Beacon { epoch: adopted, session: SessionId(3), ..beacon(3, vec![], None) };
-    assert!(hear_of(&delivery, 1_000, &mended, &key()));
-    assert!(codes(&delivery).is_empty());
-    // An older copy of the state.
-    let behind = Beacon { epoch: adopted, session: SessionId(3), ..beacon(2, vec![], None) };
-    assert!(hear_of(&delivery, 1_000, &behind, &key()));
-    assert_eq!(codes(&delivery), [alarms::Code::OlderState]);
-}
 
 #[test]
 fn two_bundles_of_one_sequence_are_received_and_the_first_to_be_whole_has_it() {
@@ -554,70 +301,6 @@ fn a_jump_is_held_until_an_operator_approves_it() {
     send(&delivery, &far);
     far.assert_at(&bench.inbox(50_000));
     assert!(matches!(delivery.approve(&"default/50000".parse().unwrap()), Err(DecideError::NotHeld(State::Complete))));
-}
-
-#[test]
-fn what_beacons_tell_of_unknown_channels_keeps_nobody_out() {
-    let bench = Bench::new().with_hook(None);
-    let delivery = bench.open();
-    for n in 0..100 {
-        let name = ChannelName::new(format!("junk-{n}")).unwrap();
-        let mut says = beacon(1, vec![], None);
-        says.channel = Some(ChannelState { name, priority: 0, newest: 1, recent: vec![] });
-        hear_of(&delivery, 1_000, &says, &key());
-    }
-    drop(delivery);
-    let delivery = bench.open();
-    send(&delivery, &samples()[0]);
-    samples()[0].assert_at(&bench.inbox(1));
-    // Of channels that are not in the config, some.
-    let mut held = 0;
-    for n in 0..70_u64 {
-        let mut sample = Sample::file(100 + n, 1, 10);
-        sample.announce.channel = ChannelName::new(format!("new-{n}")).unwrap();
-        send(&delivery, &sample);
-        held += u32::from(state(&delivery, &sample) == Some(State::Held));
-    }
-    assert_eq!(held, 54);
-}
-
-#[test]
-fn a_hook_that_failed_runs_again_when_somebody_says_so() {
-    let bench = Bench::new().with_hook(None);
-    let delivery = bench.open();
-    send(&delivery, &samples()[0]);
-    let run = delivery.due_hooks(0);
-    delivery.hook_ended(&run[0], &Outcome::Failed("exit 1".into()), 0);
-    assert!(delivery.due_hooks(0).is_empty());
-    delivery.retry(&"default/1".parse().unwrap()).unwrap();
-    let again = delivery.due_hooks(0);
-    assert_eq!((again[0].sequence, again[0].attempt), (1, 2));
-    delivery.hook_ended(&again[0], &Outcome::Quarantine(65), 0);
-    assert!(!bench.inbox(1).exists());
-    delivery.retry(&"default/1".parse().unwrap()).unwrap();
-    samples()[0].assert_at(&bench.inbox(1));
-    let again = delivery.due_hooks(0);
-    delivery.hook_ended(&again[0], &Outcome::Failed("exit 1".into()), 0);
-    send(&delivery, &samples()[1]);
-    let second = delivery.due_hooks(0);
-    delivery.hook_ended(&second[0], &Outcome::Done, 0);
-    assert_eq!(delivery.retry(&"default/1".parse().unwrap()), Err(DecideError::Older("default/2".into())));
-    assert_eq!(delivery.retry(&"default/2".parse().unwrap()), Err(DecideError::NothingToRetry(State::Installed)));
-    // Of two that failed the older one may run first.
-    let samples: Vec<Sample> = (3..=4).map(|n| Sample::file(n, n, 50)).collect();
-    for sample in &samples {
-        send(&delivery, sample);
-        let run = delivery.due_hooks(0);
-        delivery.hook_ended(&run[0], &Outcome::Failed("exit 1".into()), 0);
-    }
-    for sample in &samples {
-        delivery.retry(&format!("default/{}", sample.announce.sequence).parse().unwrap()).unwrap();
-        let run = delivery.due_hooks(0);
-        assert_eq!(run[0].sequence, sample.announce.sequence);
-        delivery.hook_ended(&run[0], &Outcome::Done, 0);
-        assert_eq!(state(&delivery, sample), Some(State::Installed));
-    }
-    assert!(delivery.due_hooks(0).is_empty());
 }
 
 #[test]
@@ -678,67 +361,6 @@ fn a_withdrawal_counts_that_came_before_the_announce() {
     let (state, reason) = (state(&delivery, sample), reason(&delivery, sample));
     assert_eq!((state, reason.as_str()), (Some(State::Withdrawn), r"a \u{9b}31m \\ b"));
     assert!(delivery.store.all().is_empty());
-}
-
-#[test]
-fn hooks_follow_the_contract_of_exit_codes() {
-    let bench = Bench::new().with_hook(Some(2));
-    let delivery = bench.open();
-    let bundles: Vec<Sample> = (1..=5).map(|n| Sample::file(n, n, 100)).collect();
-    for sample in bundles.iter().rev() {
-        send(&delivery, sample);
-    }
-    let one = |now| {
-        let due = delivery.due_hooks(now);
-        assert!(due.len() == 1 && delivery.due_hooks(now).is_empty(), "one at a time");
-        due[0].clone()
-    };
-    let first = one(0);
-    assert_eq!((first.sequence, first.attempt, &first.previous), (1, 1, &None));
-    delivery.hook_ended(&first, &Outcome::Again, 10_000);
-    assert!(delivery.due_hooks(10_999).is_empty());
-    let again = one(11_000);
-    assert_eq!((again.sequence, again.attempt), (1, 2));
-    delivery.hook_ended(&again, &Outcome::NotStarted("gone".into()), 11_000);
-    assert!(delivery.due_hooks(12_999).is_empty(), "the pause doubles");
-    let third = one(13_000);
-    delivery.hook_ended(&third, &Outcome::Done, 13_000);
-    let second = one(13_000);
-    assert_eq!(second.previous, Some(bench.inbox(1).join("one file")));
-    delivery.hook_ended(&second, &Outcome::Quarantine(65), 13_000);
-    assert!(!bench.inbox(2).exists());
-    assert_eq!(bench.reason(&bundles[1])["rule"], "hook");
-    let moved = bench.settings.quarantine.join(format!("default/00000002-{}/content", bundles[1].id()));
-    bundles[1].assert_at(&moved);
-    let third = one(13_000);
-    delivery.hook_ended(&third, &Outcome::Failed("exit 1".into()), 13_000);
-    bundles[2].assert_at(&bench.inbox(3));
-    let mut fourth = one(13_000);
-    for attempt in 1..=3 {
-        assert_eq!(fourth.attempt, attempt);
-        delivery.hook_ended(&fourth, &Outcome::Again, 13_000);
-        if attempt < 3 {
-            fourth = one(100_000);
-        }
-    }
-    let fifth = one(13_000);
-    assert_eq!((fifth.sequence, &fifth.previous), (5, &Some(bench.inbox(1).join("one file"))));
-    let states: Vec<_> = bundles.iter().map(|b| state(&delivery, b).unwrap().as_str()).collect();
-    assert_eq!(states, ["installed", "quarantined", "failed", "failed", "installing"]);
-}
-
-#[test]
-fn an_interrupted_hook_runs_again_as_the_next_attempt() {
-    let bench = Bench::new().with_hook(None);
-    send(&bench.open(), &samples()[0]);
-    for attempt in 1..=3 {
-        let delivery = bench.open();
-        let due = delivery.due_hooks(0);
-        assert_eq!((due[0].attempt, due.len()), (attempt, 1));
-        if attempt == 2 {
-            delivery.hook_ended(&due[0], &Outcome::Interrupted, 0);
-        }
-    }
 }
 
 #[test]
@@ -886,26 +508,6 @@ fn rejecting_gives_up_what_there_is_and_nothing_else() {
     let late = delivery.block(first.id(), ObjectKind::Data, &first.oti(), 0, first.block(0));
     assert!(matches!(late, Err(StoreError::Unwanted)));
     assert!(!bench.inbox(1).exists() && delivery.store.all().is_empty());
-}
-
-#[test]
-fn a_late_bundle_is_published_but_never_installed() {
-    let mut bench = Bench::new().with_hook(None);
-    bench.settings.channels.get_mut(&default_channel()).unwrap().wait_for_missing_ms = Some(1_000);
-    let delivery = bench.open();
-    hear(&delivery, 0, 1, vec![recent(1, 1, RecentState::Transmitting)], None);
-    send(&delivery, &samples()[1]);
-    delivery.tick(9_000);
-    assert!(delivery.due_hooks(60_000).is_empty(), "it may still come");
-    delivery.tick(10_000);
-    assert!(delivery.due_hooks(10_999).is_empty());
-    let due = delivery.due_hooks(11_000);
-    assert_eq!(due[0].sequence, 2, "waited long enough");
-    send(&delivery, &samples()[0]);
-    samples()[0].assert_at(&bench.inbox(1));
-    assert_eq!(state(&delivery, &samples()[0]), Some(State::Superseded));
-    delivery.hook_ended(&due[0], &Outcome::Done, 21_000);
-    assert!(delivery.due_hooks(30_000).is_empty());
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! Tickets: what is lacking, as the text that a person carries to the sender.
 
+use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
 use checkvalve_host::log::escape_bytes;
+use checkvalve_host::progress::counted;
 use checkvalve_protocol::id::{BundleId, ChannelName};
 use checkvalve_protocol::partition::{BlockSet, Oti};
 use checkvalve_protocol::ticket::{Data, Lack, Loss, Need, Subject, Ticket};
@@ -12,9 +14,13 @@ use serde::{Deserialize, Serialize};
 use super::status::{Lacking, Status};
 use super::{DecideError, Delivery, Live, Which};
 use crate::ledger::{Entry, State};
+use crate::ranges::Ranges;
 
 /// Most gaps of a channel that become a ticket each.
 const MOST_GAPS: usize = 100;
+
+/// Bundles that are still coming, of which so many are named.
+const NAMED: usize = 5;
 
 /// A ticket, and what it costs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,11 +79,24 @@ impl Delivery {
                 open.into_iter().filter_map(|id| self.ledger.lock().entry(id).cloned()).collect();
             entries.retain(|entry| entry.state != State::Receiving);
             entries.sort_by(|a, b| (&a.channel, a.sequence, a.id).cmp(&(&b.channel, b.sequence, b.id)));
+            let mut gaps: BTreeMap<ChannelName, Ranges> = BTreeMap::new();
+            for (name, channel) in self.ledger.lock().channels() {
+                let of_channel =
+                    channel.gaps(0, MOST_GAPS).into_iter().map(|(first, last)| first..last.saturating_add(1));
+                of_channel.for_each(|gap| gaps.entry(name.clone()).or_default().insert(gap));
+            }
+            // What nothing came of is asked for by its number, which takes one ticket for many.
+            entries.retain(|entry| match self.is_untouched(entry) {
+                Some(channel) => {
+                    gaps.entry(channel).or_default().insert(entry.sequence..entry.sequence.saturating_add(1));
+                    false
+                }
+                None => true,
+            });
             views.extend(entries.iter().filter_map(|entry| self.ticket_of(entry, loss, max_lines, lacking)));
-            let gaps: Vec<(ChannelName, Vec<(u64, u64)>)> =
-                self.ledger.lock().channels().map(|(name, c)| (name.clone(), c.gaps(0, MOST_GAPS))).collect();
             for (name, gaps) in gaps {
-                views.extend(gaps.into_iter().filter_map(|(first, last)| sequences(&name, first, last, loss)));
+                let of_channel = gaps.iter().map(|gap| (gap.start, gap.end.saturating_sub(1)));
+                views.extend(of_channel.filter_map(|(first, last)| sequences(&name, first, last, loss)));
             }
         }
         for text in which {
@@ -105,6 +124,27 @@ impl Delivery {
             views.push(self.ticket_of(&entry, loss, max_lines, lacking).ok_or_else(over)?);
         }
         Ok(views)
+    }
+
+    /// The channel of a bundle of which nothing came, and whose number no other claims.
+    fn is_untouched(&self, entry: &Entry) -> Option<ChannelName> {
+        let channel = entry.channel.clone().filter(|_| entry.state == State::Missing)?;
+        let is_alone = self.ledger.lock().channel(&channel)?.claims(entry.sequence) == [entry.id];
+        let came = self.store.get(entry.id).is_some_and(|staged| staged.fill().1 > 0)
+            || self.lives().get(&entry.id).is_some_and(|live| live.announced || live.hashes || live.last_ms > 0);
+        (is_alone && !came).then_some(channel)
+    }
+
+    /// Bundles of which something is still coming, as people name them.
+    #[must_use]
+    pub fn receiving(&self) -> Vec<String> {
+        let ledger = self.ledger.lock();
+        ledger
+            .entries()
+            .filter(|entry| entry.state == State::Receiving)
+            .take(NAMED)
+            .map(super::manifests::number)
+            .collect()
     }
 
     /// Whether nothing more has to come of a bundle that is not published: then a ticket helps nobody.
@@ -196,11 +236,10 @@ impl Delivery {
                     view.symbols_total = Some(oti.symbols());
                     view.symbol_size = Some(oti.symbol_size());
                     let blocks: u64 = lacks.iter().map(|lack| u64::from(lack.blocks)).sum();
-                    let s = if cost.lacking == 1 { "" } else { "s" };
                     missing.push(format!(
-                        "{} symbol{s} of {blocks} of its {} source blocks",
-                        cost.lacking,
-                        oti.blocks()
+                        "{} of {blocks} of its {}",
+                        counted(cost.lacking, "symbol"),
+                        counted(oti.blocks().into(), "source block")
                     ));
                 }
                 _ => missing.push("all of its data".to_owned()),

@@ -1,6 +1,7 @@
 //! What the passing of time says of bundles: incomplete, missing.
 
 use checkvalve_host::journal::Sync as Durable;
+use checkvalve_host::progress::counted;
 use checkvalve_protocol::id::BundleId;
 use std::sync::PoisonError;
 
@@ -228,13 +229,14 @@ fn lacking(live: &Live, length: Option<u64>, stored: u64) -> String {
     }
     match (length, live.progress) {
         (Some(length), Some(p)) if stored < length && p.blocks_total > 0 => lacking.push(format!(
-            "{} of {} blocks ({} of {length} bytes)",
+            "{} of {} ({} of {})",
             p.blocks_total.saturating_sub(p.blocks_done),
-            p.blocks_total,
+            counted(p.blocks_total.into(), "block"),
             length.saturating_sub(stored),
+            counted(length, "byte"),
         )),
         (Some(length), _) if stored < length => {
-            lacking.push(format!("{} of {length} bytes", length.saturating_sub(stored)));
+            lacking.push(format!("{} of {}", length.saturating_sub(stored), counted(length, "byte")));
         }
         _ => {}
     }

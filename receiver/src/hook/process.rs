@@ -14,6 +14,8 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 use tokio::process::{Child, Command};
 
+use checkvalve_protocol::id::{BundleId, ChannelName};
+
 use super::input::{Feed, Manifest};
 use super::{HookRun, Outcome, environment, path};
 
@@ -31,9 +33,8 @@ const NOT_INHERITED: [&str; 6] =
 
 /// `<logs>/<channel>/<sequence>-<id>.install.<attempt>.log`.
 #[must_use]
-pub fn log_path(logs: &Path, run: &HookRun, attempt: u32) -> PathBuf {
-    let name = format!("{:08}-{}.install.{attempt}.log", run.sequence, run.id);
-    logs.join(run.channel.as_str()).join(name)
+pub fn log_path(logs: &Path, channel: &ChannelName, sequence: u64, id: BundleId, attempt: u32) -> PathBuf {
+    logs.join(channel.as_str()).join(format!("{sequence:08}-{id}.install.{attempt}.log"))
 }
 
 /// Runs a hook to its end. Its standard input is made from `manifest` while it runs, its output goes to [`log_path`] in `logs`, [`MAX_LOG`]
@@ -165,12 +166,13 @@ struct Log {
 
 impl Log {
     fn create(logs: &Path, run: &HookRun) -> io::Result<Self> {
-        let path = log_path(logs, run, run.attempt);
+        let of_attempt = |attempt: u32| log_path(logs, &run.channel, run.sequence, run.id, attempt);
+        let path = of_attempt(run.attempt);
         if let Some(dir) = path.parent() {
             std::fs::create_dir_all(dir)?;
         }
         if let Some(old) = run.attempt.checked_sub(KEPT_LOGS) {
-            match std::fs::remove_file(log_path(logs, run, old)) {
+            match std::fs::remove_file(of_attempt(old)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }

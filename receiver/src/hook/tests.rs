@@ -69,7 +69,9 @@ impl Bench {
     }
 
     fn log(&self) -> String {
-        std::fs::read_to_string(process::log_path(&self.dir.path().join("logs"), &self.run, self.run.attempt)).unwrap()
+        let (logs, run) = (self.dir.path().join("logs"), &self.run);
+        let path = process::log_path(&logs, &run.channel, run.sequence, run.id, run.attempt);
+        std::fs::read_to_string(path).unwrap()
     }
 
     fn read(&self, name: &str) -> Option<String> {

@@ -3,11 +3,12 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::iter::Peekable;
+use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::vec::IntoIter;
 
-use checkvalve_host::disk::{Disk, Kind, Meta};
+use checkvalve_host::disk::{Disk, Kind};
 use checkvalve_host::log::escape_path;
 use checkvalve_protocol::manifest::{Announce, EntryKind, EntryRef};
 
@@ -41,38 +42,92 @@ pub enum Mismatch {
     },
 }
 
+impl Mismatch {
+    /// Where.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Missing(path) | Self::Extra(path) | Self::Differs { path, .. } | Self::Disk { path, .. } => path,
+        }
+    }
+
+    /// What, in a word or two.
+    #[must_use]
+    pub fn what(&self) -> String {
+        match self {
+            Self::Missing(_) => "missing".to_owned(),
+            Self::Extra(_) => "extra".to_owned(),
+            Self::Differs { what, .. } => (*what).to_owned(),
+            Self::Disk { error, .. } => error.to_string(),
+        }
+    }
+}
+
 /// Compares the tree in `dir`, which holds the bundle's own name and nothing else, with the announce and the hashes of
 /// its files in order. Reads every byte. Errors: the first difference.
 pub fn check(disk: &dyn Disk, dir: &Path, announce: &Announce, digests: &[[u8; 32]]) -> Result<(), Mismatch> {
+    let mut first = Ok(());
+    differences(disk, dir, announce, digests, &mut |found| {
+        first = Err(found);
+        ControlFlow::Break(())
+    });
+    first
+}
+
+/// The same, with every difference, as long as `found` goes on. What is in a directory that is not there is not named.
+pub fn differences(
+    disk: &dyn Disk,
+    dir: &Path,
+    announce: &Announce,
+    digests: &[[u8; 32]],
+    found: &mut dyn FnMut(Mismatch) -> ControlFlow<()>,
+) {
+    // Broken off: nobody wants to know more.
+    let _ = walk(disk, dir, announce, digests, found);
+}
+
+fn walk(
+    disk: &dyn Disk,
+    dir: &Path,
+    announce: &Announce,
+    digests: &[[u8; 32]],
+    found: &mut dyn FnMut(Mismatch) -> ControlFlow<()>,
+) -> ControlFlow<()> {
     let mut digests = digests.iter();
-    let mut open = vec![Open::new(disk, dir.to_owned())?];
+    let mut open = match Open::new(disk, dir.to_owned()) {
+        Ok(root) => vec![root],
+        Err(mismatch) => return found(mismatch),
+    };
+    let mut gone: Option<PathBuf> = None;
     for entry in &announce.entries {
         let path = dir.join(entry.path.as_path());
+        let digest = matches!(entry.kind, EntryKind::File { .. }).then(|| digests.next()).flatten();
+        if gone.as_ref().is_some_and(|gone| path.starts_with(gone)) {
+            continue;
+        }
         let parent = path.parent().unwrap_or(dir);
         // Entries come as a tree is walked: a directory is done with when something outside of it comes.
-        while let Some(done) = open.pop_if(|open| open.path != parent) {
-            done.end()?;
+        while let Some(mut done) = open.pop_if(|open| open.path != parent) {
+            done.extra(None).into_iter().try_for_each(&mut *found)?;
         }
         if let Some(inside) = open.last_mut() {
-            inside.pass(OsStr::from_bytes(entry.path.file_name()))?;
+            inside.extra(Some(OsStr::from_bytes(entry.path.file_name()))).into_iter().try_for_each(&mut *found)?;
         }
-        let meta = disk.lstat(&path).map_err(|error| missing(&path, error))?;
-        compare(disk, &path, entry, &meta)?;
-        match entry.kind {
-            EntryKind::Directory { .. } => open.push(Open::new(disk, path)?),
-            EntryKind::File { .. } => {
-                let hash = hash(disk, &path).map_err(|error| missing(&path, error))?;
-                if digests.next() != Some(&hash) {
-                    return Err(Mismatch::Differs { path, what: "content" });
-                }
+        if let Err(mismatch) = compare(disk, &path, entry, digest) {
+            found(mismatch)?;
+        }
+        if let EntryKind::Directory { .. } = entry.kind {
+            match Open::new(disk, path.clone()) {
+                Ok(inside) => open.push(inside),
+                // It is known already.
+                Err(_) => gone = Some(path),
             }
-            EntryKind::Symlink { .. } => {}
         }
     }
-    while let Some(done) = open.pop() {
-        done.end()?;
+    while let Some(mut done) = open.pop() {
+        done.extra(None).into_iter().try_for_each(&mut *found)?;
     }
-    Ok(())
+    ControlFlow::Continue(())
 }
 
 /// A directory that is gone through: what is in it that no entry has named yet. Names come in the order of their bytes, as
@@ -88,26 +143,20 @@ impl Open {
         Ok(Self { path, names: names.into_iter().peekable() })
     }
 
-    /// The next entry is called so.
-    fn pass(&mut self, name: &OsStr) -> Result<(), Mismatch> {
-        match self.names.peek() {
-            Some(found) if found.as_bytes() < name.as_bytes() => Err(Mismatch::Extra(self.path.join(found))),
-            Some(found) if found == name => {
-                self.names.next();
-                Ok(())
-            }
-            // Looking at it says that it is not there.
-            _ => Ok(()),
-        }
-    }
-
-    fn end(mut self) -> Result<(), Mismatch> {
-        self.names.next().map_or(Ok(()), |name| Err(Mismatch::Extra(self.path.join(name))))
+    /// What comes before the next entry, which is called so; with None all that is left.
+    fn extra(&mut self, next: Option<&OsStr>) -> Vec<Mismatch> {
+        let before = |name: &OsString| next.is_none_or(|next| name.as_bytes() < next.as_bytes());
+        let names: Vec<OsString> = std::iter::from_fn(|| self.names.next_if(before)).collect();
+        // Whether it is there is seen when it is looked at.
+        self.names.next_if(|name| next.is_some_and(|next| name == next));
+        names.into_iter().map(|name| Mismatch::Extra(self.path.join(name))).collect()
     }
 }
 
-fn compare(disk: &dyn Disk, path: &Path, entry: EntryRef<'_>, meta: &Meta) -> Result<(), Mismatch> {
+/// One entry, and the hash of its contents if it is a file.
+fn compare(disk: &dyn Disk, path: &Path, entry: EntryRef<'_>, digest: Option<&[u8; 32]>) -> Result<(), Mismatch> {
     let differs = |what| Err(Mismatch::Differs { path: path.to_owned(), what });
+    let meta = disk.lstat(path).map_err(|error| missing(path, error))?;
     match entry.kind {
         EntryKind::File { size, mode } => match meta.kind {
             Kind::File if meta.mode != u32::from(mode) => return differs("mode"),
@@ -130,11 +179,13 @@ fn compare(disk: &dyn Disk, path: &Path, entry: EntryRef<'_>, meta: &Meta) -> Re
             }
         }
     }
-    if (meta.mtime.secs, meta.mtime.nanos) == (entry.mtime.secs, entry.mtime.nanos) {
-        Ok(())
-    } else {
-        differs("modification time")
+    if (meta.mtime.secs, meta.mtime.nanos) != (entry.mtime.secs, entry.mtime.nanos) {
+        return differs("modification time");
     }
+    if meta.kind == Kind::File && digest != Some(&hash(disk, path).map_err(|error| missing(path, error))?) {
+        return differs("content");
+    }
+    Ok(())
 }
 
 fn hash(disk: &dyn Disk, path: &Path) -> io::Result<[u8; 32]> {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use checkvalve_protocol::id::{ChannelName, KeyTag};
 
-use super::space::{Cost, Owner, Share, Space};
+use super::space::{Bound, Cost, Owner, Share, Space};
 
 /// What there is of a bundle on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,8 +109,13 @@ impl Account {
 
     /// Whether so much more would fit.
     pub(super) fn fits(&self, cost: Cost) -> bool {
+        self.bound(cost).is_none()
+    }
+
+    /// What keeps so much more out.
+    pub(super) fn bound(&self, cost: Cost) -> Option<Bound> {
         let inner = self.lock();
-        self.space.fits(cost, inner.owner.as_ref())
+        self.space.bound(cost, inner.owner.as_ref())
     }
 
     /// A trusted key signed for it: it is of this channel, whose bundles may take `share`.

@@ -7,6 +7,7 @@ use std::ops::Add;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use checkvalve_protocol::id::{ChannelName, KeyTag};
+use serde::{Deserialize, Serialize};
 
 pub use crate::ranges::PAGE;
 
@@ -56,6 +57,24 @@ pub struct Share {
 impl Share {
     /// No limit.
     pub const ALL: Self = Self { bytes: u64::MAX, files: u64::MAX };
+}
+
+/// What keeps something out of staging.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Bound {
+    /// The disk has only its reserve left.
+    Disk,
+    /// `quota`.
+    Quota,
+    /// `limits.files`, or what of files and blocks memory has room for.
+    Files,
+    /// What the bundles of its channel may take.
+    Channel,
+    /// What the bundles of its key may take.
+    Key,
+    /// What nobody signed for may take.
+    Unsigned,
 }
 
 /// Whom a bundle counts for.
@@ -190,7 +209,13 @@ impl Space {
     /// Whether so much more would fit.
     #[must_use]
     pub fn fits(&self, cost: Cost, owner: Option<&Owner>) -> bool {
-        self.lock().fits(&self.limits, cost, owner)
+        self.bound(cost, owner).is_none()
+    }
+
+    /// What keeps so much more out. None: it would fit.
+    #[must_use]
+    pub fn bound(&self, cost: Cost, owner: Option<&Owner>) -> Option<Bound> {
+        self.lock().bound(&self.limits, cost, owner)
     }
 
     /// Counts `cost`, whatever the limits.
@@ -207,7 +232,7 @@ impl Space {
     #[must_use]
     pub fn exchange(&self, old: Cost, new: Cost, owner: Option<&Owner>) -> bool {
         let mut used = self.lock();
-        let fits = used.fits(&self.limits, new.beyond(old), owner);
+        let fits = used.bound(&self.limits, new.beyond(old), owner).is_none();
         if fits {
             used.exchange(old, new, owner);
         }
@@ -302,25 +327,27 @@ impl Space {
 }
 
 impl Used {
-    fn fits(&self, limits: &Limits, cost: Cost, owner: Option<&Owner>) -> bool {
+    fn bound(&self, limits: &Limits, cost: Cost, owner: Option<&Owner>) -> Option<Bound> {
         let all =
             Cost { bytes: limits.quota, files: limits.files, ranges: limits.ranges, blocks: limits.parked_blocks };
-        let has_part = match owner {
-            None => {
-                let (bytes, files) = (limits.unsigned_bytes, limits.unsigned_files);
-                let most = Cost { bytes, files, ranges: limits.ranges / 2, blocks: limits.parked_blocks / 2 };
-                within(self.unsigned, cost, most)
-            }
-            Some(Owner { channel, key }) => {
-                let part = |share: Share| Cost { bytes: share.bytes, files: share.files, ..all };
-                let of_key = self.keys.get(key).copied().unwrap_or_default();
-                self.channels.get(channel).is_none_or(|(used, share)| within(*used, cost, part(*share)))
-                    && within(of_key, cost, part(self.key_share))
-            }
+        if cost.bytes > 0 && self.free < limits.reserve.saturating_add(cost.bytes) {
+            return Some(Bound::Disk);
+        }
+        if !within(self.all, cost, all) {
+            let bytes = Cost { bytes: cost.bytes, ..Cost::default() };
+            return Some(if within(self.all, bytes, all) { Bound::Files } else { Bound::Quota });
+        }
+        let Some(Owner { channel, key }) = owner else {
+            let (bytes, files) = (limits.unsigned_bytes, limits.unsigned_files);
+            let most = Cost { bytes, files, ranges: limits.ranges / 2, blocks: limits.parked_blocks / 2 };
+            return (!within(self.unsigned, cost, most)).then_some(Bound::Unsigned);
         };
-        (cost.bytes == 0 || self.free >= limits.reserve.saturating_add(cost.bytes))
-            && within(self.all, cost, all)
-            && has_part
+        let part = |share: Share| Cost { bytes: share.bytes, files: share.files, ..all };
+        if self.channels.get(channel).is_some_and(|(used, share)| !within(*used, cost, part(*share))) {
+            return Some(Bound::Channel);
+        }
+        let of_key = self.keys.get(key).copied().unwrap_or_default();
+        (!within(of_key, cost, part(self.key_share))).then_some(Bound::Key)
     }
 
     fn exchange(&mut self, old: Cost, new: Cost, owner: Option<&Owner>) {

@@ -11,7 +11,7 @@ use checkvalve_host::exit::Exit;
 use checkvalve_host::json::hex_unless_utf8;
 use checkvalve_host::lock::{Lock, LockError};
 use checkvalve_host::log::{escape_bytes, escape_path};
-use checkvalve_host::progress::human_bytes;
+use checkvalve_host::progress::{counted, human_bytes};
 use checkvalve_protocol::beacon::Epoch;
 use checkvalve_protocol::id::{BundleId, ChannelName, EpochId};
 use checkvalve_protocol::limits::MAX_SEQUENCE;
@@ -181,7 +181,10 @@ fn text(adopted: &Adopted) {
         });
     }
     if adopted.taken_back > 0 {
-        say(format_args!("{} bundles were held that the ledger did not know, and are in it again", adopted.taken_back));
+        say(format_args!(
+            "{} that the ledger did not know: in it again",
+            counted(adopted.taken_back as u64, "retained bundle")
+        ));
     }
     match adopted.again.len() {
         0 => say("no bundle is sent again"),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use checkvalve_host::config::list;
 use checkvalve_host::log::escape_path;
-use checkvalve_host::progress::{human_bytes, human_duration, human_rate};
+use checkvalve_host::progress::{counted, human_bytes, human_duration, human_rate};
 use serde_json::json;
 
 use super::{CommandError, say, say_json};
@@ -51,7 +51,7 @@ fn text(path: &Path, checked: &Checked) {
     }
     line("signing key", format!("{} (the receiver must trust it)", checked.signing_key.public().id()));
     for (name, rules) in &checked.rules {
-        let mut what = format!("priority {}, {} passes", rules.priority, rules.passes);
+        let mut what = format!("priority {}, {}", rules.priority, counted(rules.passes.into(), "pass"));
         if rules.passes > 1 && rules.pass_interval_ms > 0 {
             what += &format!(" {} apart", human_duration(std::time::Duration::from_millis(rules.pass_interval_ms)));
         }
@@ -65,13 +65,17 @@ fn text(path: &Path, checked: &Checked) {
     line(
         "source block",
         format!(
-            "{} symbols of {} bytes ({}) and {repair} repair symbols",
-            parameters.block_symbols(),
-            parameters.symbol_size(),
-            human_bytes(block)
+            "{} of {} ({}) and {}",
+            counted(parameters.block_symbols().into(), "symbol"),
+            counted(parameters.symbol_size().into(), "byte"),
+            human_bytes(block),
+            counted(repair.into(), "repair symbol")
         ),
     );
-    line("interleaved", format!("{} blocks, {}", parameters.depth(), human_bytes(parameters.memory())));
+    line(
+        "interleaved",
+        format!("{}, {}", counted(parameters.depth().into(), "block"), human_bytes(parameters.memory())),
+    );
     let percent = |share: f64| format!("{:.1} %", share * 100.0);
     let goodput = parameters.goodput() * 8.0;
     line(

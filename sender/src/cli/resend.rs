@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use checkvalve_host::exit::Exit;
-use checkvalve_host::progress::{human_bytes, human_duration, human_rate};
+use checkvalve_host::progress::{counted, human_bytes, human_duration, human_rate};
 use checkvalve_protocol::ticket::Ticket;
 use clap::Args as ClapArgs;
 
@@ -60,7 +60,8 @@ pub(super) fn resend(args: &Args, config: &Path, json: bool) -> Result<(), Comma
     }
     let Resent { bundle, blocks, of_blocks, bytes, .. } = resent;
     say(format_args!(
-        "{bundle}: {blocks} of {of_blocks} source blocks ({} in all) will be sent again",
+        "{bundle}: {blocks} of {} ({} in all) will be sent again",
+        counted(of_blocks, "source block"),
         human_bytes(bytes)
     ));
     Ok(())
@@ -137,10 +138,11 @@ fn say_plan(asked: &AskedView, rate_bits: u64) {
         (0, _) => "announce and hashes only".to_owned(),
         (1, 1) => "its one source block".to_owned(),
         _ if blocks == of_blocks => format!("all {of_blocks} source blocks"),
-        _ => format!("{blocks} of {of_blocks} source blocks"),
+        _ => format!("{blocks} of {}", counted(*of_blocks, "source block")),
     };
     say(format_args!(
-        "{bundle} {name}: {what}; {datagrams} datagrams, {} on the wire for {} of data, {} at {}",
+        "{bundle} {name}: {what}; {}, {} on the wire for {} of data, {} at {}",
+        counted(*datagrams, "datagram"),
         human_bytes(*wire_bytes),
         human_bytes(*bytes),
         human_duration(Duration::from_millis(asked.millis.max(1))),

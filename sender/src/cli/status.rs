@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use checkvalve_host::log::escape;
-use checkvalve_host::progress::{human_bytes, human_duration, human_rate};
+use checkvalve_host::progress::{counted, human_bytes, human_duration, human_rate};
 use clap::Args as ClapArgs;
 
 use super::{CommandError, ask, say, say_json};
@@ -98,11 +98,13 @@ fn write_text(out: &mut String, status: &Status) -> std::fmt::Result {
     let LinkStats { datagrams, bytes, send_errors, .. } = link.sent;
     writeln!(
         out,
-        "\n{datagrams} datagrams sent since the start ({}); {send_errors} times the system refused one and it was tried again",
+        "\n{} sent since the start ({}); {} the system refused one and it was tried again",
+        counted(datagrams, "datagram"),
         human_bytes(bytes),
+        counted(send_errors, "time"),
     )?;
     let retained = &status.view.retained;
-    writeln!(out, "{} transmitted bundles retained, {}", retained.bundles, human_bytes(retained.bytes))
+    writeln!(out, "{} retained, {}", counted(retained.bundles, "transmitted bundle"), human_bytes(retained.bytes))
 }
 
 fn write_bundles(out: &mut String, bundles: &[BundleView], state: BundleState) -> std::fmt::Result {
@@ -136,7 +138,7 @@ fn detail(bundle: &BundleView) -> String {
         out += &format!("  {percent} %");
     }
     if bundle.passes > 1 && matches!(bundle.state, BundleState::Transmitting | BundleState::Queued) {
-        out += &format!("  {} of {} passes done", bundle.passes_done, bundle.passes);
+        out += &format!("  {} of {} done", bundle.passes_done, counted(bundle.passes.into(), "pass"));
     }
     if let (Some(wait), None) = (bundle.next_in_ms.filter(|ms| *ms > 0), &bundle.on_wire) {
         out += &format!("  next in {}", human_duration(Duration::from_millis(wait)));

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use checkvalve_host::json::{Stamp, hex_unless_utf8};
 use checkvalve_host::log::{escape_bytes, escape_path};
+use checkvalve_host::progress::counted;
 use checkvalve_protocol::beacon::{ChannelState, Recent, RecentState};
 use checkvalve_protocol::id::{BundleId, ChannelName};
 use serde::{Deserialize, Serialize};
@@ -181,7 +182,8 @@ impl Engine {
             0 => String::new(),
             n => format!("; {n} things need a person, see status"),
         };
-        format!("{} bundles to send, {on_wire} on the wire{troubles}", unsent.count() + claimed)
+        let waiting = counted((unsent.count() + claimed) as u64, "bundle");
+        format!("{waiting} to send, {on_wire} on the wire{troubles}")
     }
 
     /// What status says.

@@ -1,0 +1,66 @@
+//! How near the repair came to its end.
+
+use super::*;
+
+/// Receives all of a transmission; of the blocks of its data the one after `stored` is refused, and all that comes after it.
+/// Gives the margin once all has settled.
+fn margin_after(stored: u32, lost: impl Fn(usize) -> bool) -> Option<i32> {
+    let parameters = parameters(0.1, 10);
+    let bytes = data(4 << 20);
+    let mut high = Reassembly::new(limits(64 << 20));
+    let (mut opener, plans) = (Opener::new(Some(KEY)), Plans::new());
+    let (mut blocks, mut last) = (0, Time::ZERO);
+    for (number, (now, datagram)) in transmit(&parameters, 1, &bytes, 0).into_iter().enumerate() {
+        last = now;
+        if lost(number) {
+            continue;
+        }
+        let refused = blocks > stored;
+        let mut want = |symbol: &Symbol| match symbol.kind {
+            ObjectKind::Data if refused => Wanted::No(DropReason::Room),
+            _ => Wanted::Yes { have: BlockSet::new(), parked: Vec::new(), origin: Origin::Signed },
+        };
+        let mut datagram = datagram.clone();
+        high.take(now, &mut opener, &mut datagram, &mut want).unwrap();
+        while let Some(mut block) = high.poll_complete() {
+            if block.decode(&plans).is_err() {
+                high.undecodable(block);
+                continue;
+            }
+            blocks += u32::from(block.kind() == ObjectKind::Data);
+            if blocks > stored && block.kind() == ObjectKind::Data {
+                high.failed(block);
+            } else {
+                high.stored(block);
+            }
+        }
+    }
+    assert!(blocks > 0);
+    // The last blocks settle, and those that lack something are parked.
+    for step in 1..=20 {
+        high.handle_timeout(last + Duration::from_secs(step));
+        while let Some(block) = high.poll_parked() {
+            high.parked(last, block, 1);
+        }
+    }
+    high.tally().margin
+}
+
+#[test]
+fn all_of_the_repair_is_to_spare_without_loss() {
+    assert_eq!(margin_after(u32::MAX, |_| false), Some(1_000));
+}
+
+#[test]
+fn loss_takes_from_the_margin() {
+    let margin = margin_after(u32::MAX, |number| number % 20 == 7).unwrap();
+    assert!((100..900).contains(&margin), "{margin}");
+    assert!(margin_after(u32::MAX, |number| number % 4 == 1).unwrap() < 0);
+}
+
+#[test]
+fn what_finds_no_room_is_not_the_links_loss() {
+    for stored in [0, 1, 5] {
+        assert_eq!(margin_after(stored, |_| false), None, "refused after {stored} blocks");
+    }
+}

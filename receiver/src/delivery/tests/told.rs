@@ -1,0 +1,213 @@
+//! What people are told: each alarm names its bundle and the command that mends it.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::control::{LinkView, alarms as told};
+
+/// The text of each alarm of a code.
+fn alarmed(delivery: &Delivery, code: alarms::Code) -> Vec<String> {
+    let told = told::of(&delivery.status(0), &LinkView::default(), delivery.noted(0));
+    told.into_iter().filter(|alarm| alarm.code == code).map(|alarm| alarm.text).collect()
+}
+
+#[track_caller]
+fn assert_told(delivery: &Delivery, code: alarms::Code, words: &[&str]) {
+    let texts = alarmed(delivery, code);
+    assert_eq!(texts.len(), 1, "{texts:?}");
+    for word in words {
+        assert!(texts[0].contains(word), "{word}: {texts:?}");
+    }
+}
+
+#[test]
+fn a_hook_that_asks_for_ever_is_an_alarm_and_runs_at_once_when_somebody_says_so() {
+    let bench = Bench::new().with_hook(None);
+    let delivery = bench.open();
+    let which: Which = "default/1".parse().unwrap();
+    (0..3).for_each(|n| send(&delivery, &samples()[n]));
+    let first = delivery.due_hooks(0);
+    assert_eq!(delivery.retry(&which), Err(DecideError::Running));
+    delivery.hook_ended(&first[0], &Outcome::Again, 0);
+    assert!(alarmed(&delivery, alarms::Code::HookAgain).is_empty(), "once may be by design");
+    let second = delivery.due_hooks(1_000);
+    delivery.hook_ended(&second[0], &Outcome::NotStarted("/hook: No such file".into()), 1_000);
+    let log = format!("logs/default/00000001-{}.install.2.log", samples()[0].id());
+    let words =
+        ["default/1", "2 attempts", "No such file", "2 later bundles", &log, "retry default/1", "reject default/1"];
+    assert_told(&delivery, alarms::Code::HookAgain, &words);
+    let status = delivery.status(1_000);
+    let waits: Vec<_> = status.bundles.iter().map(|bundle| (bundle.sequence, bundle.waiting_for)).collect();
+    assert_eq!(waits, [(3, Some(1)), (2, Some(1)), (1, None)]);
+    assert_eq!(status.channels[0].blocked_by, Some(1));
+    assert!(delivery.due_hooks(1_001).is_empty(), "it waits");
+    delivery.retry(&which).unwrap();
+    let third = delivery.due_hooks(1_001);
+    assert_eq!((third[0].sequence, third[0].attempt), (1, 3));
+    delivery.hook_ended(&third[0], &Outcome::Done, 1_001);
+    assert!(alarmed(&delivery, alarms::Code::HookAgain).is_empty());
+}
+
+#[test]
+fn what_a_hook_refused_is_an_alarm_until_somebody_decides() {
+    let bench = Bench::new().with_hook(None);
+    let delivery = bench.open();
+    let refuse = || {
+        let run = delivery.due_hooks(0);
+        delivery.hook_ended(&run[0], &Outcome::Quarantine(65), 0);
+    };
+    send(&delivery, &samples()[0]);
+    refuse();
+    let words = ["default/1", "exit 65", ".install.1.log", "retry default/1", "reject default/1"];
+    assert_told(&delivery, alarms::Code::Quarantined, &words);
+    delivery.retry(&"default/1".parse().unwrap()).unwrap();
+    assert!(alarmed(&delivery, alarms::Code::Quarantined).is_empty());
+    refuse();
+    delivery.reject(&"default/1".parse().unwrap()).unwrap();
+    assert!(alarmed(&delivery, alarms::Code::Quarantined).is_empty());
+    // A later one that is installed makes it void.
+    send(&delivery, &samples()[1]);
+    refuse();
+    send(&delivery, &samples()[2]);
+    let run = delivery.due_hooks(0);
+    assert_eq!(alarmed(&delivery, alarms::Code::Quarantined).len(), 1);
+    delivery.hook_ended(&run[0], &Outcome::Done, 0);
+    assert!(alarmed(&delivery, alarms::Code::Quarantined).is_empty());
+}
+
+#[test]
+fn what_keys_lost_is_no_alarm_for_an_operator_who_took_their_trust() {
+    let bench = Bench::new().with_hook(None);
+    let delivery = bench.open();
+    send(&delivery, &samples()[0]);
+    delivery.set_trust(Trust::default(), 0).unwrap();
+    assert_eq!(state(&delivery, &samples()[0]), Some(State::Quarantined));
+    assert!(alarmed(&delivery, alarms::Code::Quarantined).is_empty());
+}
+
+#[test]
+fn many_alarms_of_one_kind_are_some_and_a_count() {
+    let bench = Bench::new().with_hook(None);
+    let delivery = bench.open();
+    for n in 1..=9 {
+        send(&delivery, &Sample::file(n, n, 50));
+        let run = delivery.due_hooks(0);
+        delivery.hook_ended(&run[0], &Outcome::Failed("exit 1".into()), 0);
+    }
+    let texts = alarmed(&delivery, alarms::Code::Failed);
+    assert!(texts.len() == 6 && texts[5].contains("and 4 more"), "{texts:?}");
+}
+
+#[test]
+fn the_limit_that_keeps_a_bundle_out_is_named() {
+    let quota = |delivery: &Delivery, bytes| {
+        let share = space::Share { bytes, files: u64::MAX };
+        delivery.store.space().set_share(&default_channel(), share);
+    };
+    let bench = Bench::new();
+    let delivery = bench.open();
+    let sample = Sample::file(1, 1, 500_000);
+    delivery.tick(1_000);
+    announce(&delivery, &sample).unwrap();
+    work(&delivery);
+    quota(&delivery, 8_192);
+    assert_eq!(delivery.want(sample.id(), ObjectKind::Data, &sample.oti()), Want::Refuse(RefuseReason::NoRoom));
+    delivery.tick(20_000);
+    quota(&delivery, 8_192);
+    assert_told(&delivery, alarms::Code::NoRoom, &["default/1", "channel.default.quota", "ticket default/1"]);
+    let bound = |delivery: &Delivery| delivery.status(0).bundles[0].bound;
+    assert_eq!(bound(&delivery), Some(space::Bound::Channel));
+    quota(&delivery, u64::MAX);
+    assert_eq!(bound(&delivery), None);
+    delivery.store.space().refresh(100_000);
+    assert_eq!(bound(&delivery), Some(space::Bound::Disk));
+    assert_told(&delivery, alarms::Code::NoRoom, &["97.7 KiB free", "`reserve`"]);
+}
+
+#[test]
+fn commands_mean_one_bundle_where_several_have_a_number() {
+    let bench = Bench::new();
+    let delivery = bench.open();
+    let (first, second) = (Sample::file(1, 1, 5_000), Sample::file(2, 1, 6_000));
+    send(&delivery, &first);
+    assert_eq!(delivery.status(0).bundles[0].handle, "default/1");
+    announce(&delivery, &second).unwrap();
+    work(&delivery);
+    let handles: BTreeSet<String> = delivery.status(0).bundles.into_iter().map(|bundle| bundle.handle).collect();
+    assert_eq!(handles, BTreeSet::from([first.id().to_string(), second.id().to_string()]));
+    let texts = alarmed(&delivery, alarms::Code::Held);
+    assert!(texts.len() == 1 && texts[0].contains(&format!("reject {}", second.id())), "{texts:?}");
+}
+
+#[test]
+fn missing_bundles_are_asked_for_together() {
+    let bench = Bench::new().with_hook(None);
+    let delivery = bench.open();
+    send(&delivery, &Sample::file(1, 1, 100));
+    // Of the last five the id is known, of those between not even that; of 20 something came.
+    let recents = (16..=20).rev().map(|n| recent(n, n, RecentState::Transmitted)).collect();
+    hear(&delivery, 2_000, 20, recents, None);
+    announce(&delivery, &Sample::file(20, 20, 100)).unwrap();
+    work(&delivery);
+    delivery.tick(2_000);
+    delivery.tick(20_000);
+    let tickets = delivery.tickets(&[], Loss::UNKNOWN, 40, &|_| Vec::new()).unwrap();
+    let names: Vec<&str> = tickets.iter().map(|ticket| ticket.bundle.as_str()).collect();
+    assert_eq!(names, ["default/20", "default/2 to default/19"]);
+    assert!(delivery.receiving().is_empty());
+    // One is coming: what it will lack is not known yet.
+    let other = Sample::file(77, 18, 100);
+    announce(&delivery, &other).unwrap();
+    delivery.tick(20_500);
+    assert_eq!(delivery.receiving(), ["default/18"]);
+    let tickets = delivery.tickets(&[], Loss::UNKNOWN, 40, &|_| Vec::new()).unwrap();
+    let names: Vec<&str> = tickets.iter().map(|ticket| ticket.bundle.as_str()).collect();
+    assert_eq!(names, ["default/20", "default/2 to default/17", "default/19"]);
+}
+
+#[test]
+fn verify_names_every_difference_and_nothing_below_what_is_gone() {
+    use crate::inbox::check::{Mismatch, check, differences};
+    let bench = Bench::new();
+    let delivery = bench.open();
+    let sample = Sample::tree(1, 1, &[10, 20, 30, 40]);
+    send(&delivery, &sample);
+    let (tree, digests) = (bench.inbox(1).join("tree"), sample.digests());
+    let found = || {
+        let mut found = Vec::new();
+        differences(&OsDisk, &bench.inbox(1), &sample.announce, &digests, &mut |mismatch: Mismatch| {
+            let path = mismatch.path().strip_prefix(&tree).unwrap_or(mismatch.path()).to_owned();
+            found.push((path.to_str().unwrap().to_owned(), mismatch.what()));
+            std::ops::ControlFlow::Continue(())
+        });
+        found
+    };
+    assert_eq!(found(), []);
+    assert!(check(&OsDisk, &bench.inbox(1), &sample.announce, &digests).is_ok());
+    let file = |n: usize| tree.join(format!("{n:04}/a \"file\"\n"));
+    let keep_times = |path: &Path, change: &dyn Fn()| {
+        let times = std::fs::metadata(path).unwrap();
+        change();
+        let times = std::fs::FileTimes::new().set_modified(times.modified().unwrap());
+        std::fs::File::open(path).unwrap().set_times(times).unwrap();
+    };
+    keep_times(&file(0), &|| std::fs::write(file(0), [7; 10]).unwrap());
+    keep_times(&tree, &|| {
+        std::fs::remove_dir_all(tree.join("0001")).unwrap();
+        std::fs::write(tree.join("0009"), b"extra").unwrap();
+        std::fs::remove_file(tree.join("link")).unwrap();
+    });
+    std::fs::write(file(2), [7; 9]).unwrap();
+    let expected = [
+        ("0000/a \"file\"\n", "content"),
+        ("0001", "missing"),
+        ("0002/a \"file\"\n", "size"),
+        ("0009", "extra"),
+        ("link", "missing"),
+    ];
+    assert_eq!(found(), expected.map(|(path, what)| (path.to_owned(), what.to_owned())));
+    let first = check(&OsDisk, &bench.inbox(1), &sample.announce, &digests).unwrap_err();
+    assert_eq!(first.path(), file(0));
+    std::fs::remove_dir_all(bench.inbox(1)).unwrap();
+    assert_eq!(found().len(), 1);
+}

@@ -1,0 +1,139 @@
+//! Which key counts for what, and what beacons say of a sender.
+
+use super::*;
+
+#[test]
+fn keys_that_are_trusted_later_or_no_more_count_at_once() {
+    let bench = Bench::new().with_hook(None);
+    let delivery = bench.open();
+    let (done, waits, half, unknown) =
+        (Sample::file(1, 1, 900), Sample::file(2, 2, 900), Sample::file(3, 3, 900), Sample::file(4, 4, 900));
+    send(&delivery, &done);
+    let run = delivery.due_hooks(0);
+    delivery.hook_ended(&run[0], &Outcome::Done, 0);
+    send(&delivery, &waits);
+    announce(&delivery, &half).unwrap();
+    data(&delivery, &half, 0..1).unwrap();
+    work(&delivery);
+    let judged = delivery.set_trust(Trust::default(), 5).unwrap();
+    assert_eq!((judged.trusted, judged.refused.as_slice()), (0, &["default/2".to_owned(), "default/3".to_owned()][..]));
+    assert_eq!(state(&delivery, &done), Some(State::Installed), "what is installed stays");
+    assert!(!bench.inbox(2).exists() && delivery.due_hooks(0).is_empty());
+    assert_eq!(bench.reason(&waits)["rule"], "unknown-key");
+    // What comes now changes nothing, but is an alarm.
+    assert!(matches!(announce(&delivery, &unknown), Err(StoreError::Refused)));
+    assert_eq!(state(&delivery, &unknown), None);
+    assert!(delivery.noted(0).iter().any(|alarm| alarm.code == alarms::Code::UnknownKey));
+
+    let mut judged = delivery.set_trust(Trust::new(trust()), 6).unwrap();
+    judged.admitted.sort();
+    assert_eq!(judged.admitted, ["default/2", "default/3", "default/4"]);
+    assert!(delivery.noted(0).is_empty());
+    work(&delivery);
+    waits.assert_at(&bench.inbox(2));
+    assert_eq!(state(&delivery, &unknown), Some(State::Receiving), "its announce is known");
+    for sample in [&half, &unknown] {
+        send(&delivery, sample);
+        sample.assert_at(&bench.inbox(sample.announce.sequence));
+    }
+    let sequences: Vec<u64> = (0..3)
+        .map(|_| {
+            let due = delivery.due_hooks(0);
+            delivery.hook_ended(&due[0], &Outcome::Done, 0);
+            due[0].sequence
+        })
+        .collect();
+    assert_eq!(sequences, [2, 3, 4]);
+}
+
+#[test]
+fn a_key_that_may_not_sign_for_a_channel_does_nothing_there() {
+    let bench = Bench::new().with_hook(None);
+    let delivery = bench.open();
+    let neighbour = SigningKey::from_seed([5; 32]);
+    let mut allowed = Trust::new(trust());
+    allowed.keys.insert(neighbour.public(), "neighbour");
+    let mut only = allowed.clone();
+    only.signers.insert(default_channel(), [key().public().id()].into());
+    delivery.set_trust(only, 5).unwrap();
+    let mut sample = Sample::file(1, 1, 100);
+    sample.announce.bundle = BundleId::new(1, neighbour.public().id());
+    let announce = sample.announce.sign(&neighbour).unwrap();
+    assert!(matches!(manifest(&delivery, sample.id(), ObjectKind::Announce, &announce), Err(StoreError::Refused)));
+    assert_eq!(state(&delivery, &sample), None);
+    // Nor do its beacons.
+    let mut says = beacon(9_000, vec![], None);
+    says.channel.as_mut().unwrap().recent =
+        vec![Recent { bundle: sample.id(), ..recent(1, 1, RecentState::Transmitted) }];
+    assert!(hear_of(&delivery, 5, &says, &neighbour), "that it lives is its own to say");
+    assert_eq!(delivery.ledger.lock().channel(&default_channel()).unwrap().newest(), 0);
+    // Until it may.
+    let judged = delivery.set_trust(allowed, 6).unwrap();
+    assert_eq!(judged.admitted, ["default/1"]);
+}
+
+#[test]
+fn beacons_that_are_not_news_do_nothing_but_alarm() {
+    let bench = Bench::new();
+    let delivery = bench.open();
+    delivery.tick(1_000);
+    let codes = |delivery: &Delivery| delivery.noted(1_000).iter().map(|alarm| alarm.code).collect::<Vec<_>>();
+    let first = beacon(3, vec![], None);
+    assert!(hear_of(&delivery, 1_000, &first, &key()));
+    assert!(!hear_of(&delivery, 1_000, &first, &key()), "it was recorded");
+    let unsigned = signed::seal_unsigned(b"anything");
+    assert!(delivery.beacon(1_000, SessionId(1), &unsigned).is_none());
+    let stranger = SigningKey::from_seed([9; 32]);
+    assert!(!hear_of(&delivery, 1_000, &Beacon { channel: None, ..beacon(0, vec![], None) }, &stranger));
+    assert!(codes(&delivery).is_empty());
+    // Another state under the same number.
+    let epoch = Epoch { number: 1, id: EpochId(99) };
+    assert!(!hear_of(&delivery, 1_000, &Beacon { epoch, ..beacon(1, vec![], None) }, &key()));
+    assert_eq!(codes(&delivery), [alarms::Code::AnotherState]);
+    let text = delivery.noted(1_000)[0].text.clone();
+    assert!(text.contains("checkvalve-sender adopt --epoch 2 --sequences default=3"), "{text}");
+    // A session goes on although another began; after a restart, too.
+    let second = Beacon { session_number: 2, session: SessionId(2), ..beacon(3, vec![], None) };
+    assert!(hear_of(&delivery, 1_000, &second, &key()));
+    delivery.tick_last(1_000);
+    drop(delivery);
+    let delivery = bench.open();
+    for _ in 0..3 {
+        assert!(!hear_of(&delivery, 1_000, &beacon(3, vec![], None), &key()));
+    }
+    assert_eq!(codes(&delivery), [alarms::Code::TwoSenders]);
+    // The operator's mend: a new epoch.
+    let adopted = Epoch { number: 2, id: EpochId(100) };
+    let mended = Beacon { epoch: adopted, session: SessionId(3), ..beacon(3, vec![], None) };
+    assert!(hear_of(&delivery, 1_000, &mended, &key()));
+    assert!(codes(&delivery).is_empty());
+    // An older copy of the state.
+    let behind = Beacon { epoch: adopted, session: SessionId(3), ..beacon(2, vec![], None) };
+    assert!(hear_of(&delivery, 1_000, &behind, &key()));
+    assert_eq!(codes(&delivery), [alarms::Code::OlderState]);
+}
+
+#[test]
+fn what_beacons_tell_of_unknown_channels_keeps_nobody_out() {
+    let bench = Bench::new().with_hook(None);
+    let delivery = bench.open();
+    for n in 0..100 {
+        let name = ChannelName::new(format!("junk-{n}")).unwrap();
+        let mut says = beacon(1, vec![], None);
+        says.channel = Some(ChannelState { name, priority: 0, newest: 1, recent: vec![] });
+        hear_of(&delivery, 1_000, &says, &key());
+    }
+    drop(delivery);
+    let delivery = bench.open();
+    send(&delivery, &samples()[0]);
+    samples()[0].assert_at(&bench.inbox(1));
+    // Of channels that are not in the config, some.
+    let mut held = 0;
+    for n in 0..70_u64 {
+        let mut sample = Sample::file(100 + n, 1, 10);
+        sample.announce.channel = ChannelName::new(format!("new-{n}")).unwrap();
+        send(&delivery, &sample);
+        held += u32::from(state(&delivery, &sample) == Some(State::Held));
+    }
+    assert_eq!(held, 54);
+}
