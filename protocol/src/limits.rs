@@ -32,6 +32,8 @@ pub const LINK_ID_AT: usize = 32;
 pub const MAX_TRANSFER_LENGTH: u64 = 1 << 44;
 /// Largest signed announce or hashes object in bytes.
 pub const MAX_MANIFEST_LEN: usize = 64 << 20;
+/// Sequences that one ticket names.
+pub const MAX_TICKET_SEQUENCES: u64 = 1_000;
 /// Most entries (files, directories, symlinks) in a bundle.
 pub const MAX_ENTRIES: usize = 1 << 20;
 /// Largest sequence of a channel, session number, epoch number and counter of beacons: what JSON's numbers hold exactly.

@@ -485,6 +485,9 @@ impl Reassembly {
         let (state, have, parked, origin, answer) = match want(symbol) {
             Wanted::Yes { have, parked, origin } => (ObjectState::Wanted, have, parked, origin, Ok(())),
             Wanted::No(reason) => {
+                if reason == DropReason::Room {
+                    self.margins.interrupt(symbol.bundle);
+                }
                 // What is not wanted takes the room of those that nobody signed for.
                 let state = ObjectState::Unwanted { reason, since: now };
                 (state, BlockSet::new(), Vec::new(), Origin::Named, Err(reason.into()))

@@ -75,7 +75,7 @@ enum Command {
     /// use.
     Approve(decide::Args),
     /// Undo the refusal of a bundle (quarantined, rejected, withdrawn, held): what is here of it is published, what is not may come again.
-    /// Or run a hook again that failed.
+    /// Or run a hook again that failed, or at once one that waits to be run again.
     Retry(decide::Args),
     /// Say whose bundles are accepted.
     Trust {

@@ -45,7 +45,7 @@ pub enum Request {
         /// `CHANNEL/SEQUENCE`, or the first digits of an id.
         bundle: String,
     },
-    /// To undo a refusal, or to run a hook again that failed; answered with a line.
+    /// To undo a refusal, or to run a hook again that failed or waits; answered with a line.
     Retry {
         /// `CHANNEL/SEQUENCE`, or the first digits of an id.
         bundle: String,

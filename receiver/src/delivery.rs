@@ -52,6 +52,7 @@ use crate::store::{OpenError as StoreOpenError, Staged, Store};
 pub use install::HookRun;
 pub use operator::{DecideError, Which};
 pub use trusting::Judged;
+pub(crate) use trusting::{NO_KEY, NOT_ITS};
 
 /// Announces that wait for the disk at once; those of more bundles have to come again.
 const ADOPTIONS: usize = 16_384;
@@ -177,7 +178,7 @@ struct Live {
     trouble: Option<String>,
     /// Not tried again before this, in Unix milliseconds.
     retry_ms: u64,
-    /// Bytes that were spoilt on the way. What came of them since is not believed to be better until the link is silent.
+    /// Bytes that were spoilt on the way. What came of them since is thrown away once the link is silent.
     spoilt: Vec<std::ops::Range<u64>>,
 }
 

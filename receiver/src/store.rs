@@ -191,6 +191,12 @@ impl Store {
         self.bound(id, bytes).is_none()
     }
 
+    /// What keeps so much of a bundle out, or kept something of it out last.
+    #[must_use]
+    pub fn refused(&self, id: BundleId, bytes: u64) -> Option<Bound> {
+        self.bound(id, bytes).or_else(|| self.get(id)?.account.refused())
+    }
+
     /// What keeps them out, if they do not fit. Touches no disk.
     #[must_use]
     pub fn bound(&self, id: BundleId, bytes: u64) -> Option<Bound> {
@@ -226,7 +232,7 @@ impl Store {
     pub fn mend(&self) {
         let mut log = self.log();
         if log.has_grown()
-            && self.all().is_empty()
+            && self.bundles.read().unwrap_or_else(PoisonError::into_inner).is_empty()
             && let Err(error) = self.rewrite(&mut log)
         {
             tracing::debug!(%error, "staging journal");

@@ -78,7 +78,14 @@ fn verify_proves_what_is_in_the_inbox() {
     std::fs::write(&landed, b"as it was changed").unwrap();
     let said = pair.receiver_command(&["verify", path]);
     assert_eq!(said.status.code(), Some(65), "{}{}", text(&said.stdout), text(&said.stderr));
-    assert!((text(&said.stdout) + &text(&said.stderr)).contains("data"), "it names the file");
+    let lines: Vec<String> = text(&said.stdout).lines().map(str::to_owned).collect();
+    assert!(lines.len() == 1 && lines[0].starts_with(path) && lines[0].contains("size differs"), "{lines:?}");
+    assert_eq!(text(&said.stderr).lines().count(), 1, "{}", text(&said.stderr));
+    let json = pair.receiver_command(&["verify", "default/1", "--json"]);
+    assert_eq!(json.status.code(), Some(65));
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!((&json["as_signed"], &json["differences_total"]), (&false.into(), &1.into()), "{json}");
+    assert_eq!(json["differences"][0]["path"], path);
 }
 
 #[test]

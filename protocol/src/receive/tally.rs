@@ -11,7 +11,7 @@ use crate::wire::Symbol;
 /// Blocks whose surplus is still counted at most.
 const MOST: usize = 1 << 16;
 /// Bundles that are remembered as interrupted; the oldest goes.
-const MOST_INTERRUPTED: usize = 64;
+const MOST_INTERRUPTED: usize = 256;
 /// How long after it was complete a block's surplus is counted.
 const SETTLED: Duration = Duration::from_secs(2);
 

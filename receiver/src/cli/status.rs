@@ -192,11 +192,7 @@ fn write_bundles(out: &mut String, bundles: &[BundleStatus], state: State, now: 
     ours.sort_by_key(|bundle| std::cmp::Reverse((bundle.changed_at, bundle.sequence)));
     writeln!(out, "\n{}", state.as_str())?;
     for bundle in ours.iter().take(SHOWN) {
-        let number = match bundle.through {
-            Some(through) => format!("{}/{}-{through}", bundle.channel, bundle.sequence),
-            None if bundle.channel.is_empty() => "?".to_owned(),
-            None => format!("{}/{}", bundle.channel, bundle.sequence),
-        };
+        let number = bundle.number();
         let (id, bytes) = (&bundle.id, human_bytes(bundle.bytes));
         writeln!(out, "  {number:<22} {id:<16}  {bytes:>9}  {}{}", bundle.name, detail(bundle, now))?;
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use checkvalve_host::disk::{Disk, OsDisk, read_all};
 use checkvalve_host::exit::Exit;
 use checkvalve_host::json::hex_unless_utf8;
-use checkvalve_host::log::escape_path;
+use checkvalve_host::log::{escape, escape_path};
 use checkvalve_host::progress::{counted, human_bytes};
 use checkvalve_protocol::admit::Trust;
 use checkvalve_protocol::id::ChannelName;
@@ -37,48 +37,76 @@ pub(super) fn verify(args: &Args, config: &Path, json: bool) -> Result<(), Comma
     let (channel, sequence) = place(&config, &args.path)?;
     let (announce, files) = manifest(&config, &channel, sequence)?;
     let dir = config.inbox.join(channel.as_str()).join(format!("{sequence:08}"));
-    let (mut count, mut shown) = (0_u64, Vec::new());
-    differences(&OsDisk, &dir, &announce, &files, &mut |found| {
-        count += 1;
-        if shown.len() < SHOWN {
-            shown.push(found);
-        }
+    let (mut found, mut unreadable) = (Found::default(), Found::default());
+    differences(&OsDisk, &dir, &announce, &files, &mut |mismatch| {
+        let of = if matches!(mismatch, Mismatch::Disk { .. }) { &mut unreadable } else { &mut found };
+        of.add(mismatch);
         ControlFlow::Continue(())
     });
-    let bytes = announce.data_len();
+    let (bytes, number) = (announce.data_len(), format!("{channel}/{sequence}"));
+    let is_known = unreadable.total == 0;
     if json {
-        let differences: Vec<_> = shown.iter().map(difference).collect();
         say_json(&json!({
             "channel": channel, "sequence": sequence, "id": announce.bundle, "files": files.len(), "bytes": bytes,
-            "as_signed": count == 0, "differences": differences, "differences_total": count,
+            "as_signed": if is_known || found.total > 0 { Some(is_known && found.total == 0) } else { None },
+            "differences": found.json(), "differences_total": found.total,
+            "unreadable": unreadable.json(), "unreadable_total": unreadable.total,
         }))?;
+    } else {
+        found.say();
+        unreadable.say();
     }
-    if let Some(first) = shown.first() {
-        let exit = match first {
-            Mismatch::Disk { error, .. } => Exit::from_io(error),
-            _ => Exit::DataErr,
-        };
-        let lines: Vec<String> = shown.iter().map(|found| format!("  {found}\n")).collect();
-        let more = count.saturating_sub(shown.len() as u64);
-        let more = if more > 0 { format!("  and {more} more\n") } else { String::new() };
+    if found.total > 0 {
         return Err(CommandError::new(
-            exit,
+            Exit::DataErr,
             format!(
-                "{channel}/{sequence} is not what was signed:\n{}{more}It was when it was published, so it was changed here since. Find out by \
-                 whom; then drop the bundle again on the low side: it comes under a new number",
-                lines.concat()
+                "{number} is not what was signed. It was when it was published, so it was changed here since. Find out by whom; then drop the \
+                 bundle again on the low side: it comes under a new number"
             ),
         ));
     }
+    if let Some(Mismatch::Disk { error, .. }) = unreadable.first.first() {
+        let text = format!("{number} cannot be read, so that it is not known whether it is as signed");
+        return Err(CommandError::new(Exit::from_io(error), text));
+    }
     if !json {
         say(format_args!(
-            "{channel}/{sequence} is as signed: {}, {}, {}",
+            "{number} is as signed: {}, {}, {}",
             counted(announce.entries.len() as u64, "entry"),
             counted(files.len() as u64, "file"),
             human_bytes(bytes)
         ));
     }
     Ok(())
+}
+
+/// What was found: how much, and the first of it.
+#[derive(Default)]
+struct Found {
+    first: Vec<Mismatch>,
+    total: u64,
+}
+
+impl Found {
+    fn add(&mut self, mismatch: Mismatch) {
+        self.total += 1;
+        if self.first.len() < SHOWN {
+            self.first.push(mismatch);
+        }
+    }
+
+    /// A line each, and how many more there are.
+    fn say(&self) {
+        self.first.iter().for_each(|mismatch| say(escape(&mismatch.to_string())));
+        let more = self.total.saturating_sub(self.first.len() as u64);
+        if more > 0 {
+            say(format_args!("and {more} more"));
+        }
+    }
+
+    fn json(&self) -> Vec<serde_json::Value> {
+        self.first.iter().map(difference).collect()
+    }
 }
 
 fn difference(found: &Mismatch) -> serde_json::Value {

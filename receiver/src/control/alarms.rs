@@ -9,6 +9,8 @@ use checkvalve_host::progress::{counted, human_bytes, human_duration};
 use super::LinkView;
 use crate::delivery::alarms::{Alarm, Code};
 use crate::delivery::status::{BundleStatus, Status};
+use crate::delivery::{NO_KEY, NOT_ITS};
+use crate::hook::Outcome;
 use crate::ledger::State;
 use crate::sink::NO_ROOM;
 use crate::store::space::Bound;
@@ -46,22 +48,21 @@ pub(crate) fn of(status: &Status, link: &LinkView, noted: Vec<Alarm>) -> Vec<Ala
         Some(_) => {}
     }
     for bundle in status.bundles.iter().filter(|bundle| bundle.state == State::Held).take(NAMED) {
-        push(Code::Held, format!("{} is held: {}", number(bundle), reason(bundle)));
+        push(Code::Held, format!("{} is held: {}", bundle.number(), reason(bundle)));
     }
-    let failed_last = |bundle: &&BundleStatus| bundle.state == State::Failed && !has_newer(status, bundle);
-    let refused_last = |bundle: &&BundleStatus| is_refused(bundle) && !has_newer(status, bundle);
-    let bundles = || status.bundles.iter();
-    for (code, texts) in [
-        (Code::HookAgain, bundles().filter(is_run_again).map(|bundle| hook_again(status, bundle)).collect::<Vec<_>>()),
-        (Code::Failed, bundles().filter(failed_last).map(failed).collect()),
-        (Code::Quarantined, bundles().filter(refused_last).map(refused).collect()),
-    ] {
-        let more = texts.len().saturating_sub(NAMED);
-        texts.into_iter().take(NAMED).for_each(|text| push(code, text));
+    let newest = newest_installed(status);
+    let is_last = |bundle: &&BundleStatus| newest.get(bundle.channel.as_str()).is_none_or(|&at| at < bundle.sequence);
+    let mut of_code = |code: Code, is: &dyn Fn(&&BundleStatus) -> bool, text: &dyn Fn(&BundleStatus) -> String| {
+        let mut bundles = status.bundles.iter().filter(is);
+        bundles.by_ref().take(NAMED).for_each(|bundle| push(code, text(bundle)));
+        let more = bundles.count();
         if more > 0 {
             push(code, format!("and {more} more of them: `checkvalve-receiver status --json` lists them"));
         }
-    }
+    };
+    of_code(Code::HookAgain, &is_run_again, &|bundle| hook_again(status, bundle));
+    of_code(Code::Failed, &|bundle| bundle.state == State::Failed && is_last(bundle), &failed);
+    of_code(Code::Quarantined, &|bundle| is_refused(bundle) && is_last(bundle), &refused);
     let lacks_room = |bundle: &&BundleStatus| bundle.state.is_open() && reason(bundle).starts_with(NO_ROOM);
     for bundle in status.bundles.iter().filter(lacks_room).take(NAMED) {
         push(Code::NoRoom, no_room(status, bundle));
@@ -138,10 +139,6 @@ pub(crate) fn of(status: &Status, link: &LinkView, noted: Vec<Alarm>) -> Vec<Ala
     noted.into_iter().chain(alarms).collect()
 }
 
-fn number(bundle: &BundleStatus) -> String {
-    format!("{}/{}", bundle.channel, bundle.sequence)
-}
-
 fn reason(bundle: &BundleStatus) -> &str {
     bundle.reason.as_deref().unwrap_or_default()
 }
@@ -154,39 +151,45 @@ fn log(bundle: &BundleStatus) -> String {
 /// Its hook was run again, and that did not help: once may be by design.
 fn is_run_again(bundle: &&BundleStatus) -> bool {
     let again = bundle.attempt > 2 || bundle.attempt == 2 && bundle.retry_at.is_some();
-    bundle.state == State::Installing && bundle.reason.is_some() && again
+    // That the daemon was stopped says nothing of the hook.
+    let asked = bundle.reason.as_ref().is_some_and(|reason| *reason != Outcome::Interrupted.to_string());
+    bundle.state == State::Installing && asked && again
 }
 
 fn hook_again(status: &Status, bundle: &BundleStatus) -> String {
-    let (number, handle, attempt) = (number(bundle), &bundle.handle, bundle.attempt);
+    let (number, handle, attempt) = (bundle.number(), &bundle.handle, bundle.attempt);
     let waits = |other: &&BundleStatus| other.channel == bundle.channel && other.waiting_for == Some(bundle.sequence);
     let waiting = match status.bundles.iter().filter(waits).count() {
         0 => String::new(),
         1 => "; 1 later bundle waits for it".to_owned(),
         many => format!("; {} wait for it", counted(many as u64, "later bundle")),
     };
+    let (reason, log) = (reason(bundle), log(bundle));
+    if bundle.retry_at.is_none() {
+        return format!(
+            "{number} was not installed by {} attempts: {reason}{waiting}. Another one is running",
+            attempt - 1
+        );
+    }
     format!(
-        "{number} is not installed after {attempt} attempts: {}{}{waiting}. Mend that: it is tried again by itself, at once with \
-         `checkvalve-receiver retry {handle}`; or give it up with `checkvalve-receiver reject {handle}`",
-        reason(bundle),
-        log(bundle)
+        "{number} is not installed after {attempt} attempts: {reason}{log}{waiting}. Mend that: it is tried again by itself, at once with \
+         `checkvalve-receiver retry {handle}`; or give it up with `checkvalve-receiver reject {handle}`"
     )
 }
 
 fn failed(bundle: &BundleStatus) -> String {
-    let (number, handle) = (number(bundle), &bundle.handle);
+    let (number, handle) = (bundle.number(), &bundle.handle);
     let reason = bundle.reason.as_deref().unwrap_or("its hook failed");
     format!("{number}: {reason}{}. Mend that, then `checkvalve-receiver retry {handle}`", log(bundle))
 }
 
 /// Refused, and not because of what an operator did.
 fn is_refused(bundle: &BundleStatus) -> bool {
-    let of_trust = ["unknown-key", "not-for-channel"];
-    bundle.state == State::Quarantined && !bundle.code.as_deref().is_some_and(|code| of_trust.contains(&code))
+    bundle.state == State::Quarantined && !matches!(bundle.code.as_deref(), Some(NO_KEY | NOT_ITS))
 }
 
 fn refused(bundle: &BundleStatus) -> String {
-    let (number, handle) = (number(bundle), &bundle.handle);
+    let (number, handle) = (bundle.number(), &bundle.handle);
     let give_up = format!("`checkvalve-receiver reject {handle}` ends this alarm");
     if bundle.code.as_deref() == Some("hook") {
         return format!(
@@ -203,27 +206,27 @@ fn refused(bundle: &BundleStatus) -> String {
 }
 
 fn no_room(status: &Status, bundle: &BundleStatus) -> String {
-    let (number, handle, channel) = (number(bundle), &bundle.handle, &bundle.channel);
+    let (number, handle, channel) = (bundle.number(), &bundle.handle, &bundle.channel);
     let free = human_bytes(status.staging.free);
     let mend = match bundle.bound {
-        // It has room again, or what keeps it out is nothing that is counted.
-        None => "there was none a moment ago".to_owned(),
+        None => "the disk says that it is full: look at its free space, its inodes and its quotas".to_owned(),
         Some(Bound::Disk) => format!("the disk has {free} free, of which `reserve` is left alone: free the disk"),
-        Some(Bound::Quota) => "`quota` is used up: raise it, and restart".to_owned(),
-        Some(Bound::Files) => "`limits.files` is used up: raise it, and restart".to_owned(),
+        Some(Bound::Quota) => "`quota` is too small: raise it, and restart".to_owned(),
+        Some(Bound::Files) => "`limits.files` is too small: raise it, and restart".to_owned(),
+        Some(Bound::Pieces) => "too many pieces of bundles are under way: wait until others are complete, or reject some".to_owned(),
         Some(Bound::Channel) => {
-            format!("what channel {channel} may take is used up: raise `channel.{channel}.quota`, or free the disk; and restart")
+            format!("it is more than channel {channel} may take: free the disk, or raise `channel.{channel}.quota` and restart")
         }
         Some(Bound::Key) => {
-            "what the bundles of one key may take, four fifths of `quota` and of the disk, is used up: raise `quota` and restart, or free \
-             the disk"
+            "it is more than the bundles of one key may take, four fifths of `quota` and of the disk: free the disk, or raise `quota` and \
+             restart"
                 .to_owned()
         }
-        Some(Bound::Unsigned) => "what nobody signed for is full".to_owned(),
+        Some(Bound::Unsigned) => "what nobody signed for is full: it goes by itself".to_owned(),
     };
     format!(
-        "staging has no room for {number}, which has {}: {mend}; or `checkvalve-receiver reject {handle}`. Then \
-         `checkvalve-receiver ticket {handle}` asks for the rest",
+        "staging has no room for {number}, which has {}: {mend}. Then `checkvalve-receiver ticket {handle}` asks for the rest; or give it up \
+         with `checkvalve-receiver reject {handle}`",
         human_bytes(bundle.bytes)
     )
 }
@@ -233,12 +236,14 @@ fn is_disbelief(code: Code) -> bool {
     matches!(code, Code::UnknownKey | Code::AnotherState | Code::OldEpoch | Code::OlderState | Code::TwoSenders)
 }
 
-/// Whether a later bundle of its channel went to the hook: then it is too late for this one.
-fn has_newer(status: &Status, bundle: &BundleStatus) -> bool {
-    let newer = |other: &BundleStatus| {
-        other.channel == bundle.channel && other.sequence > bundle.sequence && other.state == State::Installed
-    };
-    status.bundles.iter().any(newer)
+/// The newest bundle of each channel that is installed: for older ones it is too late.
+fn newest_installed(status: &Status) -> BTreeMap<&str, u64> {
+    let mut newest = BTreeMap::new();
+    for bundle in status.bundles.iter().filter(|bundle| bundle.state == State::Installed) {
+        let at = newest.entry(bundle.channel.as_str()).or_insert(0);
+        *at = bundle.sequence.max(*at);
+    }
+    newest
 }
 
 /// Why nothing is heard, as far as drops tell.

@@ -97,7 +97,7 @@ impl Delivery {
             Err(Stop::NotKept(files)) => self.not_kept(&staged, &files),
             Err(Stop::Taken(holder)) => {
                 let hold = Hold::Sequence { holder };
-                let reason = Some(self.held_reason(&entry, &hold));
+                let reason = Some(self.held_reason(&entry, &hold, &self.handle(&entry)));
                 self.hold(Entry { reason, ..entry }, hold);
             }
             Err(Stop::Disk(StoreError::Unwanted)) => {}
@@ -145,9 +145,10 @@ impl Delivery {
             Code::Spoilt,
             &id.to_string(),
             &format!(
-                "{}: {why}: somebody spoils what is on the link, or a cable does; `checkvalve-receiver ticket {}` asks for it",
+                "{}: {why}: somebody spoils what is on the link, or a cable does; once it is incomplete, `checkvalve-receiver ticket {}` asks \
+                 for it",
                 number(&entry),
-                number(&entry)
+                self.handle(&entry)
             ),
         );
     }
@@ -157,12 +158,20 @@ impl Delivery {
     pub(super) fn clear_spoilt(&self, id: BundleId) {
         let Some(staged) = self.store.get(id) else { return };
         let _alone = staged.advancing.lock().unwrap_or_else(PoisonError::into_inner);
-        let files = self.lives().get_mut(&id).map(|live| std::mem::take(&mut live.spoilt)).unwrap_or_default();
-        if files.is_empty() {
-            return;
-        }
+        let Some(entry) = self.ledger.lock().entry(id).cloned() else { return };
+        let files = {
+            let mut lives = self.lives();
+            // It may be sent again by now, or whole and right.
+            let Some(live) = lives.get_mut(&id).filter(|live| self.is_over_and_spoilt(&entry, live, self.now())) else {
+                return;
+            };
+            std::mem::take(&mut live.spoilt)
+        };
         if let Err(error) = self.throw_away(&staged, &files) {
-            tracing::debug!(bundle = %id, %error, "what came after spoilt content is not thrown away");
+            tracing::debug!(bundle = %id, %error, "what came after spoilt content is not thrown away yet");
+            if let Some(live) = self.lives().get_mut(&id) {
+                live.spoilt = files;
+            }
         }
     }
 
@@ -236,6 +245,11 @@ impl Delivery {
         if wrong.iter().any(Range::is_empty) {
             // An empty file has but one content.
             return Err(Stop::Refuse(Refusal::new("content", "the hash of an empty file is not that of no bytes")));
+        }
+        if wrong.is_empty()
+            && let Some(live) = self.lives().get_mut(&staged.id)
+        {
+            live.spoilt.clear();
         }
         if !wrong.is_empty() {
             // It may be the disk: what a sync that failed left behind is not believed to be what came.

@@ -126,8 +126,8 @@ impl Delivery {
                  {session} was another before. Stop all but one; {adopt}"
             ),
             Code::OldEpoch => format!(
-                "a sender with key {key} ({name}) still sends in epoch {epoch}, which is over: if another took its place, stop it; if it \
-                 is the only one, its state is an old copy: {adopt}"
+                "a sender with key {key} ({name}) still sends in epoch {epoch}, which is over: if another took its place, stop \
+                 this one; if it is the only one, its state is an old copy: {adopt}"
             ),
             _ => format!(
                 "two senders have key {key} ({name}): session {session} goes on although a later one began. Stop one of them; {adopt}"

@@ -276,7 +276,7 @@ impl Delivery {
         entry.bytes = opened.value.data_len();
         entry.standing = Standing::Signed;
         entry.signer = Some(signer(opened));
-        entry.reason = Some(self.held_reason(&entry, &hold));
+        entry.reason = Some(self.held_reason(&entry, &hold, &self.handle(&entry)));
         self.hold(entry, hold);
         Ok(())
     }
@@ -303,25 +303,26 @@ impl Delivery {
         self.discard(id);
     }
 
-    pub(super) fn held_reason(&self, entry: &Entry, hold: &Hold) -> String {
+    /// Why, and what mends it; `handle` is what commands take to mean it.
+    pub(super) fn held_reason(&self, entry: &Entry, hold: &Hold, handle: &str) -> String {
         let number = number(entry);
         let (channel, sequence) = (entry.channel.as_ref().map_or("", |c| c.as_str()), entry.sequence);
         match hold {
             Hold::Jump { newest } => format!(
-                "{number} is far above {newest}, the newest of its channel: if that is right, `checkvalve-receiver approve {number}` (what is \
+                "{number} is far above {newest}, the newest of its channel: if that is right, `checkvalve-receiver approve {handle}` (what is \
                  between will be missing); else stop the sender, move its state directory away, make an empty one, and {}",
                 self.adopt_command(entry.signer.as_ref().map(|s| s.key))
             ),
             Hold::Channels => format!(
                 "the config does not name channel {channel}, and there is no room for another that it does not name: add [channel.{channel}] \
-                 to it and restart, then `checkvalve-receiver retry {number}`"
+                 to it and restart, then `checkvalve-receiver retry {handle}`"
             ),
             Hold::Sequence { holder } => {
                 let key = entry.signer.as_ref().map(|s| s.key);
                 let about_key = key.map_or_else(String::new, |key| key.to_string());
                 let codes = [Code::OlderState, Code::AnotherState, Code::TwoSenders, Code::OldEpoch];
                 let goes_on = codes.iter().any(|&c| self.is_alarmed(c, &about_key) || self.is_alarmed(c, channel));
-                let when = if goes_on { "first" } else { "if it has no new epoch since," };
+                let when = if goes_on { "first" } else { "unless the sender got a new epoch since, first" };
                 let first = format!("{when} {}; then ", self.adopt_command(key));
                 format!(
                     "sequence {sequence} of {channel} is bundle {holder} already: the sender's state was older than it should be, or two \
@@ -428,6 +429,15 @@ impl Delivery {
             epoch.saturating_add(1),
             newest.join(",")
         )
+    }
+}
+
+impl Delivery {
+    /// What commands take to mean this bundle and no other: its number, or its id where others claim that.
+    pub(super) fn handle(&self, entry: &Entry) -> String {
+        let is_other = |e: &Entry| e.id != entry.id && e.channel == entry.channel && e.sequence == entry.sequence;
+        let is_alone = entry.channel.is_some() && !self.ledger.lock().entries().any(is_other);
+        if is_alone { number(entry) } else { entry.id.to_string() }
     }
 }
 

@@ -133,11 +133,11 @@ impl Delivery {
                 Ok(format!(
                     "{} may come; if the sender does not send it again by itself, `checkvalve-receiver ticket {}`",
                     number(&entry),
-                    number(&entry)
+                    self.handle(&entry)
                 ))
             }
             (Some(entry), _) => match &entry.hold {
-                Some(hold) => Err(DecideError::Held(self.held_reason(&entry, hold))),
+                Some(hold) => Err(DecideError::Held(self.held_reason(&entry, hold, &self.handle(&entry)))),
                 None => Err(DecideError::NotHeld(entry.state)),
             },
             (None, Which::Sequence(channel, sequence)) => {
@@ -158,11 +158,11 @@ impl Delivery {
         }
     }
 
-    /// Undoes a refusal, or has a hook run again that failed. Gives what happens now. Errors: [`DecideError`].
+    /// Undoes a refusal, or has a hook run again that failed, or at once one that waits. Gives what happens now. Errors: [`DecideError`].
     pub fn retry(&self, which: &Which) -> Result<String, DecideError> {
         let id = self.find_open(which)?;
         let entry = self.ledger.lock().entry(id).cloned().ok_or(DecideError::Unknown)?;
-        let number = number(&entry);
+        let (number, handle) = (number(&entry), self.handle(&entry));
         match entry.state {
             State::Failed => {
                 self.check_newest(&entry)?;
@@ -185,8 +185,15 @@ impl Delivery {
                     return Err(DecideError::Running);
                 }
                 let now = self.now();
-                self.ledger.lock().change(id, now, |e| e.not_before_ms = 0);
+                let mut waits = false;
+                self.ledger.lock().change(id, now, |e| {
+                    waits = e.state == State::Installing;
+                    e.not_before_ms = if waits { 0 } else { e.not_before_ms };
+                });
                 drop(running);
+                if !waits {
+                    return Err(DecideError::Running); // it was a moment ago
+                }
                 self.note(now, &Event::Retried { bundle: subject(&entry), from: entry.state.as_str() });
                 let saved = self.save();
                 self.wake();
@@ -208,7 +215,7 @@ impl Delivery {
                     format!("{number} is in the inbox again, and its hook runs in its turn")
                 } else {
                     format!(
-                        "{number} is to come again; if the sender does not send it by itself, `checkvalve-receiver ticket {number}`"
+                        "{number} is to come again; if the sender does not send it by itself, `checkvalve-receiver ticket {handle}`"
                     )
                 })
             }

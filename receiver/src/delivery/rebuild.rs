@@ -84,6 +84,7 @@ fn follow(entry: &mut Entry, told: &Told) {
         ("rejected", _) => entry.state = State::Rejected,
         // Its hook is to run again.
         ("retried", _) if entry.state == State::Failed => entry.state = State::Complete,
+        ("retried", _) if entry.state == State::Installing => {}
         // What was undone, and what is only held, is not an end.
         ("retried" | "held" | "approved", _) => entry.state = State::Missing,
         ("hook", Some(outcome)) => {

@@ -89,10 +89,10 @@ pub struct BundleStatus {
     /// What commands take to mean it: its number, or its id where others claim that.
     #[serde(default)]
     pub handle: String,
-    /// What of staging has no room for it, where it is in want of that.
+    /// The limit that keeps it out, if it finds no room and the limit is one of ours.
     #[serde(default)]
     pub bound: Option<Bound>,
-    /// The output of its hook's newest run, escaped.
+    /// The file with the output of its hook's newest run, escaped; null while it is not wanted.
     #[serde(default)]
     pub log: Option<String>,
     /// How often its hook was started.
@@ -103,6 +103,18 @@ pub struct BundleStatus {
     pub first_at: Option<Stamp>,
     /// When its state changed last, likewise.
     pub changed_at: Option<Stamp>,
+}
+
+impl BundleStatus {
+    /// How people name it.
+    #[must_use]
+    pub fn number(&self) -> String {
+        match self.through {
+            Some(through) => format!("{}/{}-{through}", self.channel, self.sequence),
+            None if self.channel.is_empty() => "?".to_owned(),
+            None => format!("{}/{}", self.channel, self.sequence),
+        }
+    }
 }
 
 /// What a bundle under way lacks.
@@ -301,20 +313,22 @@ impl Delivery {
     }
 
     fn bundle_status(&self, mut entry: Entry, blocked: Option<u64>, is_alone: bool) -> BundleStatus {
-        // What mends it may be another thing than when it was held.
-        if let Some(hold) = entry.hold.take() {
-            entry.reason = Some(self.held_reason(&entry, &hold));
-            entry.rule = Some(hold.code().to_owned());
-        }
         let handle = match &entry.channel {
             Some(channel) if is_alone => format!("{channel}/{}", entry.sequence),
             _ => entry.id.to_string(),
         };
+        // What mends it may be another thing than when it was held.
+        if let Some(hold) = entry.hold.take() {
+            entry.reason = Some(self.held_reason(&entry, &hold, &handle));
+            entry.rule = Some(hold.code().to_owned());
+        }
         let lacks_room = entry.reason.as_ref().is_some_and(|reason| reason.starts_with(NO_ROOM));
         let lacks_room = lacks_room && entry.state.is_open();
-        let log = entry.channel.as_ref().filter(|_| entry.attempt > 0).map(|channel| {
+        let is_asked = matches!(entry.state, State::Installing | State::Failed | State::Quarantined);
+        let log = entry.channel.as_ref().filter(|_| is_asked && entry.attempt > 0).map(|channel| {
             log_path(&self.settings.state.join("logs"), channel, entry.sequence, entry.id, entry.attempt)
         });
+        let log = log.filter(|log| self.disk.lstat(log).is_ok());
         let stored = self.store.get(entry.id).map(|staged| staged.fill().1);
         let whole = entry.published || matches!(entry.state, State::Installed | State::Complete);
         let progress = self.lives().get(&entry.id).and_then(|live| live.progress);
@@ -333,7 +347,7 @@ impl Delivery {
             code: entry.rule,
             log: log.as_deref().map(escape_path),
             bound: lacks_room
-                .then(|| self.store.bound(entry.id, entry.bytes.saturating_sub(stored.unwrap_or(0))))
+                .then(|| self.store.refused(entry.id, entry.bytes.saturating_sub(stored.unwrap_or(0))))
                 .flatten(),
             spoilt: entry.spoilt,
             channel: entry.channel.map_or_else(String::new, String::from),

@@ -250,8 +250,6 @@ fn a_bundle_sent_twice_is_delivered_once() {
     }
 }
 
-/// Whoever spoils what is on the link goes on for a while: that must not be in the way of what is sent again.
-
 #[test]
 fn two_bundles_of_one_sequence_are_received_and_the_first_to_be_whole_has_it() {
     let bench = Bench::new().with_hook(None);

@@ -6,6 +6,7 @@ use std::sync::PoisonError;
 use checkvalve_host::log::escape_bytes;
 use checkvalve_host::progress::counted;
 use checkvalve_protocol::id::{BundleId, ChannelName};
+use checkvalve_protocol::limits::MAX_TICKET_SEQUENCES;
 use checkvalve_protocol::partition::{BlockSet, Oti};
 use checkvalve_protocol::ticket::{Data, Lack, Loss, Need, Subject, Ticket};
 use checkvalve_protocol::wire::ObjectKind;
@@ -19,7 +20,7 @@ use crate::ranges::Ranges;
 /// Most gaps of a channel that become a ticket each.
 const MOST_GAPS: usize = 100;
 
-/// Bundles that are still coming, of which so many are named.
+/// How many bundles that are still coming are named.
 const NAMED: usize = 5;
 
 /// A ticket, and what it costs.
@@ -95,8 +96,9 @@ impl Delivery {
             });
             views.extend(entries.iter().filter_map(|entry| self.ticket_of(entry, loss, max_lines, lacking)));
             for (name, gaps) in gaps {
-                let of_channel = gaps.iter().map(|gap| (gap.start, gap.end.saturating_sub(1)));
-                views.extend(of_channel.filter_map(|(first, last)| sequences(&name, first, last, loss)));
+                views.extend(
+                    gaps.iter().flat_map(parts).filter_map(|(first, last)| sequences(&name, first, last, loss)),
+                );
             }
         }
         for text in which {
@@ -304,6 +306,13 @@ fn sequences(channel: &ChannelName, first: u64, last: u64, loss: Loss) -> Option
         symbols_total: None,
         symbol_size: None,
     })
+}
+
+/// The first and the last of as many as one ticket may name, [`MOST_GAPS`] times at most.
+fn parts(range: std::ops::Range<u64>) -> impl Iterator<Item = (u64, u64)> {
+    let last = range.end.saturating_sub(1);
+    let firsts = range.step_by(usize::try_from(MAX_TICKET_SEQUENCES).unwrap_or(usize::MAX)).take(MOST_GAPS);
+    firsts.map(move |first| (first, last.min(first.saturating_add(MAX_TICKET_SEQUENCES - 1))))
 }
 
 /// What of `0..end` is not in a set.

@@ -16,9 +16,9 @@ use crate::audit::Event;
 use crate::ledger::{Entry, State};
 
 /// The rule for which bundles are in quarantine whose key is trusted no more.
-const NO_KEY: &str = "unknown-key";
+pub(crate) const NO_KEY: &str = "unknown-key";
 /// The rule for which they are there if it may not sign for their channel any more.
-const NOT_ITS: &str = "not-for-channel";
+pub(crate) const NOT_ITS: &str = "not-for-channel";
 
 /// What a change of trust did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

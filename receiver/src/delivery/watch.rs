@@ -110,7 +110,7 @@ impl Delivery {
             let live = lives.get_mut(&id);
             if let Some(live) = &live {
                 retry = live.trouble.is_some() && live.retry_ms <= now_ms && live.announced;
-                spoilt = !live.spoilt.is_empty();
+                spoilt = self.is_over_and_spoilt(&entry, live, now_ms);
             }
             let judged = self.judge(&entry, live.as_deref(), now_ms);
             if let Some(live) = live
@@ -123,7 +123,7 @@ impl Delivery {
         if retry {
             self.enqueue(Job::Advance(id));
         }
-        if spoilt && state == State::Incomplete {
+        if spoilt {
             self.enqueue(Job::Clear(id));
         }
         if state != entry.state || reason != entry.reason {
@@ -151,17 +151,28 @@ impl Delivery {
                 false => (State::Receiving, entry.reason.clone()),
             };
         };
-        let idle = now_ms.saturating_sub(live.last_ms);
         let (length, stored) = self.store.get(entry.id).map_or((None, 0), |staged| staged.fill());
         let whole = self.is_whole(entry.id, live);
-        let over = entry.sent && idle >= GRACE_MS || idle >= self.settings.silence_ms;
+        let over = self.has_ended(entry, live, now_ms);
         let lacking = || lacking(live, length.or(Some(entry.bytes).filter(|&n| n > 0)), stored);
         match &live.trouble {
             Some(trouble) if whole => (State::Incomplete, Some(format!("{trouble}; {ALL_HERE}"))),
             Some(trouble) if over => (State::Incomplete, Some(format!("{trouble}; {}", lacking()))),
-            _ if whole || !over => (State::Receiving, None),
+            // What is to be thrown away does not count as here.
+            _ if whole || !over || !live.spoilt.is_empty() => (State::Receiving, None),
             _ => (State::Incomplete, Some(lacking())),
         }
+    }
+
+    /// Whether its transmission has ended, as far as is known.
+    fn has_ended(&self, entry: &Entry, live: &Live, now_ms: u64) -> bool {
+        let idle = now_ms.saturating_sub(live.last_ms);
+        entry.sent && idle >= GRACE_MS || idle >= self.settings.silence_ms
+    }
+
+    /// Whether what came of its spoilt content since is to be thrown away: nothing comes any more, and it is not right by now.
+    pub(super) fn is_over_and_spoilt(&self, entry: &Entry, live: &Live, now_ms: u64) -> bool {
+        !live.spoilt.is_empty() && self.has_ended(entry, live, now_ms) && !self.is_whole(entry.id, live)
     }
 
     fn checkpoint_due(&self, watched: &mut Watched, now_ms: u64) -> bool {

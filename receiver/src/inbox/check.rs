@@ -12,6 +12,8 @@ use checkvalve_host::disk::{Disk, Kind};
 use checkvalve_host::log::escape_path;
 use checkvalve_protocol::manifest::{Announce, EntryKind, EntryRef};
 
+/// What differs where a file is in the place of a directory, or the like.
+const KIND: &str = "kind";
 /// Bytes read at a time.
 const READ: usize = 256 << 10;
 
@@ -113,14 +115,24 @@ fn walk(
         if let Some(inside) = open.last_mut() {
             inside.extra(Some(OsStr::from_bytes(entry.path.file_name()))).into_iter().try_for_each(&mut *found)?;
         }
-        if let Err(mismatch) = compare(disk, &path, entry, digest) {
+        let as_signed = compare(disk, &path, entry, digest);
+        // Where it is another thing than a directory, or none, that is said once.
+        let is_there = !matches!(
+            as_signed,
+            Err(Mismatch::Missing(_) | Mismatch::Disk { .. } | Mismatch::Differs { what: KIND, .. })
+        );
+        if let Err(mismatch) = as_signed {
             found(mismatch)?;
         }
         if let EntryKind::Directory { .. } = entry.kind {
             match Open::new(disk, path.clone()) {
                 Ok(inside) => open.push(inside),
-                // It is known already.
-                Err(_) => gone = Some(path),
+                Err(unreadable) => {
+                    if is_there {
+                        found(unreadable)?;
+                    }
+                    gone = Some(path);
+                }
             }
         }
     }
@@ -162,16 +174,16 @@ fn compare(disk: &dyn Disk, path: &Path, entry: EntryRef<'_>, digest: Option<&[u
             Kind::File if meta.mode != u32::from(mode) => return differs("mode"),
             Kind::File if meta.size != size => return differs("size"),
             Kind::File => {}
-            _ => return differs("kind"),
+            _ => return differs(KIND),
         },
         EntryKind::Directory { mode } => match meta.kind {
             Kind::Directory if meta.mode & 0o777 != u32::from(mode) => return differs("mode"),
             Kind::Directory => {}
-            _ => return differs("kind"),
+            _ => return differs(KIND),
         },
         EntryKind::Symlink { target } => {
             if meta.kind != Kind::Symlink {
-                return differs("kind");
+                return differs(KIND);
             }
             let found = disk.read_link(path).map_err(|error| missing(path, error))?;
             if found.as_os_str().as_bytes() != target.as_bytes() {

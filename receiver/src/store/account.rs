@@ -50,6 +50,8 @@ struct Inner {
     items: [Cost; ITEMS],
     /// Its bundle has gone: nothing is counted any more.
     closed: bool,
+    /// What kept something out last.
+    refused: Option<Bound>,
 }
 
 /// Room for what is being written.
@@ -61,7 +63,11 @@ pub(super) struct Reserved<'a> {
 impl Account {
     /// Of a bundle that is counted as one that nobody signed for.
     pub(super) fn unsigned(space: Arc<Space>, key: KeyTag) -> Self {
-        Self { space, key, inner: Mutex::new(Inner { owner: None, items: [Cost::default(); ITEMS], closed: false }) }
+        Self {
+            space,
+            key,
+            inner: Mutex::new(Inner { owner: None, items: [Cost::default(); ITEMS], closed: false, refused: None }),
+        }
     }
 
     /// An item costs so much now. Errors: `StorageFull` if that is more than there is room for; nothing has changed then.
@@ -72,7 +78,7 @@ impl Account {
             return Ok(());
         }
         if !self.space.exchange(old, cost, inner.owner.as_ref()) {
-            return Err(io::ErrorKind::StorageFull.into());
+            return Err(self.refuse(&mut inner, cost.beyond(old)));
         }
         inner.items[item as usize] = cost;
         Ok(())
@@ -101,7 +107,7 @@ impl Account {
             return Ok(Reserved { account: self, cost: Cost::default() });
         }
         if !self.space.exchange(old, new, inner.owner.as_ref()) {
-            return Err(io::ErrorKind::StorageFull.into());
+            return Err(self.refuse(&mut inner, new.beyond(old)));
         }
         inner.items[Item::Pending as usize] = new;
         Ok(Reserved { account: self, cost })
@@ -116,6 +122,16 @@ impl Account {
     pub(super) fn bound(&self, cost: Cost) -> Option<Bound> {
         let inner = self.lock();
         self.space.bound(cost, inner.owner.as_ref())
+    }
+
+    /// What kept something out last.
+    pub(super) fn refused(&self) -> Option<Bound> {
+        self.lock().refused
+    }
+
+    fn refuse(&self, inner: &mut Inner, cost: Cost) -> io::Error {
+        inner.refused = self.space.bound(cost, inner.owner.as_ref());
+        io::ErrorKind::StorageFull.into()
     }
 
     /// A trusted key signed for it: it is of this channel, whose bundles may take `share`.

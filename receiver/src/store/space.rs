@@ -67,8 +67,10 @@ pub enum Bound {
     Disk,
     /// `quota`.
     Quota,
-    /// `limits.files`, or what of files and blocks memory has room for.
+    /// `limits.files`.
     Files,
+    /// What memory has room for of ranges and of unfinished blocks.
+    Pieces,
     /// What the bundles of its channel may take.
     Channel,
     /// What the bundles of its key may take.
@@ -139,7 +141,7 @@ impl Cost {
     }
 
     /// How much of each this has beyond `other`.
-    fn beyond(self, other: Self) -> Self {
+    pub(super) fn beyond(self, other: Self) -> Self {
         Self {
             bytes: self.bytes.saturating_sub(other.bytes),
             files: self.files.saturating_sub(other.files),
@@ -333,9 +335,13 @@ impl Used {
         if cost.bytes > 0 && self.free < limits.reserve.saturating_add(cost.bytes) {
             return Some(Bound::Disk);
         }
-        if !within(self.all, cost, all) {
-            let bytes = Cost { bytes: cost.bytes, ..Cost::default() };
-            return Some(if within(self.all, bytes, all) { Bound::Files } else { Bound::Quota });
+        let of = [
+            (Bound::Quota, Cost { bytes: cost.bytes, ..Cost::default() }),
+            (Bound::Files, Cost { files: cost.files, ..Cost::default() }),
+            (Bound::Pieces, cost),
+        ];
+        if let Some((bound, _)) = of.into_iter().find(|(_, cost)| !within(self.all, *cost, all)) {
+            return Some(bound);
         }
         let Some(Owner { channel, key }) = owner else {
             let (bytes, files) = (limits.unsigned_bytes, limits.unsigned_files);

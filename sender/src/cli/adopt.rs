@@ -182,7 +182,7 @@ fn text(adopted: &Adopted) {
     }
     if adopted.taken_back > 0 {
         say(format_args!(
-            "{} that the ledger did not know: in it again",
+            "taken into the ledger again: {} that it did not know",
             counted(adopted.taken_back as u64, "retained bundle")
         ));
     }

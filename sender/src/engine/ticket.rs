@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use checkvalve_protocol::id::ChannelName;
+use checkvalve_protocol::limits::MAX_TICKET_SEQUENCES;
 use checkvalve_protocol::partition::Oti;
 use checkvalve_protocol::ticket::{Data, Loss, Need, Subject, Ticket};
 use checkvalve_protocol::transmit::margin::symbols_to_send;
@@ -20,8 +21,6 @@ const UNKNOWN_LOSS: f64 = 0.05;
 const MOST_LOSS: f64 = 0.75;
 /// With what probability something of a ticket does not come.
 const FAILURE: f64 = 1e-4;
-/// Bundles that one ticket about sequences may ask for at a time.
-const MOST_BUNDLES: u64 = 1_000;
 /// A signed hashes object without any hash, in bytes.
 const HASHES_LEN: u64 = 140;
 
@@ -63,7 +62,8 @@ impl Engine {
             Subject::Sequences { channel, first, count } => {
                 let last = self.ledger.last_sequence(channel);
                 let end = first.saturating_add(*count);
-                let known = *first..end.min(last.saturating_add(1)).min(first.saturating_add(MOST_BUNDLES)).max(*first);
+                let known =
+                    *first..end.min(last.saturating_add(1)).min(first.saturating_add(MAX_TICKET_SEQUENCES)).max(*first);
                 let (rest, mut answers) = (known.end, Vec::new());
                 for sequence in known {
                     let which = format!("{channel}/{sequence}");

@@ -135,9 +135,11 @@ fn what_comes_after_spoilt_content_is_thrown_away_when_the_link_is_silent() {
     work(&delivery);
     assert_eq!(have(&delivery).len(), good.len() + 1, "nobody knows yet what that is");
     delivery.tick(40_000);
+    assert_eq!(state(&delivery, &sample), Some(State::Receiving), "no ticket counts what is to be thrown away");
     work(&delivery);
-    assert_eq!(state(&delivery, &sample), Some(State::Incomplete));
     assert_eq!(have(&delivery), good, "what was proven stays");
+    delivery.tick(40_300);
+    assert_eq!(state(&delivery, &sample), Some(State::Incomplete));
     assert_eq!(delivery.lost(), [sample.id()], "the data plane forgets what it has");
     // What comes then stays, however long the link is silent.
     data(&delivery, &sample, bad[0]..bad[0] + 1).unwrap();
@@ -148,4 +150,43 @@ fn what_comes_after_spoilt_content_is_thrown_away_when_the_link_is_silent() {
     send(&delivery, &sample);
     sample.assert_at(&bench.inbox(1));
     assert!(delivery.noted(0).iter().all(|alarm| alarm.code != alarms::Code::Spoilt), "it is over");
+}
+
+#[test]
+fn what_was_spoilt_and_came_again_rightly_stays_whatever_the_disk_says() {
+    for (queued, right) in [(false, true), (true, true), (true, false)] {
+        let sample = Sample::tree(7, 1, &[1_000, 1_000, 1_000]);
+        let mut other = sample.clone();
+        other.data[1_500] ^= 1;
+        let bench = Bench::new().with_hook(None);
+        let delivery = bench.open();
+        delivery.tick(1_000);
+        announce(&delivery, &sample).unwrap();
+        data(&delivery, &other, 0..sample.oti().blocks()).unwrap();
+        hashes(&delivery, &sample).unwrap();
+        work(&delivery);
+        if queued {
+            delivery.tick(40_000); // it is to be thrown away
+        }
+        // All of it comes again before a worker gets to that, or some of it.
+        let blocks = sample.oti().blocks();
+        let expected = u64::from(blocks - u32::from(!right));
+        data(&delivery, &sample, (0..blocks).filter(|&sbn| right || sbn != 2)).unwrap();
+        delivery.tick(40_100);
+        let have = || match delivery.want(sample.id(), ObjectKind::Data, &sample.oti()) {
+            Want::Yes { have, .. } => have.len(),
+            _ => blocks.into(),
+        };
+        std::fs::remove_dir_all(&bench.settings.inbox).unwrap();
+        work(&delivery);
+        assert_eq!(have(), expected);
+        delivery.tick(90_000);
+        work(&delivery);
+        assert_eq!(have() == expected, right, "what is whole and right stays");
+        std::fs::create_dir(&bench.settings.inbox).unwrap();
+        data(&delivery, &sample, 0..blocks).unwrap();
+        delivery.tick(100_000);
+        work(&delivery);
+        sample.assert_at(&bench.inbox(1));
+    }
 }

@@ -11,6 +11,15 @@ fn alarmed(delivery: &Delivery, code: alarms::Code) -> Vec<String> {
     told.into_iter().filter(|alarm| alarm.code == code).map(|alarm| alarm.text).collect()
 }
 
+/// The hook of this bundle has written something.
+fn write_log(bench: &Bench, sample: &Sample, attempt: u32) -> String {
+    let name = format!("logs/default/{:08}-{}.install.{attempt}.log", sample.announce.sequence, sample.id());
+    let path = bench.settings.state.join(&name);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, b"no licence").unwrap();
+    name
+}
+
 #[track_caller]
 fn assert_told(delivery: &Delivery, code: alarms::Code, words: &[&str]) {
     let texts = alarmed(delivery, code);
@@ -32,7 +41,8 @@ fn a_hook_that_asks_for_ever_is_an_alarm_and_runs_at_once_when_somebody_says_so(
     assert!(alarmed(&delivery, alarms::Code::HookAgain).is_empty(), "once may be by design");
     let second = delivery.due_hooks(1_000);
     delivery.hook_ended(&second[0], &Outcome::NotStarted("/hook: No such file".into()), 1_000);
-    let log = format!("logs/default/00000001-{}.install.2.log", samples()[0].id());
+    assert!(!alarmed(&delivery, alarms::Code::HookAgain)[0].contains(".log"), "there is none");
+    let log = write_log(&bench, &samples()[0], 2);
     let words =
         ["default/1", "2 attempts", "No such file", "2 later bundles", &log, "retry default/1", "reject default/1"];
     assert_told(&delivery, alarms::Code::HookAgain, &words);
@@ -43,7 +53,11 @@ fn a_hook_that_asks_for_ever_is_an_alarm_and_runs_at_once_when_somebody_says_so(
     assert!(delivery.due_hooks(1_001).is_empty(), "it waits");
     delivery.retry(&which).unwrap();
     let third = delivery.due_hooks(1_001);
-    assert_eq!((third[0].sequence, third[0].attempt), (1, 3));
+    assert_told(&delivery, alarms::Code::HookAgain, &["default/1", "2 attempts", "Another one is running"]);
+    delivery.hook_ended(&third[0], &Outcome::Interrupted, 1_001);
+    assert!(alarmed(&delivery, alarms::Code::HookAgain).is_empty(), "that says nothing of the hook");
+    let third = delivery.due_hooks(1_001);
+    assert_eq!((third[0].sequence, third[0].attempt), (1, 4));
     delivery.hook_ended(&third[0], &Outcome::Done, 1_001);
     assert!(alarmed(&delivery, alarms::Code::HookAgain).is_empty());
 }
@@ -58,6 +72,7 @@ fn what_a_hook_refused_is_an_alarm_until_somebody_decides() {
     };
     send(&delivery, &samples()[0]);
     refuse();
+    write_log(&bench, &samples()[0], 1);
     let words = ["default/1", "exit 65", ".install.1.log", "retry default/1", "reject default/1"];
     assert_told(&delivery, alarms::Code::Quarantined, &words);
     delivery.retry(&"default/1".parse().unwrap()).unwrap();
@@ -118,10 +133,24 @@ fn the_limit_that_keeps_a_bundle_out_is_named() {
     let bound = |delivery: &Delivery| delivery.status(0).bundles[0].bound;
     assert_eq!(bound(&delivery), Some(space::Bound::Channel));
     quota(&delivery, u64::MAX);
-    assert_eq!(bound(&delivery), None);
+    assert_eq!(bound(&delivery), None, "it has room again");
     delivery.store.space().refresh(100_000);
     assert_eq!(bound(&delivery), Some(space::Bound::Disk));
     assert_told(&delivery, alarms::Code::NoRoom, &["97.7 KiB free", "`reserve`"]);
+}
+
+#[test]
+fn the_limit_of_files_is_named() {
+    let mut bench = Bench::new();
+    bench.settings.space.files = 30;
+    let delivery = bench.open();
+    let sample = Sample::tree(1, 1, &[10; 40]);
+    delivery.tick(1_000);
+    announce(&delivery, &sample).unwrap();
+    work(&delivery);
+    delivery.tick(40_000);
+    assert_told(&delivery, alarms::Code::NoRoom, &["default/1", "`limits.files`"]);
+    assert_eq!(delivery.status(0).bundles[0].bound, Some(space::Bound::Files));
 }
 
 #[test]
@@ -210,4 +239,27 @@ fn verify_names_every_difference_and_nothing_below_what_is_gone() {
     assert_eq!(first.path(), file(0));
     std::fs::remove_dir_all(bench.inbox(1)).unwrap();
     assert_eq!(found().len(), 1);
+}
+
+#[test]
+fn a_directory_that_cannot_be_read_is_not_as_signed() {
+    use crate::inbox::check::{Mismatch, check};
+    let bench = Bench::new();
+    let delivery = bench.open();
+    let sample = Sample::tree(1, 1, &[10, 20]);
+    send(&delivery, &sample);
+    let digests = sample.digests();
+    // Each step of the check fails once.
+    let mut failed = 0;
+    for step in 0.. {
+        bench.disk.fail_once(step, EIO);
+        let checked = check(bench.disk.as_ref(), &bench.inbox(1), &sample.announce, &digests);
+        let was_hit = bench.disk.operations().len() > step;
+        match checked {
+            Ok(()) if !was_hit => break,
+            Err(Mismatch::Disk { .. }) => failed += 1,
+            other => panic!("step {step}: {other:?}"),
+        }
+    }
+    assert!(failed > sample.announce.entries.len(), "{failed}");
 }
