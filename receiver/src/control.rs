@@ -66,6 +66,9 @@ pub struct Tickets {
     /// Bundles of which something is still coming, some of them: what they will lack is not known yet.
     #[serde(default)]
     pub receiving: Vec<String>,
+    /// No beacon is heard, or none was since the start: what was sent meanwhile is not known of.
+    #[serde(default)]
+    pub silent: bool,
 }
 
 /// What `status --json` prints. Fields are added, never changed.
@@ -193,6 +196,7 @@ pub fn answer(
                 loss: loss.to_string(),
                 tickets,
                 receiving: delivery.receiving(),
+                silent: delivery.is_silent(now_ms),
             })
         }
         Request::Reject { bundle } => {

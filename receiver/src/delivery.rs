@@ -436,6 +436,11 @@ impl Delivery {
         }
     }
 
+    /// What each of so many keys may take when others want room: then what is above it and has stopped coming goes.
+    fn fair_share(&self, keys: usize) -> u64 {
+        self.part(1).bytes.checked_div(keys as u64).unwrap_or(u64::MAX)
+    }
+
     /// The most that one of so many may take of staging, so that it leaves something to the others.
     fn part(&self, of: usize) -> space::Share {
         const PART: u64 = 5;
@@ -464,11 +469,13 @@ impl Delivery {
     /// Something stands in the way of a bundle; it is tried again in a while.
     fn trouble(&self, id: BundleId, what: &str) {
         let now = self.now();
+        let mut is_new = true;
         if let Some(live) = self.lives().get_mut(&id) {
+            is_new = live.trouble.as_deref() != Some(what);
             live.trouble = Some(what.to_owned());
             live.retry_ms = now.saturating_add(watch::RETRY_MS);
         }
-        if let Some(suppressed) = self.throttle.allow(now) {
+        if is_new && let Some(suppressed) = self.throttle.allow(now) {
             tracing::warn!(bundle = %id, reason = what, suppressed, "bundle cannot go on");
         }
     }

@@ -286,7 +286,7 @@ impl Ledger {
         self.change(id, now_ms, |entry| {
             entry.state = State::Missing;
             (entry.rule, entry.hold, entry.spoilt) = (None, None, 0);
-            entry.reason = Some("an operator asked for it again".into());
+            entry.reason = Some("it is to come again".into());
         });
     }
 

@@ -248,8 +248,8 @@ fn start_pipeline(checked: &Checked, boot: BootId, delivery: &Arc<Delivery>) -> 
         tracing::warn!(
             wanted = human_bytes(buffer.wanted as u64),
             got = human_bytes(buffer.got as u64),
-            "the kernel gives less receive buffer than `link.receive_buffer`: set sysctl net.core.rmem_max={wanted}, \
-             or give the daemon CAP_NET_ADMIN"
+            "the kernel gives less receive buffer than `link.receive_buffer`: `sysctl net.core.rmem_max={wanted}`, and \
+             restart"
         );
     }
     Ok(pipeline)

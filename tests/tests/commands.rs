@@ -79,7 +79,10 @@ fn verify_proves_what_is_in_the_inbox() {
     let said = pair.receiver_command(&["verify", path]);
     assert_eq!(said.status.code(), Some(65), "{}{}", text(&said.stdout), text(&said.stderr));
     let lines: Vec<String> = text(&said.stdout).lines().map(str::to_owned).collect();
-    assert!(lines.len() == 1 && lines[0].starts_with(path) && lines[0].contains("size differs"), "{lines:?}");
+    assert!(
+        lines.len() == 1 && lines[0].starts_with(path) && lines[0].contains("differs from the manifest"),
+        "{lines:?}"
+    );
     assert_eq!(text(&said.stderr).lines().count(), 1, "{}", text(&said.stderr));
     let json = pair.receiver_command(&["verify", "default/1", "--json"]);
     assert_eq!(json.status.code(), Some(65));

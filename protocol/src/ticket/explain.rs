@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::bits::Writer;
-use super::{Data, Lack, Subject, Ticket, content, lines};
+use super::{Data, Lack, Subject, Ticket, content};
 
 pub(super) fn explain(ticket: &Ticket) -> String {
     let mut w = Writer::labelled();
@@ -13,10 +13,9 @@ pub(super) fn explain(ticket: &Ticket) -> String {
     let padding = bits.len().next_multiple_of(20).saturating_sub(bits.len());
     let _ = writeln!(
         text,
-        "\nEvery bit of it: {} of content, {padding} zeros up to a full group, 20 that check the whole, and 20 in each of {} \
-         lines that check the line.\n",
+        "\nEvery bit of it: {} of content, {padding} zeros up to a full group, 20 that check the whole, and 20 in each line that check \
+         the line.\n",
         bits.len(),
-        lines::count(bits.len())
     );
     let mut from = 0;
     for (to, label) in labels {

@@ -14,6 +14,7 @@ use super::{CommandError, ask, say, say_json};
 use crate::config::Config;
 use crate::control::{LinkView, Request, Status};
 use crate::delivery::status::BundleStatus;
+use crate::delivery::{NO_KEY, NOT_ITS};
 use crate::ledger::State;
 
 /// Bundles that the text shows of each state; JSON has more.
@@ -201,8 +202,17 @@ fn write_bundles(out: &mut String, bundles: &[BundleStatus], state: State, now: 
         let which = if more.is_empty() && first.through.is_none() { &first.handle } else { "--all" };
         writeln!(out, "  -> checkvalve-receiver ticket {which}")?;
     }
-    if let (State::Failed | State::Quarantined, [newest, ..]) = (state, ours.as_slice()) {
-        writeln!(out, "  -> checkvalve-receiver retry {}, once what is said there is mended", newest.handle)?;
+    // The oldest first: what is older than what is installed is not installed any more.
+    let oldest = ours.iter().min_by_key(|bundle| (&bundle.channel, bundle.sequence));
+    if let (State::Failed | State::Quarantined, Some(oldest)) = (state, oldest) {
+        let first = if ours.len() > 1 { ", the oldest first" } else { "" };
+        match oldest.code.as_deref() {
+            Some(NO_KEY) => writeln!(out, "  -> checkvalve-receiver trust add FILE.pub, if its key shall count")?,
+            Some(NOT_ITS) => {
+                writeln!(out, "  -> name its key in `channel.{}.signers`, if it shall count", oldest.channel)?
+            }
+            _ => writeln!(out, "  -> checkvalve-receiver retry {}, once the cause is mended{first}", oldest.handle)?,
+        }
     }
     if ours.len() > SHOWN {
         writeln!(out, "  and {} more (--json has them)", ours.len() - SHOWN)?;

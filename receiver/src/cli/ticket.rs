@@ -63,10 +63,16 @@ pub(super) fn ticket(args: &Args, config: &Path, json: bool) -> Result<(), Comma
     if json {
         say_json(&answer)?;
     } else if answer.tickets.is_empty() {
-        say(match answer.receiving.join(", ") {
-            none if none.is_empty() => "nothing is lacking".to_owned(),
-            some => format!("nothing is lacking so far; still coming: {some}"),
-        });
+        // A comment, as those of tickets, since it goes where a ticket would.
+        match answer.receiving.join(", ") {
+            _ if answer.silent => {
+                let text = "nothing is known to be lacking, but no beacon of the sender is heard: what was sent meanwhile is not known of. \
+                            After a start, ask again in a few seconds; else see `checkvalve-receiver status`";
+                return Err(CommandError::new(Exit::TempFail, text));
+            }
+            none if none.is_empty() => say("# nothing is lacking"),
+            some => say(format_args!("# nothing is lacking so far; not over yet: {some}")),
+        }
     }
     let count = answer.tickets.len();
     for (number, view) in (1..).zip(&answer.tickets) {
@@ -189,6 +195,7 @@ mod tests {
             loss: "unknown".into(),
             tickets: vec![view.clone()],
             receiving: Vec::new(),
+            silent: false,
         };
         let said = text(&view, &answer);
         assert!(said.starts_with("# default/1 x lacks things.\n# It asks for "), "{said}");

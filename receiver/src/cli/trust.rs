@@ -103,8 +103,11 @@ fn remove(config: &Config, key: KeyId, json: bool) -> Result<(), CommandError> {
         return say_json(&json!({ "key": key, "daemon": judged }));
     }
     let when = if judged.is_some() { "from now on" } else { "when the daemon is started" };
-    say(format_args!("{key} is trusted no more {when}"));
+    say(format_args!("{key} is no longer trusted, {when}"));
     say_judged(judged.as_ref());
+    if load_trusted(&config.keys.trusted)?.is_empty() {
+        say("no key is trusted now: nothing counts until `checkvalve-receiver trust add FILE.pub`");
+    }
     Ok(())
 }
 
@@ -119,7 +122,7 @@ fn reload(config: &Config) -> Result<Option<Judged>, CommandError> {
 
 fn say_judged(judged: Option<&Judged>) {
     let Some(judged) = judged else { return };
-    let lines = [("refused and in quarantine now", &judged.refused), ("accepted now", &judged.admitted)];
+    let lines = [("refused now, since their key does not count", &judged.refused), ("accepted now", &judged.admitted)];
     for (what, bundles) in lines.into_iter().filter(|(_, bundles)| !bundles.is_empty()) {
         say(format_args!("{what}: {}", bundles.join(", ")));
     }

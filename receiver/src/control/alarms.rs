@@ -120,7 +120,8 @@ pub(crate) fn of(status: &Status, link: &LinkView, noted: Vec<Alarm>) -> Vec<Ala
         push(
             Code::KernelDrops,
             format!(
-                "the kernel dropped {} in the last minute: this machine is too slow or `link.receive_buffer` too small",
+                "the kernel dropped {} in the last minute: this machine is too slow, or the kernel's buffer too small: load the shipped sysctl \
+                 file (`net.core.rmem_max`), see `link.receive_buffer`, and restart",
                 counted(lost, "datagram")
             ),
         );

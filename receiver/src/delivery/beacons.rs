@@ -18,6 +18,8 @@ use crate::ledger::{self, Ledger, Signer, State};
 
 /// Beacons of a kind that may have been overtaken, before they are an alarm.
 const OVERTAKEN: u32 = 3;
+/// Without a beacon for so long, in milliseconds, the sender is silent.
+const SILENT_MS: u64 = 3_000;
 /// Milliseconds after which another of them is the first again.
 const LATE_MS: u64 = 60_000;
 
@@ -38,6 +40,12 @@ pub(super) struct Heard {
     pub sessions: u64,
     /// Beacons of late sessions and old epochs, with little time between them, and when the last came. Some are overtaken on the way.
     late: BTreeMap<KeyId, (u32, u64)>,
+}
+
+impl Heard {
+    pub(super) fn is_silent(&self, now_ms: u64) -> bool {
+        self.at_ms == 0 || now_ms.saturating_sub(self.at_ms) > SILENT_MS
+    }
 }
 
 impl Delivery {

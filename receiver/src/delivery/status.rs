@@ -372,6 +372,12 @@ impl Delivery {
         }
     }
 
+    /// Whether no beacon that counts came of late, or since the start.
+    #[must_use]
+    pub fn is_silent(&self, now_ms: u64) -> bool {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).is_silent(now_ms)
+    }
+
     fn sender_status(&self, now_ms: u64) -> SenderStatus {
         let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         let last = (heard.at_ms > 0).then_some(heard.at_ms);
@@ -379,7 +385,7 @@ impl Delivery {
             last_beacon_at: last.map(Stamp),
             key: heard.signer,
             epoch_number: heard.epoch_number,
-            silent: last.is_none_or(|at| now_ms.saturating_sub(at) > 3_000),
+            silent: heard.is_silent(now_ms),
             session: heard.session,
             session_number: heard.session_number,
             sessions: heard.sessions,

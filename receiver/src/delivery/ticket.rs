@@ -238,11 +238,13 @@ impl Delivery {
                     view.symbols_total = Some(oti.symbols());
                     view.symbol_size = Some(oti.symbol_size());
                     let blocks: u64 = lacks.iter().map(|lack| u64::from(lack.blocks)).sum();
-                    missing.push(format!(
-                        "{} of {blocks} of its {}",
-                        counted(cost.lacking, "symbol"),
-                        counted(oti.blocks().into(), "source block")
-                    ));
+                    let symbols = counted(cost.lacking, "symbol");
+                    missing.push(match oti.blocks() {
+                        1 if cost.lacking == oti.symbols() => "its only source block".to_owned(),
+                        1 => format!("{symbols} of its only source block"),
+                        all if cost.lacking == oti.symbols() => format!("all of its {all} source blocks"),
+                        all => format!("{symbols}, in {blocks} of its {all} source blocks"),
+                    });
                 }
                 _ => missing.push("all of its data".to_owned()),
             }
@@ -294,13 +296,12 @@ fn sequences(channel: &ChannelName, first: u64, last: u64, loss: Loss) -> Option
     let ticket = Ticket::new(Subject::Sequences { channel: channel.clone(), first, count }, loss).ok()?;
     let bundle =
         if count == 1 { format!("{channel}/{first}") } else { format!("{channel}/{first} to {channel}/{last}") };
-    let lacking = if count == 1 { "all of it" } else { "all of them" };
     Some(TicketView {
         bundle,
         name: String::new(),
         text: ticket.to_text()?,
         lines: ticket.lines(),
-        lacking: format!("{lacking}, even the announce"),
+        lacking: "everything, even the announce".to_owned(),
         symbols_lacking: None,
         symbols_asked: None,
         symbols_total: None,

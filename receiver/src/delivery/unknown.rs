@@ -62,7 +62,7 @@ impl Delivery {
                  sign for that channel, add it there, then `systemctl reload checkvalve-receiver`"
             ),
             _ => format!(
-                "a bundle that says it is {claimed} is signed by key {key}, which is not trusted: if it should be, \
+                "a bundle that says it is {claimed} names key {key}, which is not trusted: if you know that key and it should be, \
                  `checkvalve-receiver trust add FILE.pub` with its public half"
             ),
         };

@@ -8,6 +8,7 @@ use std::sync::PoisonError;
 use super::{Delivery, Job, Live};
 use crate::inbox::Place;
 use crate::ledger::{Entry, State};
+use crate::store::space::Bound;
 
 /// A bundle that could not go on is tried again after so long, in milliseconds.
 pub(super) const RETRY_MS: u64 = 5_000;
@@ -49,6 +50,7 @@ impl Delivery {
         self.look_after_staging(now_ms);
         let open = self.ledger.lock().open();
         open.into_iter().for_each(|id| self.look(id, now_ms));
+        self.make_room_for_others(now_ms);
         self.give_back_memory(now_ms);
         if checkpoint {
             self.enqueue(Job::Checkpoint);
@@ -85,6 +87,43 @@ impl Delivery {
         self.store.space().set_key_share(self.key_share());
         let channels: Vec<_> = self.ledger.lock().channels().map(|(name, _)| name.clone()).collect();
         channels.iter().for_each(|channel| self.store.space().set_share(channel, self.share(channel)));
+    }
+
+    /// Where several keys are trusted, what one of them left unfinished beyond its fair share gives way to what another sends: the newest
+    /// first, one at a time. It has to come again.
+    fn make_room_for_others(&self, now_ms: u64) {
+        let keys = self.trust().keys.len();
+        let space = self.store.space();
+        let Some((greedy, taken)) = space.largest_key().filter(|_| keys > 1) else { return };
+        let fair = self.fair_share(keys);
+        if taken.bytes <= fair {
+            return;
+        }
+        let (mut silent, mut coming) = (Vec::new(), Vec::new());
+        for (&id, live) in self.lives().iter().filter(|(_, live)| live.announced) {
+            let idle = now_ms.saturating_sub(live.last_ms);
+            match id.tag() == greedy {
+                true if idle >= self.settings.silence_ms => silent.push(id),
+                false if idle < self.settings.silence_ms => coming.push((id, live.data_len)),
+                _ => {}
+            }
+        }
+        let waits = coming.into_iter().any(|(id, len)| {
+            let lacks = len.saturating_sub(self.store.get(id).map_or(0, |staged| staged.fill().1));
+            let ours = [Bound::Disk, Bound::Quota, Bound::Files, Bound::Pieces];
+            space.of_key(id.tag()).bytes < fair
+                && self.store.bound(id, lacks).is_some_and(|bound| ours.contains(&bound))
+        });
+        if !waits {
+            return;
+        }
+        let newest = {
+            let ledger = self.ledger.lock();
+            let open = silent.into_iter().filter_map(|id| ledger.entry(id)).filter(|entry| entry.state.is_open());
+            open.max_by_key(|entry| entry.first_ms).map(|entry| entry.id)
+        };
+        let Some(id) = newest.filter(|&id| !self.is_all_here(id)) else { return };
+        self.begin_again(id, "its room was needed by the bundles of another key; all of it has to come again");
     }
 
     /// Whoever set the clock back must not make anything wait until it is again what it was.

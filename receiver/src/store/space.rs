@@ -317,6 +317,19 @@ impl Space {
         self.lock().channels.get(channel).map(|(cost, _)| *cost).unwrap_or_default()
     }
 
+    /// What the bundles of a key take.
+    #[must_use]
+    pub fn of_key(&self, key: KeyTag) -> Cost {
+        self.lock().keys.get(&key).copied().unwrap_or_default()
+    }
+
+    /// The key whose bundles take most, and how much.
+    #[must_use]
+    pub fn largest_key(&self) -> Option<(KeyTag, Cost)> {
+        let used = self.lock();
+        used.keys.iter().max_by_key(|(_, cost)| cost.bytes).map(|(&key, &cost)| (key, cost))
+    }
+
     /// Bytes that the disk has, its reserve included, as of the last time it was asked.
     #[must_use]
     pub fn free(&self) -> u64 {

@@ -77,8 +77,17 @@ pub(super) fn send(args: &Args, config: &Path, json: bool) -> Result<(), Command
 fn folder(config: &Config, channel: &ChannelName) -> Result<PathBuf, CommandError> {
     super::known_channel(config, channel)?;
     let folder = config.spool.join(channel.as_str());
-    if folder.is_dir() {
-        return Ok(folder);
+    match std::fs::metadata(&folder) {
+        Ok(meta) if meta.is_dir() => return Ok(folder),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            let text = format!(
+                "{}: this user may not drop bundles: join the group of {} (`usermod -aG GROUP USER`, from the next login on)",
+                escape_path(&folder),
+                escape_path(&config.spool)
+            );
+            return Err(CommandError::new(Exit::NoPerm, text));
+        }
+        _ => {}
     }
     let text = format!("{} is not there yet: start the daemon once, which makes it", escape_path(&folder));
     Err(CommandError::new(Exit::Unavailable, text))

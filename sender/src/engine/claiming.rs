@@ -241,8 +241,13 @@ impl Engine {
         let shown = Shown::path(first.as_ref());
         let path = self.setup.spool.join(first);
         let is_directory = self.setup.disk.lstat(&path).is_ok_and(|meta| meta.kind == Kind::Directory);
-        let what =
-            if is_directory { "is no channel: add a table [channel.NAME] for it" } else { "is in no channel's folder" };
+        let what = match first.to_str().filter(|_| is_directory) {
+            Some(name) if ChannelName::new(name).is_ok() => {
+                format!("is no channel: add a table [channel.{name}] for it and restart, or remove the folder")
+            }
+            _ if is_directory => "cannot be a channel, by its name: remove it".to_owned(),
+            _ => "is in no channel's folder".to_owned(),
+        };
         let more = if strays.len() > 1 { format!(", and {} more", strays.len() - 1) } else { String::new() };
         self.trouble(Topic::Spool, format!("{shown} in the spool {what}; nothing in it is sent{more}"));
     }

@@ -126,3 +126,58 @@ fn another_announce_of_the_same_bundle_changes_nothing() {
     send(&delivery, &first);
     first.assert_at(&bench.inbox(1));
 }
+
+#[test]
+fn what_a_key_left_unfinished_gives_way_to_what_another_sends() {
+    let mut bench = Bench::new();
+    bench.settings.space.quota = 1 << 20;
+    let delivery = bench.open();
+    let neighbour = SigningKey::from_seed([9; 32]);
+    let mut trusted = trust();
+    assert!(trusted.insert(neighbour.public(), "neighbour"));
+    delivery.set_trust(Trust::new(trusted), 1_000).unwrap();
+    delivery.tick(1_000);
+    let left: Vec<Sample> = (1..=3)
+        .map(|n| {
+            let mut sample = Sample::file(n, n, 200_000);
+            sample.announce.bundle = BundleId::new(n, neighbour.public().id());
+            let signed = sample.announce.sign(&neighbour).unwrap();
+            manifest(&delivery, sample.id(), ObjectKind::Announce, &signed).unwrap();
+            work(&delivery);
+            data(&delivery, &sample, 0..sample.oti().blocks()).unwrap();
+            delivery.tick(1_000 + n);
+            sample
+        })
+        .collect();
+    work(&delivery);
+    let stored = |sample: &Sample| delivery.store.get(sample.id()).map_or(0, |staged| staged.fill().1);
+    let honest = Sample::file(4, 4, 500_000);
+    let bring = || {
+        announce(&delivery, &honest).unwrap();
+        work(&delivery);
+        drop(data(&delivery, &honest, 0..honest.oti().blocks()));
+    };
+    // What is on its way stays, whoever sends it.
+    delivery.tick(5_000);
+    bring();
+    delivery.tick(5_300);
+    assert!(left.iter().all(|sample| stored(sample) > 0));
+    // It does not come any more: the newest goes, and no more than that.
+    delivery.tick(20_000);
+    bring();
+    delivery.tick(20_300);
+    assert_eq!(left.iter().map(|sample| stored(sample) > 0).collect::<Vec<_>>(), [true, true, false]);
+    assert!(reason(&delivery, &left[2]).contains("bundles of another key"), "{}", reason(&delivery, &left[2]));
+    delivery.tick(20_600);
+    send(&delivery, &honest);
+    honest.assert_at(&bench.inbox(4));
+    assert_eq!(left.iter().filter(|sample| stored(sample) > 0).count(), 2);
+    // One key does not make room for itself, nor from what is not beyond its share.
+    delivery.tick(40_000);
+    let second = Sample::file(5, 5, 900_000);
+    announce(&delivery, &second).unwrap();
+    work(&delivery);
+    drop(data(&delivery, &second, 0..second.oti().blocks()));
+    delivery.tick(40_300);
+    assert_eq!(left.iter().filter(|sample| stored(sample) > 0).count(), 2, "half of the quota is theirs");
+}

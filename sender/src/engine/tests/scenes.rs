@@ -311,7 +311,7 @@ fn what_is_in_no_channel_is_pointed_out() {
     fs::create_dir(rig.path("spool/typo")).unwrap();
     rig.run(11_000);
     let troubles = rig.engine().view().troubles;
-    let text = "spool: \"typo\" in the spool is no channel: add a table [channel.NAME] for it; nothing in it is sent";
+    let text = "spool: \"typo\" in the spool is no channel: add a table [channel.typo] for it and restart, or remove the folder; nothing in it is sent";
     assert_eq!(troubles, [Trouble::new("in-no-channel", text)]);
     fs::remove_dir(rig.path("spool/typo")).unwrap();
     fs::remove_dir(rig.path("spool/b")).unwrap();
