@@ -180,6 +180,8 @@ struct Live {
     retry_ms: u64,
     /// Bytes that were spoilt on the way. What came of them since is thrown away once the link is silent.
     spoilt: Vec<std::ops::Range<u64>>,
+    /// The same, and no ticket was printed since: what came of them is not believed, however little it is.
+    suspect: Vec<std::ops::Range<u64>>,
 }
 
 /// An announce that was admitted, and its signed bytes.

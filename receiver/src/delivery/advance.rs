@@ -133,6 +133,7 @@ impl Delivery {
         }
         if let Some(live) = self.lives().get_mut(&id) {
             live.spoilt = files.to_vec();
+            live.suspect = files.to_vec();
         }
         let entry = self.ledger.lock().change(id, now, |entry| entry.spoilt = entry.spoilt.saturating_add(1)).cloned();
         let Some(entry) = entry else { return };
@@ -173,6 +174,28 @@ impl Delivery {
                 live.spoilt = files;
             }
         }
+    }
+
+    /// A ticket is about to be printed: what came of spoilt content before it is thrown away, so that what it brings does not meet that.
+    /// True: something was.
+    pub(super) fn clear_suspect(&self, id: BundleId) -> bool {
+        let Some(staged) = self.store.get(id) else { return false };
+        let suspect = |live: &mut super::Live| std::mem::take(&mut live.suspect);
+        if self.lives().get(&id).is_none_or(|live| live.suspect.is_empty()) {
+            return false;
+        }
+        let _alone = staged.advancing.lock().unwrap_or_else(PoisonError::into_inner);
+        let files = self.lives().get_mut(&id).map(suspect).unwrap_or_default();
+        if files.is_empty() || self.is_all_here(id) {
+            return false;
+        }
+        if let Err(error) = self.throw_away(&staged, &files) {
+            tracing::debug!(bundle = %id, %error, "what came of spoilt content is not thrown away");
+        }
+        if let Some(live) = self.lives().get_mut(&id) {
+            live.spoilt.clear();
+        }
+        true
     }
 
     /// These bytes are not stored any more, and the data plane forgets what it has of them.
@@ -250,6 +273,7 @@ impl Delivery {
             && let Some(live) = self.lives().get_mut(&staged.id)
         {
             live.spoilt.clear();
+            live.suspect.clear();
         }
         if !wrong.is_empty() {
             // It may be the disk: what a sync that failed left behind is not believed to be what came.

@@ -191,6 +191,8 @@ impl Delivery {
 
     fn ticket_of(&self, entry: &Entry, loss: Loss, max_lines: usize, lacking: LackingOf<'_>) -> Option<TicketView> {
         let id = entry.id;
+        // The data plane hears a moment later that it has nothing of what was thrown away.
+        let cleared = self.clear_suspect(id);
         let (announced, hashes, data_len, signed) = {
             let lives = self.lives();
             let facts = |live: &Live| (live.announced, live.hashes, live.data_len, live.oti);
@@ -203,7 +205,7 @@ impl Delivery {
         let data = match (length, oti) {
             (Some(length), _) if stored >= length => Data::Nothing,
             (_, Some(oti)) => {
-                let lacks = self.lacks(id, &oti, lacking(id));
+                let lacks = self.lacks(id, &oti, if cleared { Vec::new() } else { lacking(id) });
                 if lacks.is_empty() { Data::Nothing } else { Data::Ranges(lacks) }
             }
             _ => Data::All,

@@ -153,6 +153,38 @@ fn what_comes_after_spoilt_content_is_thrown_away_when_the_link_is_silent() {
 }
 
 #[test]
+fn a_ticket_asks_for_all_that_may_be_spoilt_once() {
+    let sample = Sample::tree(7, 1, &[1_000, 1_000, 1_000]);
+    let mut other = sample.clone();
+    other.data[1_500] ^= 1;
+    let bench = Bench::new().with_hook(None);
+    let delivery = bench.open();
+    delivery.tick(1_000);
+    announce(&delivery, &sample).unwrap();
+    data(&delivery, &other, 0..sample.oti().blocks()).unwrap();
+    hashes(&delivery, &sample).unwrap();
+    work(&delivery);
+    delivery.tick(40_000);
+    work(&delivery);
+    let lacks = |partial: &[(u32, u32)]| {
+        let partial = partial.to_vec();
+        let ticket = delivery.tickets(&["default/1".into()], Loss::UNKNOWN, 40, &move |_| partial.clone());
+        ticket.unwrap()[0].symbols_lacking.unwrap()
+    };
+    // He goes on now and then: the data plane has some symbols of a block.
+    let bad: Vec<u32> = (1..=3).collect();
+    data(&delivery, &other, bad[0]..bad[0] + 1).unwrap();
+    let all = lacks(&[(bad[1], 1)]);
+    assert_eq!(all, 24, "three blocks of eight symbols");
+    // What the ticket brought counts for the next one.
+    data(&delivery, &sample, bad[0]..bad[0] + 1).unwrap();
+    assert_eq!(lacks(&[(bad[1], 1)]), all - 8 - 7);
+    data(&delivery, &sample, 0..sample.oti().blocks()).unwrap();
+    work(&delivery);
+    sample.assert_at(&bench.inbox(1));
+}
+
+#[test]
 fn what_was_spoilt_and_came_again_rightly_stays_whatever_the_disk_says() {
     for (queued, right) in [(false, true), (true, true), (true, false)] {
         let sample = Sample::tree(7, 1, &[1_000, 1_000, 1_000]);
