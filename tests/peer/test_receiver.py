@@ -131,7 +131,9 @@ class Site:
         assert all(ended), f"the attack itself failed: {ended}"
         receiver.alive()
         after = self.pair.drop(20_000)
-        wait(lambda: self.told(self.during, names), lambda: self.arrived(self.during, names))
+        # A ticket brings as much as was dropped, which takes most of an attack's time to send.
+        most = 60 + SECONDS * TICKETS
+        wait(lambda: self.told(self.during, names), lambda: self.arrived(self.during, names), most)
         wait(lambda: self.told(after, names), lambda: self.pair.installed(after))
         bad = [b for b in receiver.bundles(channel="default") if b["state"] in ("quarantined", "held", "rejected", "withdrawn", "failed")]
         assert not bad, bad
