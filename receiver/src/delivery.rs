@@ -178,10 +178,10 @@ struct Live {
     trouble: Option<String>,
     /// Not tried again before this, in Unix milliseconds.
     retry_ms: u64,
-    /// Bytes that were spoilt on the way. What came of them since is thrown away once the link is silent.
+    /// Bytes that were spoilt on the way, until a ticket asks for them or they are right.
     spoilt: Vec<std::ops::Range<u64>>,
-    /// The same, and no ticket was printed since: what came of them is not believed, however little it is.
-    suspect: Vec<std::ops::Range<u64>>,
+    /// What came of them since is to be thrown away once the link is silent.
+    clear: bool,
 }
 
 /// An announce that was admitted, and its signed bytes.
@@ -337,7 +337,9 @@ impl Delivery {
         match job {
             None => return false,
             Some(Job::Advance(id)) => self.advance(id),
-            Some(Job::Clear(id)) => self.clear_spoilt(id),
+            Some(Job::Clear(id)) => {
+                self.clear_spoilt(id, false);
+            }
             Some(Job::Checkpoint) => {
                 if let Err(error) = self.store.checkpoint() {
                     self.all_lost();

@@ -21,7 +21,7 @@ use checkvalve_protocol::wire::ObjectKind;
 
 use super::alarms::Code;
 use super::manifests::{Refusal, announced, number, subject};
-use super::{Delivery, Job};
+use super::{Delivery, Job, Live};
 use crate::audit::Event;
 use crate::inbox::check::{Mismatch, check};
 use crate::inbox::{FinishError, Place, Published};
@@ -132,8 +132,7 @@ impl Delivery {
             return self.begin_again(id, &format!("{why}; so does the rest: {error}"));
         }
         if let Some(live) = self.lives().get_mut(&id) {
-            live.spoilt = files.to_vec();
-            live.suspect = files.to_vec();
+            (live.spoilt, live.clear) = (files.to_vec(), true);
         }
         let entry = self.ledger.lock().change(id, now, |entry| entry.spoilt = entry.spoilt.saturating_add(1)).cloned();
         let Some(entry) = entry else { return };
@@ -154,46 +153,31 @@ impl Delivery {
         );
     }
 
-    /// Whoever spoils what is on the link goes on for a while after it was noticed: what came meanwhile is no better. Once nothing comes
-    /// any more it is thrown away, so that what is sent again does not meet it.
-    pub(super) fn clear_spoilt(&self, id: BundleId) {
-        let Some(staged) = self.store.get(id) else { return };
+    /// Whoever spoils what is on the link goes on for a while after it was noticed: what came meanwhile is no better. It is thrown away
+    /// once nothing comes any more, and again when a ticket is printed, so that what is sent again does not meet it. True: it was.
+    pub(super) fn clear_spoilt(&self, id: BundleId, for_ticket: bool) -> bool {
+        if self.lives().get(&id).is_none_or(|live| live.spoilt.is_empty()) {
+            return false;
+        }
+        let Some(staged) = self.store.get(id) else { return false };
         let _alone = staged.advancing.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(entry) = self.ledger.lock().entry(id).cloned() else { return };
+        let Some(entry) = self.ledger.lock().entry(id).cloned() else { return false };
         let files = {
             let mut lives = self.lives();
             // It may be sent again by now, or whole and right.
-            let Some(live) = lives.get_mut(&id).filter(|live| self.is_over_and_spoilt(&entry, live, self.now())) else {
-                return;
+            let is_due = |live: &Live| match for_ticket {
+                true => !live.spoilt.is_empty() && !self.is_whole(id, live),
+                false => self.is_to_be_cleared(&entry, live, self.now()),
             };
-            std::mem::take(&mut live.spoilt)
+            let Some(live) = lives.get_mut(&id).filter(|live| is_due(live)) else { return false };
+            live.clear = false;
+            if for_ticket { std::mem::take(&mut live.spoilt) } else { live.spoilt.clone() }
         };
         if let Err(error) = self.throw_away(&staged, &files) {
             tracing::debug!(bundle = %id, %error, "what came after spoilt content is not thrown away yet");
             if let Some(live) = self.lives().get_mut(&id) {
-                live.spoilt = files;
+                (live.spoilt, live.clear) = (files, true);
             }
-        }
-    }
-
-    /// A ticket is about to be printed: what came of spoilt content before it is thrown away, so that what it brings does not meet that.
-    /// True: something was.
-    pub(super) fn clear_suspect(&self, id: BundleId) -> bool {
-        let Some(staged) = self.store.get(id) else { return false };
-        let suspect = |live: &mut super::Live| std::mem::take(&mut live.suspect);
-        if self.lives().get(&id).is_none_or(|live| live.suspect.is_empty()) {
-            return false;
-        }
-        let _alone = staged.advancing.lock().unwrap_or_else(PoisonError::into_inner);
-        let files = self.lives().get_mut(&id).map(suspect).unwrap_or_default();
-        if files.is_empty() || self.is_all_here(id) {
-            return false;
-        }
-        if let Err(error) = self.throw_away(&staged, &files) {
-            tracing::debug!(bundle = %id, %error, "what came of spoilt content is not thrown away");
-        }
-        if let Some(live) = self.lives().get_mut(&id) {
-            live.spoilt.clear();
         }
         true
     }
@@ -226,7 +210,7 @@ impl Delivery {
         self.adopt(staged)?;
         let losses = staged.losses();
         // What came in the meantime is not on the disk yet: whoever brought it has said that there is more to do.
-        let on_disk = |live: &super::Live| {
+        let on_disk = |live: &Live| {
             let hashes = live.hashes && live.pending_hashes.is_none();
             (live.announced && live.adopting.is_none(), hashes, hashes && live.unjudged)
         };
@@ -273,7 +257,7 @@ impl Delivery {
             && let Some(live) = self.lives().get_mut(&staged.id)
         {
             live.spoilt.clear();
-            live.suspect.clear();
+            live.clear = false;
         }
         if !wrong.is_empty() {
             // It may be the disk: what a sync that failed left behind is not believed to be what came.

@@ -430,15 +430,17 @@ impl Delivery {
             newest.join(",")
         )
     }
-}
 
-impl Delivery {
-    /// What commands take to mean this bundle and no other: its number, or its id where others claim that.
+    /// What commands take to mean this bundle and no other.
     pub(super) fn handle(&self, entry: &Entry) -> String {
         let is_other = |e: &Entry| e.id != entry.id && e.channel == entry.channel && e.sequence == entry.sequence;
-        let is_alone = entry.channel.is_some() && !self.ledger.lock().entries().any(is_other);
-        if is_alone { number(entry) } else { entry.id.to_string() }
+        handle(entry, !self.ledger.lock().entries().any(is_other))
     }
+}
+
+/// What commands take to mean a bundle: its number if it is alone with that, else its id.
+pub(super) fn handle(entry: &Entry, is_alone: bool) -> String {
+    if is_alone { number(entry) } else { entry.id.to_string() }
 }
 
 /// How people name a bundle.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Delivery;
 use super::alarms::Alarm;
+use super::manifests::handle;
 use crate::hook::process::log_path;
 use crate::ledger::{Entry, Next, Signer, State};
 use crate::sink::NO_ROOM;
@@ -313,10 +314,7 @@ impl Delivery {
     }
 
     fn bundle_status(&self, mut entry: Entry, blocked: Option<u64>, is_alone: bool) -> BundleStatus {
-        let handle = match &entry.channel {
-            Some(channel) if is_alone => format!("{channel}/{}", entry.sequence),
-            _ => entry.id.to_string(),
-        };
+        let handle = handle(&entry, is_alone);
         // What mends it may be another thing than when it was held.
         if let Some(hold) = entry.hold.take() {
             entry.reason = Some(self.held_reason(&entry, &hold, &handle));

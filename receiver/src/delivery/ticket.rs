@@ -192,7 +192,7 @@ impl Delivery {
     fn ticket_of(&self, entry: &Entry, loss: Loss, max_lines: usize, lacking: LackingOf<'_>) -> Option<TicketView> {
         let id = entry.id;
         // The data plane hears a moment later that it has nothing of what was thrown away.
-        let cleared = self.clear_suspect(id);
+        let cleared = self.clear_spoilt(id, true);
         let (announced, hashes, data_len, signed) = {
             let lives = self.lives();
             let facts = |live: &Live| (live.announced, live.hashes, live.data_len, live.oti);

@@ -143,13 +143,13 @@ impl Delivery {
 
     fn look(&self, id: BundleId, now_ms: u64) {
         let Some(entry) = self.ledger.lock().entry(id).cloned() else { return };
-        let (mut retry, mut spoilt) = (false, false);
+        let (mut retry, mut clear) = (false, false);
         let (state, reason) = {
             let mut lives = self.lives();
             let live = lives.get_mut(&id);
             if let Some(live) = &live {
                 retry = live.trouble.is_some() && live.retry_ms <= now_ms && live.announced;
-                spoilt = self.is_over_and_spoilt(&entry, live, now_ms);
+                clear = self.is_to_be_cleared(&entry, live, now_ms);
             }
             let judged = self.judge(&entry, live.as_deref(), now_ms);
             if let Some(live) = live
@@ -162,7 +162,7 @@ impl Delivery {
         if retry {
             self.enqueue(Job::Advance(id));
         }
-        if spoilt {
+        if clear {
             self.enqueue(Job::Clear(id));
         }
         if state != entry.state || reason != entry.reason {
@@ -198,7 +198,7 @@ impl Delivery {
             Some(trouble) if whole => (State::Incomplete, Some(format!("{trouble}; {ALL_HERE}"))),
             Some(trouble) if over => (State::Incomplete, Some(format!("{trouble}; {}", lacking()))),
             // What is to be thrown away does not count as here.
-            _ if whole || !over || !live.spoilt.is_empty() => (State::Receiving, None),
+            _ if whole || !over || live.clear => (State::Receiving, None),
             _ => (State::Incomplete, Some(lacking())),
         }
     }
@@ -210,8 +210,8 @@ impl Delivery {
     }
 
     /// Whether what came of its spoilt content since is to be thrown away: nothing comes any more, and it is not right by now.
-    pub(super) fn is_over_and_spoilt(&self, entry: &Entry, live: &Live, now_ms: u64) -> bool {
-        !live.spoilt.is_empty() && self.has_ended(entry, live, now_ms) && !self.is_whole(entry.id, live)
+    pub(super) fn is_to_be_cleared(&self, entry: &Entry, live: &Live, now_ms: u64) -> bool {
+        live.clear && self.has_ended(entry, live, now_ms) && !self.is_whole(entry.id, live)
     }
 
     fn checkpoint_due(&self, watched: &mut Watched, now_ms: u64) -> bool {

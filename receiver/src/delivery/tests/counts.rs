@@ -109,18 +109,24 @@ fn content_that_does_not_match_is_received_again() {
     }
 }
 
-#[test]
-fn what_comes_after_spoilt_content_is_thrown_away_when_the_link_is_silent() {
+/// A bundle of which one file was spoilt on the way, and how it came.
+fn spoilt(bench: &Bench) -> (Delivery, Sample, Sample) {
     let sample = Sample::tree(7, 1, &[1_000, 1_000, 1_000]);
     let mut other = sample.clone();
     other.data[1_500] ^= 1;
-    let bench = Bench::new().with_hook(None);
     let delivery = bench.open();
     delivery.tick(1_000);
     announce(&delivery, &sample).unwrap();
     data(&delivery, &other, 0..sample.oti().blocks()).unwrap();
     hashes(&delivery, &sample).unwrap();
     work(&delivery);
+    (delivery, sample, other)
+}
+
+#[test]
+fn what_comes_after_spoilt_content_is_thrown_away_when_the_link_is_silent() {
+    let bench = Bench::new().with_hook(None);
+    let (delivery, sample, other) = spoilt(&bench);
     assert_eq!(delivery.lost(), [sample.id()]);
     let have = |delivery: &Delivery| match delivery.want(sample.id(), ObjectKind::Data, &sample.oti()) {
         Want::Yes { have, .. } => have.iter().collect::<Vec<u32>>(),
@@ -154,16 +160,8 @@ fn what_comes_after_spoilt_content_is_thrown_away_when_the_link_is_silent() {
 
 #[test]
 fn a_ticket_asks_for_all_that_may_be_spoilt_once() {
-    let sample = Sample::tree(7, 1, &[1_000, 1_000, 1_000]);
-    let mut other = sample.clone();
-    other.data[1_500] ^= 1;
     let bench = Bench::new().with_hook(None);
-    let delivery = bench.open();
-    delivery.tick(1_000);
-    announce(&delivery, &sample).unwrap();
-    data(&delivery, &other, 0..sample.oti().blocks()).unwrap();
-    hashes(&delivery, &sample).unwrap();
-    work(&delivery);
+    let (delivery, sample, other) = spoilt(&bench);
     delivery.tick(40_000);
     work(&delivery);
     let lacks = |partial: &[(u32, u32)]| {
@@ -187,16 +185,8 @@ fn a_ticket_asks_for_all_that_may_be_spoilt_once() {
 #[test]
 fn what_was_spoilt_and_came_again_rightly_stays_whatever_the_disk_says() {
     for (queued, right) in [(false, true), (true, true), (true, false)] {
-        let sample = Sample::tree(7, 1, &[1_000, 1_000, 1_000]);
-        let mut other = sample.clone();
-        other.data[1_500] ^= 1;
         let bench = Bench::new().with_hook(None);
-        let delivery = bench.open();
-        delivery.tick(1_000);
-        announce(&delivery, &sample).unwrap();
-        data(&delivery, &other, 0..sample.oti().blocks()).unwrap();
-        hashes(&delivery, &sample).unwrap();
-        work(&delivery);
+        let (delivery, sample, _) = spoilt(&bench);
         if queued {
             delivery.tick(40_000); // it is to be thrown away
         }
