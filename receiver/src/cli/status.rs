@@ -12,6 +12,7 @@ use clap::Args as ClapArgs;
 
 use super::{CommandError, ask, say, say_json};
 use crate::config::Config;
+use crate::control::alarms::newest_installed;
 use crate::control::{LinkView, Request, Status};
 use crate::delivery::status::BundleStatus;
 use crate::delivery::{NO_KEY, NOT_ITS};
@@ -203,7 +204,9 @@ fn write_bundles(out: &mut String, bundles: &[BundleStatus], state: State, now: 
         writeln!(out, "  -> checkvalve-receiver ticket {which}")?;
     }
     // The oldest first: what is older than what is installed is not installed any more.
-    let oldest = ours.iter().min_by_key(|bundle| (&bundle.channel, bundle.sequence));
+    let newest = newest_installed(bundles);
+    let may_be = |bundle: &&&BundleStatus| newest.get(bundle.channel.as_str()).is_none_or(|&at| at < bundle.sequence);
+    let oldest = ours.iter().filter(may_be).min_by_key(|bundle| (&bundle.channel, bundle.sequence));
     if let (State::Failed | State::Quarantined, Some(oldest)) = (state, oldest) {
         let first = if ours.len() > 1 { ", the oldest first" } else { "" };
         match oldest.code.as_deref() {

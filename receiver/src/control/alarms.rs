@@ -50,10 +50,11 @@ pub(crate) fn of(status: &Status, link: &LinkView, noted: Vec<Alarm>) -> Vec<Ala
     for bundle in status.bundles.iter().filter(|bundle| bundle.state == State::Held).take(NAMED) {
         push(Code::Held, format!("{} is held: {}", bundle.number(), reason(bundle)));
     }
-    let newest = newest_installed(status);
+    let newest = newest_installed(&status.bundles);
     let is_last = |bundle: &&BundleStatus| newest.get(bundle.channel.as_str()).is_none_or(|&at| at < bundle.sequence);
     let mut of_code = |code: Code, is: &dyn Fn(&&BundleStatus) -> bool, text: &dyn Fn(&BundleStatus) -> String| {
-        let mut bundles = status.bundles.iter().filter(is);
+        // The oldest first, as they are to be mended.
+        let mut bundles = status.bundles.iter().rev().filter(is);
         bundles.by_ref().take(NAMED).for_each(|bundle| push(code, text(bundle)));
         let more = bundles.count();
         if more > 0 {
@@ -91,16 +92,26 @@ pub(crate) fn of(status: &Status, link: &LinkView, noted: Vec<Alarm>) -> Vec<Ala
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
             let is_one = ranges.iter().map(count).fold(0, u64::saturating_add) == 1;
             let what = if is_one { what.replace("are", "is") } else { what.to_owned() };
+            let waits = |bundle: &&BundleStatus| {
+                let of =
+                    |&(first, last): &(u64, u64)| bundle.waiting_for.is_some_and(|by| (first..=last).contains(&by));
+                bundle.channel == channel && ranges.iter().any(of)
+            };
+            let waiting = waiting(status.bundles.iter().filter(waits).count());
             push(
                 code,
                 format!(
-                    "channel {channel}: {numbers}{more} {what}; `checkvalve-receiver ticket --all` says what to send again"
+                    "channel {channel}: {numbers}{more} {what}{waiting}; `checkvalve-receiver ticket --all` says what to send again"
                 ),
             );
         }
     }
+    // A block that lacks symbols counts once it has waited for them; that its bundle is incomplete is known before.
+    let lacks =
+        |bundle: &BundleStatus| bundle.state == State::Incomplete && bundle.lacking.is_some_and(|l| l.symbols > 0);
+    let is_short = link.minute.lost > 0 && status.bundles.iter().any(lacks);
     match link.minute.least_margin {
-        Some(margin) if margin < 0 => push(
+        Some(margin) if margin < 0 || margin < LEAST_MARGIN && is_short => push(
             Code::Repair,
             "the link loses more than `fec.repair` mends: in the last minute blocks lacked symbols; raise it on the sender"
                 .to_owned(),
@@ -160,11 +171,7 @@ fn is_run_again(bundle: &&BundleStatus) -> bool {
 fn hook_again(status: &Status, bundle: &BundleStatus) -> String {
     let (number, handle, attempt) = (bundle.number(), &bundle.handle, bundle.attempt);
     let waits = |other: &&BundleStatus| other.channel == bundle.channel && other.waiting_for == Some(bundle.sequence);
-    let waiting = match status.bundles.iter().filter(waits).count() {
-        0 => String::new(),
-        1 => "; 1 later bundle waits for it".to_owned(),
-        many => format!("; {} wait for it", counted(many as u64, "later bundle")),
-    };
+    let waiting = waiting(status.bundles.iter().filter(waits).count());
     let (reason, log) = (reason(bundle), log(bundle));
     if bundle.retry_at.is_none() {
         return format!(
@@ -176,6 +183,15 @@ fn hook_again(status: &Status, bundle: &BundleStatus) -> String {
         "{number} is not installed after {attempt} attempts: {reason}{log}{waiting}. Mend that: it is tried again by itself, at once with \
          `checkvalve-receiver retry {handle}`; or give it up with `checkvalve-receiver reject {handle}`"
     )
+}
+
+/// How many are held up.
+fn waiting(count: usize) -> String {
+    match count {
+        0 => String::new(),
+        1 => "; 1 later bundle waits for it".to_owned(),
+        many => format!("; {} wait for it", counted(many as u64, "later bundle")),
+    }
 }
 
 fn failed(bundle: &BundleStatus) -> String {
@@ -208,15 +224,18 @@ fn refused(bundle: &BundleStatus) -> String {
 
 fn no_room(status: &Status, bundle: &BundleStatus) -> String {
     let (number, handle, channel) = (bundle.number(), &bundle.handle, &bundle.channel);
-    let free = human_bytes(status.staging.free);
+    let (free, reserve) = (human_bytes(status.staging.free), human_bytes(status.staging.reserve));
     let mend = match bundle.bound {
         None => "the disk says that it is full: look at its free space, its inodes and its quotas".to_owned(),
-        Some(Bound::Disk) => format!("the disk has {free} free, of which `reserve` is left alone: free the disk"),
+        Some(Bound::Disk) => format!("the disk has {free} free, and `reserve` leaves {reserve} alone: free the disk"),
         Some(Bound::Quota) => "`quota` is too small: raise it, and restart".to_owned(),
         Some(Bound::Files) => "`limits.files` is too small: raise it, and restart".to_owned(),
         Some(Bound::Pieces) => "too many pieces of bundles are under way: wait until others are complete, or reject some".to_owned(),
         Some(Bound::Channel) => {
-            format!("it is more than channel {channel} may take: free the disk, or raise `channel.{channel}.quota` and restart")
+            format!(
+                "it is more than channel {channel} may take, `channel.{channel}.quota` or else four fifths of `quota` and of the disk, which has \
+                 {free} free: free the disk, or raise that and restart"
+            )
         }
         Some(Bound::Key) => {
             "it is more than the bundles of one key may take, four fifths of `quota` and of the disk: free the disk, or raise `quota` and \
@@ -238,9 +257,9 @@ fn is_disbelief(code: Code) -> bool {
 }
 
 /// The newest bundle of each channel that is installed: for older ones it is too late.
-fn newest_installed(status: &Status) -> BTreeMap<&str, u64> {
+pub(crate) fn newest_installed(bundles: &[BundleStatus]) -> BTreeMap<&str, u64> {
     let mut newest = BTreeMap::new();
-    for bundle in status.bundles.iter().filter(|bundle| bundle.state == State::Installed) {
+    for bundle in bundles.iter().filter(|bundle| bundle.state == State::Installed) {
         let at = newest.entry(bundle.channel.as_str()).or_insert(0);
         *at = bundle.sequence.max(*at);
     }

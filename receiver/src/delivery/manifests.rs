@@ -303,34 +303,56 @@ impl Delivery {
         self.discard(id);
     }
 
-    /// Why, and what mends it; `handle` is what commands take to mean it.
+    /// Why, and what mends it now; `handle` is what commands take to mean it.
     pub(super) fn held_reason(&self, entry: &Entry, hold: &Hold, handle: &str) -> String {
         let number = number(entry);
         let (channel, sequence) = (entry.channel.as_ref().map_or("", |c| c.as_str()), entry.sequence);
+        let key = entry.signer.as_ref().map(|s| s.key);
+        let adopt = || self.adopt_command(key);
+        let give_up = format!("`checkvalve-receiver reject {handle}` gives it up");
         match hold {
-            Hold::Jump { newest } => format!(
-                "{number} is far above {newest}, the newest of its channel: if that is right, `checkvalve-receiver approve {handle}` (what is \
-                 between will be missing); else stop the sender, move its state directory away, make an empty one, and {}",
-                self.adopt_command(entry.signer.as_ref().map(|s| s.key))
-            ),
+            Hold::Jump { newest } => {
+                let newest = entry
+                    .channel
+                    .as_ref()
+                    .and_then(|name| Some(self.ledger.lock().channel(name)?.newest()))
+                    .unwrap_or(*newest);
+                let wrong = match self.is_mended(&[Code::SequenceJump], channel, key) {
+                    Some(true) => give_up,
+                    _ => format!(
+                        "stop the sender, move its state directory away, make an empty one, and {}; then {give_up}",
+                        adopt()
+                    ),
+                };
+                format!(
+                    "{number} is far above {newest}, the newest of its channel: if that is right, `checkvalve-receiver approve {handle}` (what \
+                     is between will be missing); else {wrong}"
+                )
+            }
             Hold::Channels => format!(
                 "the config does not name channel {channel}, and there is no room for another that it does not name: add [channel.{channel}] \
                  to it and restart, then `checkvalve-receiver retry {handle}`"
             ),
             Hold::Sequence { holder } => {
-                let key = entry.signer.as_ref().map(|s| s.key);
-                let about_key = key.map_or_else(String::new, |key| key.to_string());
                 let codes = [Code::OlderState, Code::AnotherState, Code::TwoSenders, Code::OldEpoch];
-                let goes_on = codes.iter().any(|&c| self.is_alarmed(c, &about_key) || self.is_alarmed(c, channel));
-                let when = if goes_on { "first" } else { "unless the sender got a new epoch since, first" };
-                let first = format!("{when} {}; then ", self.adopt_command(key));
+                let first = match self.is_mended(&codes, channel, key) {
+                    Some(true) => String::new(),
+                    Some(false) => format!("first {}, with `--again {number}` if it is wanted; then ", adopt()),
+                    None => format!("unless the sender got a new epoch since, first {}; then ", adopt()),
+                };
                 format!(
                     "sequence {sequence} of {channel} is bundle {holder} already: the sender's state was older than it should be, or two \
-                     senders have one key; {first}`checkvalve-receiver reject {}` gives it up, and what it has inside is to be dropped again",
-                    entry.id
+                     senders have one key; {first}{give_up}. What it has inside comes by `adopt --again` or is to be dropped again"
                 )
             }
         }
+    }
+
+    /// Whether a sender is heard and none of these alarms stands about its channel or its key. None: it is not heard.
+    fn is_mended(&self, codes: &[Code], channel: &str, key: Option<KeyId>) -> Option<bool> {
+        let key = key.map(|key| key.to_string()).unwrap_or_default();
+        let stands = codes.iter().any(|&code| self.is_alarmed(code, channel) || self.is_alarmed(code, &key));
+        (stands || !self.is_silent(self.now())).then_some(!stands)
     }
 
     /// The sender gave a bundle up.

@@ -203,6 +203,9 @@ pub struct StagingStatus {
     pub bytes: u64,
     /// Bytes that the disk has, its reserve included.
     pub free: u64,
+    /// Bytes of them that are left alone.
+    #[serde(default)]
+    pub reserve: u64,
 }
 
 /// A key whose signatures are accepted.
@@ -288,7 +291,11 @@ impl Delivery {
             bundles,
             channels,
             sender: self.sender_status(now_ms),
-            staging: StagingStatus { bytes: self.store.space().staged(), free: self.store.space().free() },
+            staging: StagingStatus {
+                bytes: self.store.space().staged(),
+                free: self.store.space().free(),
+                reserve: self.store.space().limits().reserve,
+            },
             trusted: trusted.collect(),
             discarded: discards.0.iter().map(|(&rule, &count)| (rule.to_owned(), count)).collect(),
         }

@@ -34,8 +34,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "NUMBER", value_parser = parse_epoch)]
     epoch: Option<u64>,
     /// Send a channel's bundles from this one on again that are still held, under new ids and sequences, also those that were
-    /// transmitted. What is unsent is sent so anyway.
-    #[arg(long, value_name = "CHANNEL/SEQUENCE", num_args = 1.., value_parser = parse_bundle)]
+    /// transmitted: `default/405,images/12`. What is unsent is sent so anyway.
+    #[arg(long, value_name = "CHANNEL/SEQUENCE", num_args = 1.., value_delimiter = ',', value_parser = parse_bundle)]
     again: Vec<(ChannelName, u64)>,
 }
 
@@ -188,7 +188,7 @@ fn text(adopted: &Adopted) {
     }
     match adopted.again.len() {
         0 => say("no bundle is sent again"),
-        _ => say("sent again, each under a new id and sequence:"),
+        _ => say("sent again, each under a new id and sequence; until now they were:"),
     }
     for record in &adopted.again {
         let (bundle, bytes) = (shown(record), human_bytes(record.bytes));

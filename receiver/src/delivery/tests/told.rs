@@ -111,6 +111,40 @@ fn many_alarms_of_one_kind_are_some_and_a_count() {
     }
     let texts = alarmed(&delivery, alarms::Code::Failed);
     assert!(texts.len() == 6 && texts[5].contains("and 4 more"), "{texts:?}");
+    assert!(texts[0].starts_with("default/1:") && texts[4].starts_with("default/5:"), "the oldest first: {texts:?}");
+}
+
+#[test]
+fn what_is_held_needs_no_second_adoption() {
+    let bench = Bench::new().with_hook(None);
+    let delivery = bench.open();
+    send(&delivery, &Sample::file(1, 1, 100));
+    let (far, second) = (Sample::file(2, 90_000, 100), Sample::file(3, 1, 200));
+    announce(&delivery, &far).unwrap();
+    announce(&delivery, &second).unwrap();
+    work(&delivery);
+    let text = |sample: &Sample| {
+        let status = delivery.status(delivery.now());
+        let bundle = status.bundles.into_iter().find(|bundle| bundle.id == sample.id().to_string());
+        bundle.and_then(|bundle| bundle.reason).unwrap()
+    };
+    // Nobody is heard: it is not known whether the sender is mended.
+    assert!(text(&far).contains("adopt --epoch") && text(&far).contains("reject default/90000"), "{}", text(&far));
+    assert!(text(&second).contains("unless the sender got a new epoch since"), "{}", text(&second));
+    // It still says that 90000 is its newest.
+    delivery.tick(10_000);
+    hear(&delivery, 10_000, 90_000, vec![], None);
+    assert!(text(&far).contains("adopt --epoch"), "{}", text(&far));
+    // It does not any more, and goes on.
+    hear(&delivery, 10_100, 2, vec![], None);
+    for sample in [&far, &second] {
+        assert!(
+            text(sample).contains("`checkvalve-receiver reject ") && !text(sample).contains("--epoch"),
+            "{}",
+            text(sample)
+        );
+    }
+    assert!(text(&far).contains("far above 2,"), "{}", text(&far));
 }
 
 #[test]
