@@ -188,13 +188,14 @@ impl Store {
     /// Whether a bundle may take so many bytes more of its data object. Touches no disk.
     #[must_use]
     pub fn fits(&self, id: BundleId, bytes: u64) -> bool {
-        self.bound(id, bytes).is_none()
+        let cost = Cost::bytes(bytes);
+        self.get(id).map_or_else(|| self.space.fits(cost, None), |staged| staged.account.fits(cost))
     }
 
-    /// What keeps so much of a bundle out, or kept something of it out last.
+    /// What keeps a bundle of so many bytes out, or kept something of it out last.
     #[must_use]
     pub fn refused(&self, id: BundleId, bytes: u64) -> Option<Bound> {
-        self.bound(id, bytes).or_else(|| self.get(id)?.account.refused())
+        self.get(id).map_or_else(|| self.bound(id, bytes), |staged| staged.account.refused(bytes))
     }
 
     /// What keeps them out, if they do not fit. Touches no disk.

@@ -35,7 +35,7 @@ fn text(path: &Path, checked: &Checked) {
     let config = &checked.config;
     let line = |what: &str, value: String| say(format_args!("{what:<17} {value}"));
     say(format_args!("{} is right", escape_path(path)));
-    line("listens on", list(&checked.listen));
+    line("listens on", format!("{} (as many lanes as the sender has)", list(&checked.listen)));
     match &checked.link_key {
         Some(key) => line("link key", format!("{} (must be the sender's)", key.id())),
         None => line("link key", "NONE: insecure, anyone on the link can disturb it".to_owned()),

@@ -37,6 +37,13 @@ pub(super) fn verify(args: &Args, config: &Path, json: bool) -> Result<(), Comma
     let (channel, sequence) = place(&config, &args.path)?;
     let (announce, files) = manifest(&config, &channel, sequence)?;
     let dir = config.inbox.join(channel.as_str()).join(format!("{sequence:08}"));
+    if OsDisk.lstat(&dir).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+        let text = format!(
+            "{channel}/{sequence}: {} is not there any more: it was published, and somebody removed it",
+            escape_path(&dir)
+        );
+        return Err(CommandError::new(Exit::NoInput, text));
+    }
     let (mut found, mut unreadable) = (Found::default(), Found::default());
     differences(&OsDisk, &dir, &announce, &files, &mut |mismatch| {
         let of = if matches!(mismatch, Mismatch::Disk { .. }) { &mut unreadable } else { &mut found };

@@ -111,9 +111,10 @@ pub(crate) fn of(status: &Status, link: &LinkView, noted: Vec<Alarm>) -> Vec<Ala
         |bundle: &BundleStatus| bundle.state == State::Incomplete && bundle.lacking.is_some_and(|l| l.symbols > 0);
     let is_short = link.minute.lost > 0 && status.bundles.iter().any(lacks);
     match link.minute.least_margin {
-        Some(margin) if margin < 0 || margin < LEAST_MARGIN && is_short => push(
+        margin if is_short || margin.is_some_and(|margin| margin < 0) => push(
             Code::Repair,
-            "the link loses more than `fec.repair` mends: in the last minute blocks lacked symbols; raise it on the sender"
+            "the link loses more than `fec.repair` mends: in the last minute blocks lacked symbols; raise it on the sender. If a large share \
+             is lost, and always the same, compare `lanes`, addresses and MTU of both configs first"
                 .to_owned(),
         ),
         Some(margin) if margin < LEAST_MARGIN => push(
@@ -242,6 +243,7 @@ fn no_room(status: &Status, bundle: &BundleStatus) -> String {
              restart"
                 .to_owned()
         }
+        Some(Bound::Passed) => "now there is room again".to_owned(),
         Some(Bound::Unsigned) => "what nobody signed for is full: it goes by itself".to_owned(),
     };
     format!(

@@ -317,13 +317,17 @@ impl Delivery {
                     .as_ref()
                     .and_then(|name| Some(self.ledger.lock().channel(name)?.newest()))
                     .unwrap_or(*newest);
-                let wrong = match self.is_mended(&[Code::SequenceJump], channel, key) {
-                    Some(true) => give_up,
-                    _ => format!(
-                        "stop the sender, move its state directory away, make an empty one, and {}; then {give_up}",
-                        adopt()
-                    ),
-                };
+                if self.is_mended(&[Code::SequenceJump], channel, key) == Some(true) {
+                    return format!(
+                        "{number} is far above {newest}, the newest of its channel, and the sender goes on from there: {give_up}, and what it \
+                         has inside is to be dropped again; `approve` only if that number is right all the same"
+                    );
+                }
+                let wrong = format!(
+                    "stop the sender, move its state directory away, make an empty one, and {}; then {give_up}, and what it has inside is to \
+                     be dropped again",
+                    adopt()
+                );
                 format!(
                     "{number} is far above {newest}, the newest of its channel: if that is right, `checkvalve-receiver approve {handle}` (what \
                      is between will be missing); else {wrong}"
@@ -336,7 +340,12 @@ impl Delivery {
             Hold::Sequence { holder } => {
                 let codes = [Code::OlderState, Code::AnotherState, Code::TwoSenders, Code::OldEpoch];
                 let first = match self.is_mended(&codes, channel, key) {
-                    Some(true) => String::new(),
+                    Some(true) => {
+                        return format!(
+                            "sequence {sequence} of {channel} is bundle {holder} already: {give_up}. What it has inside is to be dropped again, if \
+                             it did not come under another number"
+                        );
+                    }
                     Some(false) => format!("first {}, with `--again {number}` if it is wanted; then ", adopt()),
                     None => format!("unless the sender got a new epoch since, first {}; then ", adopt()),
                 };

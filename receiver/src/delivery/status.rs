@@ -351,9 +351,7 @@ impl Delivery {
             path: path.as_deref().map(escape_path),
             code: entry.rule,
             log: log.as_deref().map(escape_path),
-            bound: lacks_room
-                .then(|| self.store.refused(entry.id, entry.bytes.saturating_sub(stored.unwrap_or(0))))
-                .flatten(),
+            bound: lacks_room.then(|| self.store.refused(entry.id, entry.bytes)).flatten(),
             spoilt: entry.spoilt,
             channel: entry.channel.map_or_else(String::new, String::from),
             sequence: entry.sequence,

@@ -115,7 +115,10 @@ impl Account {
 
     /// Whether so much more would fit.
     pub(super) fn fits(&self, cost: Cost) -> bool {
-        self.bound(cost).is_none()
+        let mut inner = self.lock();
+        let bound = self.space.bound(cost, inner.owner.as_ref());
+        inner.refused = bound.or(inner.refused);
+        bound.is_none()
     }
 
     /// What keeps so much more out.
@@ -124,9 +127,18 @@ impl Account {
         self.space.bound(cost, inner.owner.as_ref())
     }
 
-    /// What kept something out last.
-    pub(super) fn refused(&self) -> Option<Bound> {
-        self.lock().refused
+    /// What keeps it from growing to `bytes` in all, or kept something of it out last.
+    pub(super) fn refused(&self, bytes: u64) -> Option<Bound> {
+        let (used, refused) = {
+            let inner = self.lock();
+            (inner.items.iter().copied().sum::<Cost>(), inner.refused)
+        };
+        let now = self.bound(Cost::bytes(bytes.saturating_sub(used.bytes)));
+        now.or(refused.map(|bound| match bound {
+            // How many files and pieces are still to come is not known.
+            Bound::Files | Bound::Pieces => bound,
+            _ => Bound::Passed,
+        }))
     }
 
     fn refuse(&self, inner: &mut Inner, cost: Cost) -> io::Error {

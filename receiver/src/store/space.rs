@@ -77,6 +77,8 @@ pub enum Bound {
     Key,
     /// What nobody signed for may take.
     Unsigned,
+    /// Something did a while ago, and there is room by now.
+    Passed,
 }
 
 /// Whom a bundle counts for.

@@ -145,6 +145,7 @@ fn what_is_held_needs_no_second_adoption() {
         );
     }
     assert!(text(&far).contains("far above 2,"), "{}", text(&far));
+    assert!(text(&second).contains("if it did not come under another number"), "{}", text(&second));
 }
 
 #[test]
@@ -167,7 +168,8 @@ fn the_limit_that_keeps_a_bundle_out_is_named() {
     let bound = |delivery: &Delivery| delivery.status(0).bundles[0].bound;
     assert_eq!(bound(&delivery), Some(space::Bound::Channel));
     quota(&delivery, u64::MAX);
-    assert_eq!(bound(&delivery), None, "it has room again");
+    assert_eq!(bound(&delivery), Some(space::Bound::Passed));
+    assert_told(&delivery, alarms::Code::NoRoom, &["now there is room again", "ticket default/1"]);
     delivery.store.space().refresh(100_000);
     assert_eq!(bound(&delivery), Some(space::Bound::Disk));
     assert_told(&delivery, alarms::Code::NoRoom, &["97.7 KiB free", "`reserve`"]);
@@ -185,6 +187,28 @@ fn the_limit_of_files_is_named() {
     delivery.tick(40_000);
     assert_told(&delivery, alarms::Code::NoRoom, &["default/1", "`limits.files`"]);
     assert_eq!(delivery.status(0).bundles[0].bound, Some(space::Bound::Files));
+}
+
+#[test]
+fn what_is_here_already_needs_no_room_and_room_that_is_back_is_told() {
+    let bench = Bench::new();
+    let delivery = bench.open();
+    let sample = Sample::file(1, 1, 500_000);
+    delivery.tick(1_000);
+    announce(&delivery, &sample).unwrap();
+    work(&delivery);
+    data(&delivery, &sample, 0..sample.oti().blocks() / 2).unwrap();
+    let space = delivery.store.space();
+    let bound = || delivery.status(0).bundles[0].bound;
+    space.refresh(100_000);
+    space.refresh(0);
+    assert_eq!(delivery.want(sample.id(), ObjectKind::Data, &sample.oti()), Want::Refuse(RefuseReason::NoRoom));
+    delivery.tick(20_000);
+    space.refresh(100_000);
+    assert_eq!(bound(), Some(space::Bound::Disk));
+    // Half of it is here: the other half fits.
+    space.refresh(300_000);
+    assert_eq!(bound(), Some(space::Bound::Passed));
 }
 
 #[test]
