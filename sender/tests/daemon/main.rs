@@ -51,9 +51,6 @@ fn a_killed_daemon_goes_on_and_numbers_on() {
     site.drop_in("one", &vec![7; 8 << 20]);
     site.drop_in("two", b"2");
     let before = site.wait_state("one", "transmitting");
-    // On a slow machine its turn may have come by now.
-    let two = site.bundle("two").map(|b| b["state"].clone()).unwrap();
-    assert!(["queued", "transmitting"].iter().any(|state| two == *state), "{two}");
     site.kill();
     site.drop_in("three", b"3");
     site.start();
