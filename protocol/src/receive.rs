@@ -25,6 +25,7 @@ mod buffers;
 mod checks;
 mod counters;
 mod drops;
+pub mod intake;
 mod lobby;
 mod objects;
 mod record;
@@ -311,12 +312,22 @@ impl Reassembly {
         }
     }
 
-    /// The block's symbols did not suffice: it goes on collecting.
-    pub fn undecodable(&mut self, mut block: ReceivedBlock) {
+    /// The block's symbols did not suffice, or those that the caller keeps could not be read: it goes on collecting.
+    pub fn undecodable(&mut self, now: Time, mut block: ReceivedBlock) {
         let sbn = block.sbn();
         let handle = self.worked_on(&block);
-        let object = handle.and_then(|handle| self.objects.get_mut(handle));
-        let Some(open) = object.and_then(|object| object.open.get_mut(&sbn)) else {
+        let Some(object) = handle.and_then(|handle| self.objects.get_mut(handle)) else {
+            self.buffers.recycle(block);
+            return;
+        };
+        if block.has_parked() {
+            // Else it would be read again and again, without a new symbol.
+            object.retry = now + self.limits.ask_again;
+            if block.received() >= object.kept(sbn) {
+                object.parked.remove(&sbn);
+            }
+        }
+        let Some(open) = object.open.get_mut(&sbn) else {
             self.buffers.recycle(block);
             return;
         };
@@ -324,22 +335,33 @@ impl Reassembly {
         for late in open.resume() {
             more |= block.put(late.esi, &late.bytes, &mut self.buffers).is_ok();
         }
-        // What was parked is in the block by now.
         block.clear_parked();
-        let origin = block.origin();
+        let (origin, is_empty) = (block.origin(), block.received() == 0);
         open.block = Some(block);
         if more && let Some(block) = open.complete(0, origin) {
             self.hand_out(block);
         } else if let Some(handle) = handle {
-            self.wait(handle, sbn);
-        }
-        if let Some(object) = handle.and_then(|handle| self.objects.get_mut(handle)) {
-            object.parked.remove(&sbn);
+            if is_empty { self.close(handle, sbn) } else { self.wait(handle, sbn) }
         }
     }
 
-    /// The block could not be stored: it counts as not received, and the object is asked about again.
+    /// The block could not be stored: it counts as not received, and the object is asked about again. Its other blocks stay.
     pub fn failed(&mut self, block: ReceivedBlock) {
+        if block.kind() != ObjectKind::Data {
+            return self.unwanted(block);
+        }
+        if let Some(handle) = self.worked_on(&block) {
+            self.interrupt(handle);
+            self.close(handle, block.sbn());
+            if let Some(object) = self.objects.get_mut(handle) {
+                object.is_stale = true;
+            }
+        }
+        self.buffers.recycle(block);
+    }
+
+    /// The block's object is not wanted any more, or must come again: nothing of it was received, and it is asked about again.
+    pub fn unwanted(&mut self, block: ReceivedBlock) {
         if let Some(handle) = self.worked_on(&block) {
             self.interrupt(handle);
             self.remove_object(handle, false);
@@ -352,7 +374,7 @@ impl Reassembly {
     pub fn discarded(&mut self, block: ReceivedBlock) {
         self.objects.spend(block.bundle());
         self.lobby.spend(block.bundle());
-        self.failed(block);
+        self.unwanted(block);
     }
 
     /// The blocks of this bundle are not wanted any more, or the answer about them has changed.
@@ -365,6 +387,16 @@ impl Reassembly {
         self.admitted.retain(|waiting| waiting.symbol.bundle != bundle);
         let gone = before - self.admitted.len() + self.lobby.take(bundle).len();
         self.drops.add_many(DropReason::Limit, gone as u64);
+    }
+
+    /// What the caller has of this bundle may have changed: it is asked again when more comes. What is here of it stays.
+    pub fn ask_again(&mut self, bundle: BundleId) {
+        for handle in self.objects.of(bundle) {
+            self.interrupt(handle);
+            if let Some(object) = self.objects.get_mut(handle) {
+                object.is_stale = true;
+            }
+        }
     }
 
     /// Which blocks of a bundle's data have some of their symbols, those that the caller keeps among them, and how many they
@@ -473,6 +505,7 @@ impl Reassembly {
             && let Some(object) = self.objects.get_mut(handle)
         {
             match object.state {
+                ObjectState::Wanted if object.is_stale => return self.refresh(now, handle, symbol, want),
                 ObjectState::Wanted => return Ok(handle),
                 ObjectState::Unwanted { reason, since } if now.since(since) < self.limits.ask_again => {
                     object.heard = now;
@@ -513,11 +546,45 @@ impl Reassembly {
             parked: kept,
             heard: now,
             last: now,
+            is_stale: false,
+            retry: Time::ZERO,
             generation: 0,
             counted: self.buffers.object(signed),
         });
         self.complete_parked(now, handle);
         answer.map(|()| handle)
+    }
+
+    /// Asks again about an object that is being collected. What is here of it stays, if it is wanted and not stored.
+    fn refresh(
+        &mut self,
+        now: Time,
+        handle: Handle,
+        symbol: &Symbol,
+        want: &mut dyn FnMut(&Symbol) -> Wanted,
+    ) -> Result<Handle, Unplaced> {
+        let answer = want(symbol);
+        let Some(object) = self.objects.get_mut(handle) else { return Err(DropReason::Limit.into()) };
+        object.is_stale = false;
+        match answer {
+            Wanted::Yes { have, parked, origin: _ } => {
+                object.have = have;
+                object.parked.clear();
+                object.parked.extend(parked);
+                let stored: Vec<u32> = object.open.keys().copied().filter(|&sbn| object.have.contains(sbn)).collect();
+                stored.into_iter().for_each(|sbn| self.close(handle, sbn));
+                self.complete_parked(now, handle);
+                Ok(handle)
+            }
+            Wanted::No(reason) => {
+                if reason == DropReason::Room {
+                    self.margins.interrupt(symbol.bundle);
+                }
+                // Its symbols are kept, if the caller has room for these.
+                self.remove_object(handle, reason == DropReason::Room);
+                Err(reason.into())
+            }
+        }
     }
 }
 

@@ -1,21 +1,20 @@
-//! The data plane of the high side.
+//! The data plane of the high side: threads, a socket a lane and a sink around [`Intake`], which decides what is done next.
 //!
 //! 1. [`receive`], one thread a lane: takes datagrams from the kernel, authenticates and decrypts them into the places of their
 //!    symbols in blocks. It never touches a disk, and waits for anything but the socket only when memory is nearly full of blocks
 //!    that are to be stored, as long as the kernel's buffer has room for what comes.
-//! 2. `work`, several threads: decodes blocks that lack source symbols and hands each block to the [`Sink`], which
-//!    stores it, in the order of the object where that takes no waiting worth the name ([`ready`]). Blocks wait here in memory
-//!    when the disk is slow; when that memory is full, symbols are dropped and counted.
+//! 2. `work`, several threads: decodes blocks that lack source symbols and hands each block to the [`Sink`], which stores it. Blocks wait
+//!    in memory when the disk is slow; when that memory is full, symbols are dropped and counted.
 //! 3. `check`, one thread: signed objects that came in one block, and beacons, as many a second as may be checked. What counts waits for
 //!    no disk, so that one that stands still keeps no bundle from being known.
 //! 4. `tend`, one thread: progress, time.
+//!
+//! A thread's loop is: lock, poll, unlock, do it, lock, report.
 
 mod cores;
-mod ready;
 mod receive;
 mod resume;
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -25,16 +24,16 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use checkvalve_protocol::fec::Plans;
-use checkvalve_protocol::receive::{Check, DropReason, Drops, Limits, NextCheck, Reassembly, ReceivedBlock, Usage};
+use checkvalve_protocol::receive::intake::{BlockOutcome, Intake, NextWork};
+use checkvalve_protocol::receive::{BlockMemory, Check, DropReason, Drops, Limits, NextCheck, ReceivedBlock, Usage};
 use checkvalve_protocol::seal::Opener;
 use checkvalve_protocol::time::Time;
-use checkvalve_protocol::wire::{ObjectKind, Symbol};
+use checkvalve_protocol::wire::ObjectKind;
 
 use crate::link::{Link, ReceiveBuffer};
 use crate::sink::{ObjectProgress, Sink, StoreError};
 use crate::windows::{LinkWindow, Sample, Windows};
 use cores::Cores;
-use ready::{Next, Place, Ready};
 pub use receive::ask;
 pub use resume::take_up;
 
@@ -96,15 +95,13 @@ pub struct Pipeline {
 struct Shared {
     sink: Arc<dyn Sink>,
     plans: Plans,
-    state: Mutex<State>,
+    intake: Mutex<Intake>,
     /// Blocks wait, or it is time to stop.
     work: Condvar,
     /// Something waits to be checked, or it is time to stop.
     check: Condvar,
     /// A block was stored.
     room: Condvar,
-    /// Bytes of blocks from which on the threads that receive wait for those that store.
-    pressed: u64,
     stop: AtomicBool,
     origin: Instant,
     cores: Cores,
@@ -112,31 +109,17 @@ struct Shared {
     windows: Mutex<Windows>,
 }
 
-struct State {
-    reassembly: Reassembly,
-    ready: Ready<ReceivedBlock>,
-    /// Blocks that had to leave memory unfinished.
-    parked: VecDeque<ReceivedBlock>,
-    drops: Drops,
-}
-
 #[derive(Default)]
 struct Counts {
     datagrams: AtomicU64,
     bytes: AtomicU64,
-    whole: AtomicU64,
-    decoded: AtomicU64,
-    failed: AtomicU64,
-    parked: AtomicU64,
-    lost: AtomicU64,
     last_heard_ms: AtomicU64,
     kernel: Vec<AtomicU64>,
 }
 
-/// Unfinished blocks that wait to be kept on disk; beyond these, symbols of new blocks are dropped, since memory is bounded.
-const MAX_PARKED: usize = 16;
-/// Blocks that wait before a thread that stores looks for a better place.
-const BACKLOG: usize = 4;
+/// A thread looks at least so often, woken or not.
+const LOOK: Duration = Duration::from_millis(100);
+
 impl Pipeline {
     /// Opens the sockets and starts the threads. Errors: a socket cannot be opened, a thread cannot be started.
     pub fn start(config: &PipelineConfig, sink: Arc<dyn Sink>) -> io::Result<Self> {
@@ -154,24 +137,14 @@ impl Pipeline {
             resume::go_on(path, config.boot, &plans, &*sink);
             resume::lasting_memory(path, config.boot, limits.memory)
         });
-        let reassembly = match lasting {
-            Some(memory) => Reassembly::with_memory(limits, Box::new(memory)),
-            None => Reassembly::new(limits),
-        };
         let kernel = config.listen.iter().map(|_| AtomicU64::new(0)).collect();
         let shared = Arc::new(Shared {
             sink,
             plans,
-            state: Mutex::new(State {
-                reassembly,
-                ready: Ready::default(),
-                parked: VecDeque::new(),
-                drops: Drops::default(),
-            }),
+            intake: Mutex::new(Intake::new(limits, lasting.map(|memory| Box::new(memory) as Box<dyn BlockMemory>))),
             work: Condvar::new(),
             check: Condvar::new(),
             room: Condvar::new(),
-            pressed: limits.memory / 8 * 7,
             stop: AtomicBool::new(false),
             origin: Instant::now(),
             cores: Cores::new(config.listen.len()),
@@ -201,19 +174,22 @@ impl Pipeline {
     #[must_use]
     pub fn stats(&self) -> LinkStats {
         let counts = &self.shared.counts;
-        let state = self.shared.lock();
         let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let (drops, blocks, usage) = {
+            let intake = self.shared.lock();
+            (intake.drops(), intake.counts(), intake.usage())
+        };
         LinkStats {
             datagrams: get(&counts.datagrams),
             bytes: get(&counts.bytes),
-            drops: state.drops,
+            drops,
             kernel_drops: counts.kernel.iter().map(get).sum(),
-            blocks_whole: get(&counts.whole),
-            blocks_decoded: get(&counts.decoded),
-            blocks_failed: get(&counts.failed),
-            blocks_parked: get(&counts.parked),
-            blocks_lost: get(&counts.lost),
-            usage: state.reassembly.usage(),
+            blocks_whole: blocks.whole,
+            blocks_decoded: blocks.decoded,
+            blocks_failed: blocks.failed,
+            blocks_parked: blocks.parked,
+            blocks_lost: blocks.lost,
+            usage,
             last_heard_ms: get(&counts.last_heard_ms),
             windows: self.shared.lock_windows().get(self.shared.uptime_ms()),
         }
@@ -222,17 +198,18 @@ impl Pipeline {
     /// Which blocks of a bundle's data have some of their symbols, by SBN, and how many they lack.
     #[must_use]
     pub fn lacking(&self, bundle: checkvalve_protocol::id::BundleId) -> Vec<(u32, u32)> {
-        self.shared.lock().reassembly.lacking(bundle)
+        self.shared.lock().lacking(bundle)
     }
 
     /// The sink's answers about this bundle have changed: it is asked again at its next datagram.
     pub fn forget(&self, bundle: checkvalve_protocol::id::BundleId) {
-        self.shared.lock().reassembly.forget(bundle);
+        self.shared.lock().forget(bundle);
     }
 
     /// Stops receiving, stores what is complete, and waits for the threads.
     pub fn stop(mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
+        self.shared.lock().stop();
         self.shared.work.notify_all();
         self.shared.check.notify_all();
         for thread in self.threads.drain(..) {
@@ -240,7 +217,8 @@ impl Pipeline {
                 tracing::error!("a thread of the data plane panicked");
             }
         }
-        check_rest(&self.shared);
+        // What the others made complete meanwhile.
+        check(&self.shared);
     }
 
     /// Whether a thread of the data plane has died: the daemon must then end, not look alive.
@@ -257,8 +235,8 @@ impl Pipeline {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Intake> {
+        self.intake.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_windows(&self) -> MutexGuard<'_, Windows> {
@@ -276,87 +254,50 @@ impl Shared {
     fn stopping(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
-}
 
-impl State {
-    /// Blocks that are complete, to the workers.
-    fn collect_ready(&mut self, shared: &Shared) {
-        while let Some(block) = self.reassembly.poll_block() {
-            let place = Place { bundle: block.bundle(), kind: block.kind(), sbn: block.sbn() };
-            self.ready.push(shared.now(), place, block);
-            shared.work.notify_one();
+    /// The end of every report: whoever has something to do now is woken.
+    fn unlock(&self, mut intake: MutexGuard<'_, Intake>) {
+        let wakes = intake.poll_wakes(self.now(), &mut |symbol| ask(&*self.sink, symbol));
+        drop(intake);
+        (0..wakes.workers).for_each(|_| self.work.notify_one());
+        if wakes.checker {
+            self.check.notify_one();
         }
-        self.drops.merge(&self.reassembly.given_up());
-        if self.reassembly.has_checks() {
-            shared.check.notify_one();
+        if wakes.lanes {
+            self.room.notify_all();
         }
     }
-
-    /// As [`State::collect_ready`], and unfinished ones that left memory, as many as the workers may keep up with. Not while
-    /// stopping: a worker then takes them one by one.
-    fn collect(&mut self, shared: &Shared) {
-        self.collect_ready(shared);
-        while !shared.stopping() && self.parked.len() < MAX_PARKED {
-            let Some(block) = self.reassembly.poll_parked() else { return };
-            self.parked.push_back(block);
-            shared.work.notify_one();
-        }
-        if self.reassembly.has_admitted() && !shared.stopping() {
-            self.reassembly.take_admitted(shared.now(), &mut |symbol| ask(&*shared.sink, symbol));
-        }
-    }
-}
-
-/// What a worker does next.
-enum Work {
-    Store(ReceivedBlock),
-    Park(ReceivedBlock),
 }
 
 /// 2. From blocks to the disk. What was ready before a stop is still stored, and what was unfinished is kept.
 fn work(shared: &Shared) {
     let mut left = Cores::stores();
-    while let Some(work) = next_work(shared, &mut left) {
-        match work {
-            Work::Store(block) => store(shared, block),
-            Work::Park(block) => {
-                let kept = shared.sink.park(&block);
-                let count = if kept > 0 { &shared.counts.parked } else { &shared.counts.lost };
-                count.fetch_add(1, Ordering::Relaxed);
-                let mut state = shared.lock();
-                if kept > 0 {
-                    state.reassembly.parked(shared.now(), block, kept)
-                } else {
-                    state.reassembly.recycle(block)
-                }
-                state.collect_ready(shared);
-            }
-        }
-    }
-}
-
-fn next_work(shared: &Shared, left: &mut Instant) -> Option<Work> {
-    let mut state = shared.lock();
-    if state.ready.len() > BACKLOG {
-        drop(state);
-        shared.cores.keep_apart(left);
-        state = shared.lock();
-    }
+    let mut intake = shared.lock();
     loop {
-        let hurry = shared.stopping() || state.reassembly.memory() >= shared.pressed;
-        let wait = match state.ready.next(shared.now(), hurry) {
-            Next::Take(block) => return Some(Work::Store(block)),
-            Next::Wait(wait) => wait,
+        if intake.is_late() {
+            drop(intake);
+            shared.cores.keep_apart(&mut left);
+            intake = shared.lock();
+        }
+        intake = match intake.poll_work(shared.now()) {
+            NextWork::Store(block) => {
+                drop(intake);
+                store(shared, block);
+                shared.lock()
+            }
+            NextWork::Park(block) => {
+                drop(intake);
+                let kept = shared.sink.park(&block);
+                let mut intake = shared.lock();
+                intake.handle_parked(shared.now(), block, kept);
+                shared.unlock(intake);
+                shared.lock()
+            }
+            NextWork::Wait(wait) => {
+                shared.work.wait_timeout(intake, wait.min(LOOK)).unwrap_or_else(PoisonError::into_inner).0
+            }
+            NextWork::Over => return,
         };
-        if let Some(block) = state.parked.pop_front() {
-            return Some(Work::Park(block));
-        }
-        if shared.stopping() {
-            state.reassembly.park_all();
-            return state.reassembly.poll_parked().map(Work::Park);
-        }
-        let waited = shared.work.wait_timeout(state, wait.min(Duration::from_millis(100)));
-        state = waited.unwrap_or_else(PoisonError::into_inner).0;
     }
 }
 
@@ -364,54 +305,37 @@ fn store(shared: &Shared, mut block: ReceivedBlock) {
     if block.has_parked() {
         shared.sink.unpark(&mut block);
     }
-    let whole = block.is_whole();
-    if let Err(error) = block.decode(&shared.plans) {
-        if error != checkvalve_protocol::fec::FecError::NotEnough {
-            tracing::error!(bundle = %block.bundle(), sbn = block.sbn(), %error, "decode");
-        }
-        let mut state = shared.lock();
-        state.reassembly.undecodable(block);
-        state.collect_ready(shared);
-        return;
+    if is_undecodable(shared, &mut block) {
+        return report(shared, block, BlockOutcome::Undecodable);
     }
-    let count = if whole { &shared.counts.whole } else { &shared.counts.decoded };
-    count.fetch_add(1, Ordering::Relaxed);
     let oti = block.oti();
     let stored = shared.sink.block(block.bundle(), block.kind(), &oti, block.sbn(), block.data());
     if block.kind() != ObjectKind::Data {
         take_up_vouched(shared);
     }
-    match stored {
-        Ok(()) => shared.lock().reassembly.stored(block),
-        Err(StoreError::Refused) => shared.lock().reassembly.discarded(block),
-        Err(error) => {
-            // That a bundle ended meanwhile, or has no room, is no failure of the disk.
-            let failed = u64::from(!matches!(error, StoreError::Unwanted | StoreError::NoRoom));
-            shared.counts.failed.fetch_add(failed, Ordering::Relaxed);
-            tracing::debug!(bundle = %block.bundle(), sbn = block.sbn(), %error, "block not stored");
-            shared.lock().reassembly.failed(block);
-        }
+    if let Err(error) = &stored {
+        tracing::debug!(bundle = %block.bundle(), sbn = block.sbn(), %error, "block not stored");
     }
-    shared.room.notify_all();
+    report(shared, block, outcome(&stored));
 }
 
-/// 3. Signed objects and beacons, as many a second as may be checked.
+/// 3. Signed objects and beacons, as many a second as may be checked. After a stop all objects that came: they may not come again.
 fn check(shared: &Shared) {
-    while !shared.stopping() {
-        let mut state = shared.lock();
-        match state.reassembly.poll_check(shared.now()) {
+    loop {
+        let mut intake = shared.lock();
+        match intake.poll_check(shared.now()) {
             NextCheck::Check(next) => {
-                drop(state);
+                drop(intake);
                 check_one(shared, next);
             }
             NextCheck::Wait(wait) => {
-                drop(state);
-                std::thread::sleep(wait.min(Duration::from_millis(100)));
+                drop(intake);
+                std::thread::sleep(wait.min(LOOK));
             }
             NextCheck::Idle => {
-                let waited = shared.check.wait_timeout(state, Duration::from_millis(100));
-                drop(waited.unwrap_or_else(PoisonError::into_inner));
+                drop(shared.check.wait_timeout(intake, LOOK).unwrap_or_else(PoisonError::into_inner));
             }
+            NextCheck::Over => return,
         }
     }
 }
@@ -420,97 +344,84 @@ fn check_one(shared: &Shared, next: Check) {
     match next {
         Check::Beacon(session, signed) => {
             let sent = shared.sink.beacon(unix_ms(), session, &signed);
-            let mut state = shared.lock();
-            match sent {
-                Some(datagrams) => state.reassembly.sent(session, datagrams),
-                None => state.drops.add(DropReason::Beacon),
-            }
+            let mut intake = shared.lock();
+            intake.handle_beacon(session, sent);
+            shared.unlock(intake);
         }
-        Check::Object(block) => check_object(shared, *block),
+        Check::Object(mut block) => {
+            let outcome = if is_undecodable(shared, &mut block) {
+                BlockOutcome::Undecodable
+            } else {
+                let taken = shared.sink.manifest(block.bundle(), block.kind(), block.data());
+                if let Err(error) = &taken {
+                    tracing::debug!(bundle = %block.bundle(), %error, "signed object not taken");
+                }
+                outcome(&taken)
+            };
+            report(shared, *block, outcome);
+        }
     }
     take_up_vouched(shared);
 }
 
-/// What came before a stop is still taken in: it may not come again.
-fn check_rest(shared: &Shared) {
-    loop {
-        let next = shared.lock().reassembly.poll_check_now();
-        match next {
-            Some(Check::Object(block)) => check_object(shared, *block),
-            Some(Check::Beacon(..)) => {}
-            None => return,
-        }
-        take_up_vouched(shared);
+fn is_undecodable(shared: &Shared, block: &mut ReceivedBlock) -> bool {
+    let Err(error) = block.decode(&shared.plans) else { return false };
+    if error != checkvalve_protocol::fec::FecError::NotEnough {
+        tracing::error!(bundle = %block.bundle(), sbn = block.sbn(), %error, "decode");
     }
+    true
 }
 
-fn check_object(shared: &Shared, mut block: ReceivedBlock) {
-    let whole = block.is_whole();
-    if block.decode(&shared.plans).is_err() {
-        let mut state = shared.lock();
-        state.reassembly.undecodable(block);
-        return state.collect_ready(shared);
-    }
-    let count = if whole { &shared.counts.whole } else { &shared.counts.decoded };
-    count.fetch_add(1, Ordering::Relaxed);
-    let taken = shared.sink.manifest(block.bundle(), block.kind(), block.data());
-    let mut state = shared.lock();
-    match taken {
-        Ok(()) => state.reassembly.stored(block),
-        Err(error) => {
-            tracing::debug!(bundle = %block.bundle(), %error, "signed object not taken");
-            // That there is no room for it speaks against nobody.
-            match error {
-                StoreError::Refused => state.reassembly.discarded(block),
-                _ => state.reassembly.failed(block),
-            }
-        }
+fn report(shared: &Shared, block: ReceivedBlock, outcome: BlockOutcome) {
+    let mut intake = shared.lock();
+    intake.handle_block(shared.now(), block, outcome);
+    shared.unlock(intake);
+}
+
+/// What the sink's answer about a block means.
+#[must_use]
+pub fn outcome(stored: &Result<(), StoreError>) -> BlockOutcome {
+    match stored {
+        Ok(()) => BlockOutcome::Stored,
+        Err(StoreError::Refused) => BlockOutcome::Refused,
+        Err(StoreError::Unwanted) => BlockOutcome::Unwanted,
+        Err(StoreError::NoRoom) => BlockOutcome::NoRoom,
+        Err(StoreError::Disk(_)) => BlockOutcome::Failed,
     }
 }
 
 /// Bundles that somebody signed for have more room, and what waited for that is taken.
 fn take_up_vouched(shared: &Shared) {
-    let mut want = |symbol: &Symbol| ask(&*shared.sink, symbol);
     for bundle in shared.sink.vouched() {
-        let mut state = shared.lock();
-        state.reassembly.vouch(shared.now(), bundle, &mut want);
-        state.collect(shared);
+        let mut intake = shared.lock();
+        intake.handle_vouched(shared.now(), bundle, &mut |symbol| ask(&*shared.sink, symbol));
+        shared.unlock(intake);
     }
 }
 
 /// 4. Progress and time, ten times a second.
 fn tend(shared: &Shared) {
     while !shared.stopping() {
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::sleep(LOOK);
         let (expired, progress, sample): (Vec<_>, Vec<_>, Sample) = {
-            let mut state = shared.lock();
-            let now = shared.now();
-            state.reassembly.handle_timeout(now);
-            state.collect(shared);
+            let mut intake = shared.lock();
+            intake.handle_timeout(shared.now());
             let kernel = shared.counts.kernel.iter().map(|count| count.load(Ordering::Relaxed)).sum();
-            let memory = state.drops.get(DropReason::Memory);
-            let sample = Sample { tally: state.reassembly.tally(), kernel, memory };
-            let expired = std::iter::from_fn(|| state.reassembly.poll_expired()).collect();
-            (expired, state.reassembly.progress().collect(), sample)
+            let memory = intake.drops().get(DropReason::Memory);
+            let sample = Sample { tally: intake.poll_tally(), kernel, memory };
+            let expired = std::iter::from_fn(|| intake.poll_expired()).collect();
+            let progress = intake.progress().collect();
+            shared.unlock(intake);
+            (expired, progress, sample)
         };
         shared.lock_windows().add(shared.uptime_ms(), sample);
-        let now_ms = unix_ms();
         expired.into_iter().for_each(|bundle| shared.sink.expired(bundle));
         for p in progress {
-            let count = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
-            let done = ObjectProgress {
-                blocks_done: count(p.blocks_done),
-                blocks_total: p.oti.blocks(),
-                blocks_open: count(p.blocks_open),
-                symbols_lacking: p.symbols_lacking,
-            };
-            shared.sink.progress(p.bundle, p.kind, done);
+            shared.sink.progress(p.bundle, p.kind, ObjectProgress::of(&p));
         }
-        shared.sink.tick(now_ms);
-        let lost = shared.sink.lost();
-        if !lost.is_empty() {
-            let mut state = shared.lock();
-            lost.into_iter().for_each(|bundle| state.reassembly.forget(bundle));
+        shared.sink.tick(unix_ms());
+        for bundle in shared.sink.lost() {
+            shared.lock().ask_again(bundle);
         }
     }
 }

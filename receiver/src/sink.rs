@@ -6,7 +6,7 @@ use std::io;
 
 use checkvalve_protocol::id::{BundleId, SessionId};
 use checkvalve_protocol::partition::{BlockSet, Oti};
-use checkvalve_protocol::receive::{Origin, ReceivedBlock};
+use checkvalve_protocol::receive::{Origin, Progress, ReceivedBlock};
 use checkvalve_protocol::wire::ObjectKind;
 
 /// What takes decoded blocks, signed objects and beacons. Every method may be called from several threads at once.
@@ -141,4 +141,18 @@ pub struct ObjectProgress {
     pub blocks_open: u32,
     /// Symbols that the open blocks lack at least.
     pub symbols_lacking: u64,
+}
+
+impl ObjectProgress {
+    /// What the reassembly says, as far as numbers of blocks go.
+    #[must_use]
+    pub fn of(progress: &Progress) -> Self {
+        let count = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        Self {
+            blocks_done: count(progress.blocks_done),
+            blocks_total: progress.oti.blocks(),
+            blocks_open: count(progress.blocks_open),
+            symbols_lacking: progress.symbols_lacking,
+        }
+    }
 }

@@ -220,9 +220,9 @@ fn datagrams(bytes: &[u8]) {
             );
             match input.byte() % 5 {
                 0 => receiver.failed(block),
-                1 => receiver.undecodable(block),
+                1 => receiver.undecodable(now, block),
                 2 => receiver.discarded(block),
-                _ if block.has_parked() || block.decode(&plans).is_err() => receiver.undecodable(block),
+                _ if block.has_parked() || block.decode(&plans).is_err() => receiver.undecodable(now, block),
                 _ => {
                     assert_eq!(Some(block.data().len()), block.oti().block_len(block.sbn()));
                     receiver.stored(block);

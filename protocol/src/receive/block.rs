@@ -33,6 +33,8 @@ pub struct ReceivedBlock {
     parked: u32,
     /// Of its bundle, when it was complete.
     origin: Origin,
+    /// Source symbols were rebuilt.
+    decoded: bool,
 }
 
 impl ReceivedBlock {
@@ -83,6 +85,11 @@ impl ReceivedBlock {
         self.source == self.symbols
     }
 
+    /// Whether source symbols had to be rebuilt.
+    pub(super) fn was_decoded(&self) -> bool {
+        self.decoded
+    }
+
     /// What was known of its bundle's sender when it was complete.
     #[must_use]
     pub fn origin(&self) -> Origin {
@@ -113,6 +120,7 @@ impl ReceivedBlock {
         fec::decode(plans, self.record.source_mut(len), size, has, repair)?;
         self.source = self.symbols;
         self.have = [u64::MAX; MAX_BLOCK_SYMBOLS as usize / 64];
+        self.decoded = true;
         Ok(())
     }
 
@@ -150,6 +158,7 @@ impl ReceivedBlock {
             lease: None,
             parked: 0,
             origin: Origin::Signed,
+            decoded: false,
         }
     }
 

@@ -42,6 +42,8 @@ pub enum NextCheck {
     Wait(Duration),
     /// Nothing waits.
     Idle,
+    /// Nothing any more: it was told to stop ([`Intake`](super::intake::Intake)).
+    Over,
 }
 
 /// How much of a bundle came.

@@ -36,6 +36,10 @@ pub(super) struct Object {
     pub(super) heard: Time,
     /// When a symbol came last that was of use.
     pub(super) last: Time,
+    /// The caller is to be asked about it again.
+    pub(super) is_stale: bool,
+    /// Blocks that the caller keeps are not taken up before.
+    pub(super) retry: Time,
     /// Tells it from another that had its slot before.
     pub(super) generation: u64,
     pub(super) counted: Lease,

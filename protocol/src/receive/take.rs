@@ -127,7 +127,7 @@ impl Reassembly {
         }
         let object = self.objects.recent()?;
         let is = object.bundle == symbol.bundle && object.kind == symbol.kind && object.oti == symbol.oti;
-        if !is || !object.is_signed() || !matches!(object.state, ObjectState::Wanted) {
+        if !is || !object.is_signed() || !matches!(object.state, ObjectState::Wanted) || object.is_stale {
             return None;
         }
         let open = object.open.get_mut(&symbol.sbn)?;

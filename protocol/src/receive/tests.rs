@@ -134,7 +134,7 @@ impl High {
             }
             self.decoded += usize::from(!block.is_whole());
             if block.decode(&self.plans).is_err() {
-                self.reassembly.undecodable(block);
+                self.reassembly.undecodable(now, block);
                 continue;
             }
             if block.kind() == ObjectKind::Data {

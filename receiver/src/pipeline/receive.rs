@@ -6,12 +6,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use checkvalve_protocol::limits::HEADER_LEN;
-use checkvalve_protocol::receive::{DropReason, Drops, Taken, Wanted};
+use checkvalve_protocol::receive::{DropReason, Drops, Wanted};
 use checkvalve_protocol::seal::Opener;
-use checkvalve_protocol::time::Time;
-use checkvalve_protocol::wire::{Content, Header, Symbol};
+use checkvalve_protocol::wire::{Header, Symbol};
 
-use super::{Shared, State, unix_ms};
+use super::{Shared, unix_ms};
 use crate::link::{Link, Received};
 use crate::sink::{RefuseReason, Sink, Want};
 
@@ -39,16 +38,11 @@ pub(super) fn run(shared: &Shared, lane: usize, mut link: Link, opener: Opener) 
     }
 }
 
-/// Waits while memory is nearly full of blocks that are to be stored, and the kernel's buffer is not half full. Who receives
-/// goes before who stores, so on few cores these would never get the processor, and symbols be lost for it.
+/// Rests while those that store are late, and the kernel's buffer is not half full.
 fn let_work(shared: &Shared, link: &Link) {
-    let mut state = shared.lock();
-    while state.reassembly.memory() >= shared.pressed
-        && !state.ready.is_empty()
-        && !shared.stopping()
-        && !link.is_half_full()
-    {
-        state = shared.room.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner).0;
+    let mut intake = shared.lock();
+    while intake.is_pressed() && !link.is_half_full() {
+        intake = shared.room.wait_timeout(intake, LOOK).unwrap_or_else(PoisonError::into_inner).0;
     }
 }
 
@@ -74,12 +68,13 @@ fn take_group(shared: &Shared, taking: &mut Taking, group: &mut Received<'_>) {
     for first in (0..count).step_by(AT_ONCE) {
         let some = first..(first + AT_ONCE).min(count);
         let ranges = some.map(|n| n * group.segment..((n + 1) * group.segment).min(len));
-        let mut state;
+        let mut want = |symbol: &Symbol| ask(&*shared.sink, symbol);
+        let mut intake;
         if shared.counts.kernel.len() == 1 {
-            state = shared.lock();
+            intake = shared.lock();
             for range in ranges {
                 let Some(datagram) = group.bytes.get_mut(range) else { continue };
-                authentic |= state.take(now, shared, opener, datagram, drops);
+                authentic |= intake.handle_datagram(now, opener, datagram, &mut want);
             }
         } else {
             for range in ranges {
@@ -91,13 +86,13 @@ fn take_group(shared: &Shared, taking: &mut Taking, group: &mut Received<'_>) {
                 }
             }
             authentic |= !opened.is_empty();
-            state = shared.lock();
+            intake = shared.lock();
             for (header, range) in opened.drain(..) {
-                state.take_opened(now, shared, &header, group.bytes.get(range).unwrap_or_default(), drops);
+                intake.handle_opened(now, &header, group.bytes.get(range).unwrap_or_default(), &mut want);
             }
+            intake.handle_drops(&std::mem::take(drops));
         }
-        state.drops.merge(&std::mem::take(drops));
-        state.collect(shared);
+        shared.unlock(intake);
     }
     if authentic {
         shared.counts.last_heard_ms.store(unix_ms(), Ordering::Relaxed);
@@ -115,36 +110,5 @@ pub fn ask(sink: &dyn Sink, symbol: &Symbol) -> Wanted {
         Want::Refuse(RefuseReason::NoRoom) => Wanted::No(DropReason::Room),
         Want::Refuse(RefuseReason::Length) => Wanted::No(DropReason::Refused),
         Want::Refuse(RefuseReason::Signer) => Wanted::No(DropReason::Signer),
-    }
-}
-
-impl State {
-    /// Opens and takes a datagram; returns whether it is authentic.
-    fn take(
-        &mut self,
-        now: Time,
-        shared: &Shared,
-        opener: &mut Opener,
-        datagram: &mut [u8],
-        drops: &mut Drops,
-    ) -> bool {
-        let mut want = |symbol: &Symbol| ask(&*shared.sink, symbol);
-        let taken = self.reassembly.take(now, opener, datagram, &mut want);
-        match &taken {
-            Ok(Taken::Symbol) => {}
-            Ok(Taken::Beacon(session, payload)) => self.reassembly.push_beacon(*session, payload),
-            Ok(Taken::Dropped(reason)) => drops.add(*reason),
-            Err(error) => drops.add((*error).into()),
-        }
-        taken.is_ok()
-    }
-
-    fn take_opened(&mut self, now: Time, shared: &Shared, header: &Header, payload: &[u8], drops: &mut Drops) {
-        let mut want = |symbol: &Symbol| ask(&*shared.sink, symbol);
-        match self.reassembly.handle(now, header, payload, &mut want) {
-            Err(reason) => drops.add(reason),
-            Ok(()) if header.content == Content::Beacon => self.reassembly.push_beacon(header.session, payload),
-            Ok(()) => {}
-        }
     }
 }

@@ -52,7 +52,7 @@ impl High {
             if let Err(reason) = self.one(at, &mut datagram) {
                 self.drops.add(reason);
             }
-            self.store();
+            self.store(at);
         }
     }
 
@@ -88,17 +88,17 @@ impl High {
         }
     }
 
-    fn store(&mut self) {
+    fn store(&mut self, at: Time) {
         while let Some(mut block) = self.reassembly.poll_complete() {
             self.decoded += u64::from(!block.is_whole());
             if block.decode(&self.plans).is_err() {
-                self.reassembly.undecodable(block);
+                self.reassembly.undecodable(at, block);
                 continue;
             }
             let object = self.objects.get_mut(&(block.bundle(), block.kind())).expect("only wanted objects come");
-            let at = object.oti.block_offset(block.sbn()).expect("a block of the object");
-            let at = usize::try_from(at).expect("an object in memory");
-            object.bytes[at..at + block.data().len()].copy_from_slice(block.data());
+            let start = object.oti.block_offset(block.sbn()).expect("a block of the object");
+            let start = usize::try_from(start).expect("an object in memory");
+            object.bytes[start..start + block.data().len()].copy_from_slice(block.data());
             assert!(object.have.insert(block.sbn()), "a block came twice");
             self.reassembly.stored(block);
         }

@@ -1,7 +1,7 @@
-//! The receiver's process: opener, reassembly and the real delivery, and its pipeline without threads, in the order of
-//! `receiver/src/pipeline.rs`.
+//! The receiver's process: opener, [`Intake`] and the real delivery, and threads around these that do what those of
+//! `receiver/src/pipeline.rs` do: any of them may go on next, by one step of poll, do and report.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,9 @@ use std::time::Duration;
 use checkvalve_protocol::admit::Trust;
 use checkvalve_protocol::crypto::TrustStore;
 use checkvalve_protocol::fec::Plans;
-use checkvalve_protocol::receive::{Check, Limits, Reassembly, ReceivedBlock, Taken, Usage};
+use checkvalve_protocol::id::{BundleId, SessionId};
+use checkvalve_protocol::receive::intake::{BlockOutcome, Intake, NextWork};
+use checkvalve_protocol::receive::{Check, Limits, NextCheck, ReceivedBlock, Usage};
 use checkvalve_protocol::seal::Opener;
 use checkvalve_protocol::ticket::Loss;
 use checkvalve_protocol::time::Time;
@@ -18,8 +20,8 @@ use checkvalve_receiver::delivery::ticket::{TicketError, TicketView};
 use checkvalve_receiver::delivery::{Delivery, OpenError, Policy, Settings};
 use checkvalve_receiver::hook::HookPolicy;
 use checkvalve_receiver::inbox::Durability;
-use checkvalve_receiver::pipeline::ask;
-use checkvalve_receiver::sink::{ObjectProgress, Sink, StoreError};
+use checkvalve_receiver::pipeline::{ask, outcome};
+use checkvalve_receiver::sink::{ObjectProgress, Sink};
 use checkvalve_receiver::store::space;
 
 use super::low::{LINK_KEY, signing_key};
@@ -33,7 +35,8 @@ pub(super) const INBOX: &str = "/inbox";
 pub(super) const QUARANTINE: &str = "/quarantine";
 pub(super) const STATE: &str = "/state";
 pub(super) const SILENCE_MS: u64 = 10_000;
-const MAX_PARKED: usize = 16;
+/// Threads that store.
+const WORKERS: usize = 2;
 /// What an object takes beside its blocks.
 const OBJECT: u64 = 768;
 /// Most lines of a ticket: few, so that some do not hold all that is lacking.
@@ -44,12 +47,38 @@ pub(super) struct High {
     pub(super) delivery: Delivery,
     plans: Arc<Plans>,
     opener: Opener,
-    reassembly: Reassembly,
-    ready: VecDeque<ReceivedBlock>,
-    parked: VecDeque<ReceivedBlock>,
+    intake: Intake,
+    /// The first store; the last checks signatures.
+    threads: [Thread; WORKERS + 1],
+    /// The lane's thread waits for those that store.
+    resting: bool,
     now: Time,
+    /// What a thread found that must not be.
+    fault: Option<String>,
     memory: u64,
     rng: Rng,
+}
+
+/// What a thread is at.
+enum Thread {
+    /// About to ask what to do next.
+    Awake,
+    /// Until then, or until it is woken.
+    Asleep(Option<Time>),
+    Storing(ReceivedBlock),
+    Parking(ReceivedBlock),
+    Checking(Check),
+    /// About to say who was signed for, and then this.
+    Vouching(Vec<BundleId>, Option<Report>),
+    /// About to report; whether it then asks who was signed for.
+    Reporting(Report, bool),
+    Over,
+}
+
+enum Report {
+    Block(ReceivedBlock, BlockOutcome),
+    Parked(ReceivedBlock, u32),
+    Beacon(SessionId, Option<u64>),
 }
 
 impl High {
@@ -116,178 +145,208 @@ impl High {
             delivery,
             plans: Arc::clone(plans),
             opener: Opener::new(Some(LINK_KEY)),
-            reassembly: Reassembly::with_memory(limits, Box::new(lasting.clone())),
-            ready: VecDeque::new(),
-            parked: VecDeque::new(),
+            intake: Intake::new(limits, Some(Box::new(lasting.clone()))),
+            threads: std::array::from_fn(|_| Thread::Awake),
+            resting: false,
             now: Time::ZERO,
+            fault: None,
             memory,
             rng: Rng::new(seed),
         })
     }
 
     /// A datagram arrives.
-    pub(super) fn receive(&mut self, now: Time, datagram: &mut [u8]) {
+    pub(super) fn receive(&mut self, now: Time, wall_ms: u64, slow: bool, datagram: &mut [u8]) {
         self.now = now;
-        let delivery = &self.delivery;
-        let taken = self.reassembly.take(now, &mut self.opener, datagram, &mut |symbol| ask(delivery, symbol));
-        if let Ok(Taken::Beacon(session, payload)) = taken {
-            self.reassembly.push_beacon(session, payload);
+        if self.intake.is_pressed() && self.rng.chance(500) {
+            self.resting = true;
+            self.work(wall_ms, slow, true);
+            if std::mem::take(&mut self.resting) && !self.intake.is_pressed() {
+                self.fault = Some("a lane rests, and nobody wakes it".to_owned());
+            }
         }
-        self.collect();
+        let delivery = &self.delivery;
+        self.intake.handle_datagram(now, &mut self.opener, datagram, &mut |symbol| ask(delivery, symbol));
+        self.wake();
     }
 
-    /// The workers do some of what waits, or all of it.
-    pub(super) fn work(&mut self, wall_ms: u64, all: bool) -> bool {
-        let mut any = false;
+    /// The threads go on, by some steps, or by all that can be made now. `slow`: nothing that waits for the disk goes on.
+    pub(super) fn work(&mut self, wall_ms: u64, slow: bool, all: bool) {
+        const PUBLISHER: usize = WORKERS + 1;
         while all || self.rng.chance(600) {
-            let done = match self.rng.below(4) {
-                0 => self.store_one() || self.park_one() || self.check_one(wall_ms) || self.delivery.work(),
-                1 => self.delivery.work() || self.store_one() || self.park_one() || self.check_one(wall_ms),
-                2 => self.check_one(wall_ms) || self.delivery.work() || self.store_one() || self.park_one(),
-                _ => self.park_one() || self.check_one(wall_ms) || self.store_one() || self.delivery.work(),
-            };
-            any |= done;
-            if !done {
+            let first = usize::try_from(self.rng.below(PUBLISHER as u64 + 1)).expect("small");
+            let mut any = false;
+            for offset in 0..=PUBLISHER {
+                any = match (first + offset) % (PUBLISHER + 1) {
+                    PUBLISHER => !slow && self.delivery.work(),
+                    thread => self.step(thread, wall_ms, slow),
+                };
+                if any {
+                    break;
+                }
+            }
+            if !any {
                 break;
             }
         }
-        any
+        let all_sleep = |threads: &[Thread]| threads.iter().all(|thread| matches!(thread, Thread::Asleep(None)));
+        if self.intake.waiting() > 0 && all_sleep(&self.threads[..WORKERS]) {
+            self.fault = Some(format!("{} blocks wait, and all who store are asleep", self.intake.waiting()));
+        }
+        if self.intake.has_checks() && all_sleep(&self.threads[WORKERS..]) {
+            self.fault = Some("something is to be checked, and nobody is awake".to_owned());
+        }
     }
 
-    /// The thread that waits for no disk does all that it has to.
-    pub(super) fn check(&mut self, wall_ms: u64) {
-        while self.check_one(wall_ms) {}
+    /// When a thread wakes by itself.
+    pub(super) fn wakes_at(&self) -> Option<Time> {
+        let until = |thread: &Thread| if let Thread::Asleep(until) = thread { *until } else { None };
+        self.threads.iter().filter_map(until).min()
+    }
+
+    /// What must not be, if it was.
+    pub(super) fn fault(&mut self) -> Option<String> {
+        self.fault.take()
     }
 
     /// Progress and time.
     pub(super) fn tend(&mut self, now: Time, wall_ms: u64) {
         self.now = now;
-        self.reassembly.handle_timeout(now);
-        self.collect();
-        let expired: Vec<_> = std::iter::from_fn(|| self.reassembly.poll_expired()).collect();
+        self.intake.handle_timeout(now);
+        let expired: Vec<_> = std::iter::from_fn(|| self.intake.poll_expired()).collect();
+        let progress: Vec<_> = self.intake.progress().collect();
+        self.wake();
         expired.into_iter().for_each(|bundle| self.delivery.expired(bundle));
-        let progress: Vec<_> = self.reassembly.progress().collect();
         for p in progress {
-            let count = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
-            let done = ObjectProgress {
-                blocks_done: count(p.blocks_done),
-                blocks_total: p.oti.blocks(),
-                blocks_open: count(p.blocks_open),
-                symbols_lacking: p.symbols_lacking,
-            };
-            self.delivery.progress(p.bundle, p.kind, done);
+            self.delivery.progress(p.bundle, p.kind, ObjectProgress::of(&p));
         }
         self.delivery.tick(wall_ms);
-        self.delivery.lost().into_iter().for_each(|bundle| self.reassembly.forget(bundle));
+        self.delivery.lost().into_iter().for_each(|bundle| self.intake.ask_again(bundle));
     }
 
     /// What the command `ticket` prints; none named: `ticket --all`.
     pub(super) fn tickets(&mut self, which: &[String]) -> Result<Vec<TicketView>, TicketError> {
-        let tally = self.reassembly.tally();
+        let tally = self.intake.poll_tally();
         let loss = Loss::of(tally.sent - tally.received, tally.sent);
-        self.delivery.tickets(which, loss, TICKET_LINES, &|bundle| self.reassembly.lacking(bundle))
+        self.delivery.tickets(which, loss, TICKET_LINES, &|bundle| self.intake.lacking(bundle))
     }
 
-    /// Told to stop: what is ready is stored, what is not is kept. What waits to be checked has to come again.
-    pub(super) fn stop(&mut self) {
-        while self.store_one() || self.park_one() {}
-        self.reassembly.park_all();
-        self.collect();
-        while self.park_one() {
-            self.collect();
+    /// Told to stop: what is ready is stored, what is not is kept. Beacons that wait to be checked are not.
+    pub(super) fn stop(&mut self, wall_ms: u64) {
+        self.intake.stop();
+        // The one that checks ends first, perhaps, and what others make complete after that is checked in the end.
+        for _ in 0..2 {
+            for thread in &mut self.threads {
+                if matches!(thread, Thread::Asleep(_) | Thread::Over) {
+                    *thread = Thread::Awake;
+                }
+            }
+            self.work(wall_ms, false, true);
         }
     }
 
     /// Bytes over what it may use, and the unused rest of one buffer; 0 if none. What objects take by themselves is counted, but no
     /// room is made for it before the next block.
     pub(super) fn memory_over(&self) -> u64 {
-        let usage = self.reassembly.usage();
+        let usage = self.intake.usage();
         usage.memory.saturating_sub(self.memory + 4_096 + usage.objects as u64 * OBJECT)
     }
 
     /// What is in use of what it may use.
     pub(super) fn usage(&self) -> Usage {
-        self.reassembly.usage()
+        self.intake.usage()
     }
 
-    fn collect(&mut self) {
-        self.ready.extend(std::iter::from_fn(|| self.reassembly.poll_block()));
-        while self.parked.len() < MAX_PARKED
-            && let Some(block) = self.reassembly.poll_parked()
-        {
-            self.parked.push_back(block);
-        }
-        if self.reassembly.has_admitted() {
-            let delivery = &self.delivery;
-            self.reassembly.take_admitted(self.now, &mut |symbol| ask(delivery, symbol));
-        }
-    }
-
-    /// Checks a beacon, or a signed object that came in one block.
-    fn check_one(&mut self, wall_ms: u64) -> bool {
-        match self.reassembly.poll_check_now() {
-            None => return false,
-            Some(Check::Beacon(session, signed)) => {
-                if let Some(datagrams) = self.delivery.beacon(wall_ms, session, &signed) {
-                    self.reassembly.sent(session, datagrams);
-                }
+    /// One step of a thread. False: it sleeps, or waits for a slow disk.
+    fn step(&mut self, thread: usize, wall_ms: u64, slow: bool) -> bool {
+        let is_checker = thread == WORKERS;
+        let next = match std::mem::replace(&mut self.threads[thread], Thread::Awake) {
+            Thread::Awake if is_checker => match self.intake.poll_check(self.now) {
+                NextCheck::Check(check) => Thread::Checking(check),
+                NextCheck::Wait(wait) => Thread::Asleep(Some(self.now + wait)),
+                NextCheck::Idle => Thread::Asleep(None),
+                NextCheck::Over => Thread::Over,
+            },
+            Thread::Awake => match self.intake.poll_work(self.now) {
+                NextWork::Store(block) => Thread::Storing(block),
+                NextWork::Park(block) => Thread::Parking(block),
+                NextWork::Wait(Duration::MAX) => Thread::Asleep(None),
+                NextWork::Wait(wait) => Thread::Asleep(Some(self.now + wait)),
+                NextWork::Over => Thread::Over,
+            },
+            Thread::Asleep(Some(until)) if until <= self.now => Thread::Awake,
+            waits @ (Thread::Asleep(_) | Thread::Over) => {
+                self.threads[thread] = waits;
+                return false;
             }
-            Some(Check::Object(mut block)) => {
-                if block.decode(&self.plans).is_err() {
-                    self.reassembly.undecodable(*block);
+            waits @ (Thread::Storing(_) | Thread::Parking(_)) if slow => {
+                self.threads[thread] = waits;
+                return false;
+            }
+            Thread::Storing(block) => self.store(block),
+            Thread::Parking(block) => {
+                let kept = self.delivery.park(&block);
+                Thread::Reporting(Report::Parked(block, kept), false)
+            }
+            Thread::Checking(Check::Beacon(session, signed)) => {
+                let sent = self.delivery.beacon(wall_ms, session, &signed);
+                Thread::Reporting(Report::Beacon(session, sent), true)
+            }
+            Thread::Checking(Check::Object(mut block)) => {
+                let outcome = if block.decode(&self.plans).is_err() {
+                    BlockOutcome::Undecodable
                 } else {
-                    match self.delivery.manifest(block.bundle(), block.kind(), block.data()) {
-                        Ok(()) => self.reassembly.stored(*block),
-                        Err(StoreError::Refused) => self.reassembly.discarded(*block),
-                        Err(_) => self.reassembly.failed(*block),
-                    }
-                }
+                    outcome(&self.delivery.manifest(block.bundle(), block.kind(), block.data()))
+                };
+                Thread::Reporting(Report::Block(*block, outcome), true)
             }
-        }
-        self.take_up_vouched();
-        self.collect();
+            Thread::Vouching(mut bundles, then) => match bundles.pop() {
+                Some(bundle) => {
+                    let delivery = &self.delivery;
+                    self.intake.handle_vouched(self.now, bundle, &mut |symbol| ask(delivery, symbol));
+                    self.wake();
+                    Thread::Vouching(bundles, then)
+                }
+                None => then.map_or(Thread::Awake, |report| Thread::Reporting(report, false)),
+            },
+            Thread::Reporting(report, vouches) => {
+                match report {
+                    Report::Block(block, outcome) => self.intake.handle_block(self.now, block, outcome),
+                    Report::Parked(block, kept) => self.intake.handle_parked(self.now, block, kept),
+                    Report::Beacon(session, sent) => self.intake.handle_beacon(session, sent),
+                }
+                self.wake();
+                if vouches { Thread::Vouching(self.delivery.vouched(), None) } else { Thread::Awake }
+            }
+        };
+        self.threads[thread] = next;
         true
     }
 
-    /// Bundles that somebody signed for have more room, and what waited for that is taken.
-    fn take_up_vouched(&mut self) {
-        let delivery = &self.delivery;
-        for bundle in delivery.vouched() {
-            self.reassembly.vouch(self.now, bundle, &mut |symbol| ask(delivery, symbol));
-        }
-    }
-
-    fn store_one(&mut self) -> bool {
-        let Some(mut block) = self.ready.pop_front() else { return false };
+    fn store(&self, mut block: ReceivedBlock) -> Thread {
         if block.has_parked() {
             self.delivery.unpark(&mut block);
         }
         if block.decode(&self.plans).is_err() {
-            self.reassembly.undecodable(block);
-        } else {
-            let oti = block.oti();
-            let stored = self.delivery.block(block.bundle(), block.kind(), &oti, block.sbn(), block.data());
-            if block.kind() != ObjectKind::Data {
-                self.take_up_vouched();
-            }
-            match stored {
-                Ok(()) => self.reassembly.stored(block),
-                Err(StoreError::Refused) => self.reassembly.discarded(block),
-                Err(_) => self.reassembly.failed(block),
-            }
+            return Thread::Reporting(Report::Block(block, BlockOutcome::Undecodable), false);
         }
-        self.collect();
-        true
+        let oti = block.oti();
+        let stored = self.delivery.block(block.bundle(), block.kind(), &oti, block.sbn(), block.data());
+        let vouched = if block.kind() == ObjectKind::Data { Vec::new() } else { self.delivery.vouched() };
+        Thread::Vouching(vouched, Some(Report::Block(block, outcome(&stored))))
     }
 
-    fn park_one(&mut self) -> bool {
-        let Some(block) = self.parked.pop_front() else { return false };
-        match self.delivery.park(&block) {
-            0 => self.reassembly.recycle(block),
-            kept => self.reassembly.parked(self.now, block, kept),
+    /// The lock is given up: whoever has something to do is woken, if it sleeps.
+    fn wake(&mut self) {
+        let delivery = &self.delivery;
+        let wakes = self.intake.poll_wakes(self.now, &mut |symbol| ask(delivery, symbol));
+        let (workers, checker) = self.threads.split_at_mut(WORKERS);
+        let asleep = |thread: &&mut Thread| matches!(thread, Thread::Asleep(_));
+        workers.iter_mut().filter(asleep).take(wakes.workers).for_each(|thread| *thread = Thread::Awake);
+        if wakes.checker {
+            checker.iter_mut().filter(asleep).for_each(|thread| *thread = Thread::Awake);
         }
-        self.collect();
-        true
+        self.resting &= !wakes.lanes;
     }
 }
 

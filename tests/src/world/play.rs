@@ -402,16 +402,14 @@ impl<'a> World<'a> {
         let (slow, wall) = (self.high.slow_until > now, self.high.wall_ms(now));
         let Some(process) = &mut self.high.process else { return Ok(()) };
         let done = SimDisk::until_power_cut(|| {
-            process.receive(Time(now), &mut datagram);
-            if slow {
-                process.check(wall);
-            } else {
-                process.work(wall, false);
-            }
+            process.receive(Time(now), wall, slow, &mut datagram);
+            process.work(wall, slow, false);
         });
         if done.is_none() {
             return self.die_armed(Side::High, None);
         }
+        process.fault().map_or(Ok(()), Err)?;
+        self.high.next = self.high.next.min(process.wakes_at().map_or(u64::MAX, |at| at.0));
         self.look_into_inbox(false)
     }
 
@@ -422,19 +420,16 @@ impl<'a> World<'a> {
         let Some(process) = &mut self.high.process else { return Ok(()) };
         let due = SimDisk::until_power_cut(|| {
             process.tend(Time(now), wall);
-            if slow {
-                process.check(wall);
-                return Vec::new();
-            }
-            process.work(wall, true);
-            process.delivery.due_hooks(wall)
+            process.work(wall, slow, true);
+            if slow { Vec::new() } else { process.delivery.due_hooks(wall) }
         });
         let Some(due) = due else { return self.die_armed(Side::High, None) };
+        process.fault().map_or(Ok(()), Err)?;
         let over = process.memory_over();
         if over > 0 {
             return Err(format!("the receiver holds {over} bytes more than it may"));
         }
-        self.high.next = now + 100 * MS;
+        self.high.next = (now + 100 * MS).min(process.wakes_at().map_or(u64::MAX, |at| at.0)).max(now + 1);
         self.look_into_inbox(false)?;
         due.into_iter().try_for_each(|run| self.start_hook(run))
     }
@@ -521,8 +516,9 @@ impl<'a> World<'a> {
             self.tell_end(&run, &Outcome::Interrupted)?;
         }
         self.high.stamp(self.now);
+        let wall = self.high.wall_ms(self.now);
         let Some(process) = &mut self.high.process else { return Ok(()) };
-        if SimDisk::until_power_cut(|| process.stop()).is_none() {
+        if SimDisk::until_power_cut(|| process.stop(wall)).is_none() {
             return self.die_armed(Side::High, None);
         }
         Ok(())

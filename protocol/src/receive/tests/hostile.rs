@@ -361,7 +361,7 @@ fn blocks_of_an_object_that_goes_while_they_are_out_come_back() {
             for (n, block) in out.into_iter().enumerate() {
                 match n % 3 {
                     0 => reassembly.stored(block),
-                    1 => reassembly.undecodable(block),
+                    1 => reassembly.undecodable(Time(5), block),
                     _ => reassembly.failed(block),
                 }
             }

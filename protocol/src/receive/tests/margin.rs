@@ -24,7 +24,7 @@ fn margin_after(refused: std::ops::Range<u32>, lost: impl Fn(usize) -> bool) -> 
         high.take(now, &mut opener, &mut datagram, &mut want).unwrap();
         while let Some(mut block) = high.poll_complete() {
             if block.decode(&plans).is_err() {
-                high.undecodable(block);
+                high.undecodable(now, block);
                 continue;
             }
             let is_data = block.kind() == ObjectKind::Data;

@@ -1,0 +1,215 @@
+use super::*;
+use crate::partition::{BlockSet, Oti};
+use crate::receive::{Check, Origin};
+use crate::wire::ObjectKind;
+
+const T: u16 = 64;
+const K: u16 = 4;
+
+/// Intake, and who asks it.
+struct Bench {
+    intake: Intake,
+    now: Time,
+    counter: u64,
+    /// Blocks that the caller has, by SBN.
+    have: BlockSet,
+    /// Symbols that it keeps.
+    kept: Vec<(u32, u32)>,
+    /// What it says about the data.
+    no: Option<DropReason>,
+    asked: usize,
+}
+
+impl Bench {
+    fn new(memory: u64) -> Self {
+        Self {
+            intake: Intake::new(Limits::new(memory), None),
+            now: Time(1_000_000_000),
+            counter: 0,
+            have: BlockSet::new(),
+            kept: Vec::new(),
+            no: None,
+            asked: 0,
+        }
+    }
+
+    fn put_of(&mut self, kind: ObjectKind, length: u64, sbn: u32, esi: u32) -> Wakes {
+        let oti = Oti::new(length, T, K).unwrap();
+        let symbol = Symbol { bundle: BundleId(1), kind, sbn, esi, oti };
+        let header =
+            Header { sealed: true, session: SessionId(1), counter: self.counter, content: Content::Symbol(symbol) };
+        self.counter += 1;
+        let (have, kept, no) = (&self.have, &self.kept, self.no);
+        let asked = &mut self.asked;
+        let mut want = |_: &Symbol| {
+            *asked += 1;
+            match no {
+                Some(reason) => Wanted::No(reason),
+                None => Wanted::Yes { have: have.clone(), parked: kept.clone(), origin: Origin::Signed },
+            }
+        };
+        self.intake.handle_opened(self.now, &header, &[esi as u8; T as usize], &mut want);
+        self.intake.poll_wakes(self.now, &mut want)
+    }
+
+    /// A source or repair symbol of an object of eight blocks.
+    fn put(&mut self, sbn: u32, esi: u32) -> Wakes {
+        self.put_of(ObjectKind::Data, u64::from(T) * u64::from(K) * 8, sbn, esi)
+    }
+
+    fn whole(&mut self, sbn: u32) -> Wakes {
+        (0..u32::from(K)).map(|esi| self.put(sbn, esi)).last().unwrap()
+    }
+
+    fn store(&mut self) -> ReceivedBlock {
+        match self.intake.poll_work(self.now) {
+            NextWork::Store(block) => block,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn tick(&mut self, ms: u64) -> Wakes {
+        self.now = self.now + Duration::from_millis(ms);
+        self.intake.handle_timeout(self.now);
+        self.wakes()
+    }
+
+    fn wakes(&mut self) -> Wakes {
+        self.intake.poll_wakes(self.now, &mut |_| unreachable!("nobody asks"))
+    }
+
+    fn report(&mut self, block: ReceivedBlock, outcome: BlockOutcome) {
+        self.intake.handle_block(self.now, block, outcome);
+    }
+}
+
+#[test]
+fn a_block_that_cannot_be_stored_costs_no_other() {
+    for outcome in [BlockOutcome::Failed, BlockOutcome::NoRoom] {
+        let mut bench = Bench::new(1 << 20);
+        bench.put(1, 0);
+        bench.put(2, 1);
+        bench.whole(0);
+        let block = bench.store();
+        bench.report(block, outcome);
+        assert_eq!(bench.intake.lacking(BundleId(1)), [(1, 3), (2, 3)]);
+        assert_eq!(bench.intake.counts().failed, u64::from(outcome == BlockOutcome::Failed));
+        let asked = bench.asked;
+        for esi in 1..4 {
+            bench.put(1, esi);
+        }
+        assert_eq!(bench.asked, asked + 1, "the caller is asked what it has");
+        assert_eq!(bench.store().sbn(), 1, "with the symbol that came before");
+        bench.whole(0);
+        assert_eq!(bench.store().sbn(), 0, "it comes again");
+    }
+}
+
+#[test]
+fn what_is_lost_comes_again_and_what_is_stored_does_not() {
+    let mut bench = Bench::new(1 << 20);
+    bench.whole(0);
+    let block = bench.store();
+    bench.report(block, BlockOutcome::Stored);
+    bench.put(1, 0);
+    bench.put(2, 0);
+    // The caller lost the first block, and got the third in another way.
+    bench.have.insert(2);
+    bench.intake.ask_again(BundleId(1));
+    bench.put(1, 1);
+    assert_eq!(bench.intake.lacking(BundleId(1)), [(1, 2)]);
+    bench.whole(0);
+    assert_eq!(bench.store().sbn(), 0);
+    // It is not wanted any more, for want of room: what is here is to be kept.
+    bench.intake.ask_again(BundleId(1));
+    bench.no = Some(DropReason::Room);
+    assert_eq!(bench.put(1, 2).workers, 1);
+    let NextWork::Park(block) = bench.intake.poll_work(bench.now) else { panic!("not parked") };
+    assert_eq!((block.sbn(), block.received()), (1, 2));
+    assert_eq!(bench.intake.drops().get(DropReason::Room), 1);
+}
+
+#[test]
+fn symbols_that_are_kept_and_cannot_be_read_are_not_read_all_the_time() {
+    let mut bench = Bench::new(1 << 20);
+    bench.kept = vec![(3, u32::from(K))];
+    bench.put(0, 0);
+    let block = bench.store();
+    assert!(block.sbn() == 3 && block.has_parked());
+    bench.report(block, BlockOutcome::Undecodable);
+    let mut tries = 0;
+    for _ in 0..20 {
+        bench.tick(100);
+        while let NextWork::Store(block) = bench.intake.poll_work(bench.now) {
+            tries += 1;
+            bench.report(block, BlockOutcome::Undecodable);
+            bench.wakes();
+        }
+    }
+    assert_eq!(tries, 4, "twice a second");
+    assert!(bench.intake.lacking(BundleId(1)).contains(&(3, 1)), "they are still kept");
+}
+
+#[test]
+fn whoever_sleeps_is_woken_and_nobody_else() {
+    let mut bench = Bench::new(16 << 10);
+    assert!(matches!(bench.intake.poll_work(bench.now), NextWork::Wait(Duration::MAX)));
+    assert_eq!(bench.put(0, 0), Wakes::default());
+    assert_eq!(bench.whole(0), Wakes { workers: 1, ..Wakes::default() });
+    assert_eq!(bench.wakes(), Wakes::default(), "once");
+    let block = bench.store();
+    bench.report(block, BlockOutcome::Stored);
+    // The one that checks: only when it has nothing else to do.
+    assert!(!bench.put_of(ObjectKind::Announce, 10, 0, 0).checker, "it has not looked yet");
+    assert!(matches!(bench.intake.poll_check(bench.now), NextCheck::Check(Check::Object(_))));
+    assert!(matches!(bench.intake.poll_check(bench.now), NextCheck::Idle));
+    assert!(bench.put_of(ObjectKind::Hashes, 10, 0, 0).checker);
+    assert!(!bench.wakes().checker, "it is awake");
+}
+
+#[test]
+fn lanes_rest_while_memory_is_nearly_full_of_what_waits() {
+    let mut bench = Bench::new(10 << 10);
+    let mut sbn = 0;
+    while !bench.intake.is_pressed() {
+        bench.whole(sbn);
+        sbn += 1;
+        assert!(sbn < 8, "{:?}", bench.intake.usage());
+    }
+    assert!(!bench.wakes().lanes);
+    let mut lanes = Vec::new();
+    for _ in 0..sbn {
+        let block = bench.store();
+        bench.report(block, BlockOutcome::Stored);
+        lanes.push(bench.wakes().lanes);
+    }
+    assert_eq!(lanes.iter().filter(|&&woken| woken).count(), 1, "{lanes:?}");
+    assert_eq!(bench.intake.usage().open_blocks, 0);
+}
+
+#[test]
+fn after_a_stop_all_is_given_out_once() {
+    let mut bench = Bench::new(1 << 20);
+    bench.whole(0);
+    let block = bench.store();
+    bench.report(block, BlockOutcome::Stored);
+    bench.whole(5);
+    bench.put(1, 0);
+    bench.put(2, 0);
+    bench.put_of(ObjectKind::Announce, 10, 0, 0);
+    assert!(matches!(bench.intake.poll_work(bench.now), NextWork::Wait(_)), "it waits for those before it");
+    bench.intake.stop();
+    let block = bench.store();
+    assert_eq!(block.sbn(), 5);
+    bench.report(block, BlockOutcome::Stored);
+    let mut parked = Vec::new();
+    while let NextWork::Park(block) = bench.intake.poll_work(bench.now) {
+        parked.push(block.sbn());
+        bench.intake.handle_parked(bench.now, block, 1);
+    }
+    parked.sort_unstable();
+    assert_eq!(parked, [1, 2]);
+    assert!(matches!(bench.intake.poll_work(bench.now), NextWork::Over));
+    assert!(matches!(bench.intake.poll_check(bench.now), NextCheck::Check(Check::Object(_))));
+    assert!(matches!(bench.intake.poll_check(bench.now), NextCheck::Over));
+}
