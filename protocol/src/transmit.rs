@@ -1,11 +1,14 @@
 //! The sending side of a session, without sockets, threads or clocks.
 //!
+//! [`feed::Feed`] is the whole of it; these are its parts:
+//!
 //! 1. [`Work`] says which blocks of a bundle go out, with which ESIs and how much repair ([`work`]).
 //! 2. The caller reads and encodes each block ([`Encoder`]) and pushes it to the [`Transmitter`].
 //! 3. [`Transmitter::poll_transmit`] picks symbols ([`schedule`]), keeps the rate ([`pacer`]) and fills a [`Batch`], sealing
 //!    on the way if it may.
 //! 4. [`Batch::seal`] seals what is not, outside of any lock; the caller hands it to the kernel as one super-datagram.
 
+pub mod feed;
 pub mod margin;
 pub mod pacer;
 pub mod parameters;
@@ -103,6 +106,18 @@ impl Transmitter {
     /// The schedule: open, push, close, abort streams; take spent blocks.
     pub fn schedule(&mut self) -> &mut Schedule {
         &mut self.schedule
+    }
+
+    /// The session.
+    #[must_use]
+    pub fn session(&self) -> crate::id::SessionId {
+        self.session
+    }
+
+    /// Blocks pushed and not yet spent.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.schedule.held()
     }
 
     /// Datagrams sent in this session.

@@ -281,12 +281,12 @@ fn work(shared: &Shared) {
         }
         intake = match intake.poll_work(shared.now()) {
             NextWork::Store(block) => {
-                drop(intake);
+                shared.unlock(intake);
                 store(shared, block);
                 shared.lock()
             }
             NextWork::Park(block) => {
-                drop(intake);
+                shared.unlock(intake);
                 let kept = shared.sink.park(&block);
                 let mut intake = shared.lock();
                 intake.handle_parked(shared.now(), block, kept);

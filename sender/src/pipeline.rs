@@ -1,19 +1,18 @@
-//! The data plane of the low side.
+//! The data plane of the low side: threads, files and sockets around [`Feed`], which decides what is done next.
 //!
-//! 1. `produce`, one thread: picks the job of highest priority that has room and reads its next source block, hashing as
-//!    it goes ([`produce`]).
-//! 2. `encode`, as many threads as cores can be spared, none on one or two: makes the repair symbols and pushes the
-//!    block to the transmitter ([`encode`]). Where there is none, `produce` does it while the block is in the cache.
+//! 1. `produce`, one thread: reads the next source block, hashing as it goes ([`produce`]).
+//! 2. `encode`, as many threads as cores can be spared, none on one or two: makes the repair symbols ([`encode`]). Where there is none,
+//!    `produce` does it while the block is in the cache.
 //! 3. `transmit`, one thread a lane: takes a batch of symbols when the pacer allows, seals it, outside of the lock where there
 //!    are several lanes, and hands it to the kernel in one call ([`transmit`]).
-//! 4. A block whose symbols have all gone gives its buffers back; a job whose blocks have all gone is finished, which
-//!    `produce` reports, so that nobody's disk holds up a lane.
+//! 4. `produce` reports how jobs ended, so that nobody's disk holds up a lane.
+//!
+//! A thread's loop is: lock, poll, unlock, do it, lock, report.
 
 mod encode;
 mod produce;
 mod transmit;
 
-use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -23,15 +22,17 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use checkvalve_host::disk::Disk;
 use checkvalve_protocol::beacon::{ChannelState, Epoch};
 use checkvalve_protocol::crypto::{LinkKey, SigningKey};
-use checkvalve_protocol::fec::{FecError, Plans};
+use checkvalve_protocol::fec::Plans;
 use checkvalve_protocol::id::{BundleId, ChannelName, SessionId};
 use checkvalve_protocol::seal::Sealer;
 use checkvalve_protocol::time::Time;
+pub use checkvalve_protocol::transmit::feed::Progress;
+use checkvalve_protocol::transmit::feed::{self, Feed, FeedError, FeedSetup, Order, Wakes};
 use checkvalve_protocol::transmit::pacer::BUCKET;
-use checkvalve_protocol::transmit::{Parameters, Selection, StreamId, Transmitter};
+use checkvalve_protocol::transmit::{Parameters, Selection};
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::{Plan, ReadError};
+use crate::bundle::{Plan, ReadError, Reader, SpotReader};
 use crate::link::Link;
 use crate::trouble::Trouble;
 
@@ -78,36 +79,82 @@ pub struct Job {
     pub progress: Arc<Progress>,
 }
 
-/// How far a job is. Written by the pipeline, read by status.
-#[derive(Debug, Default)]
-pub struct Progress {
-    /// Source blocks of this transmission.
-    pub blocks_total: AtomicU64,
-    /// How many of them have been sent.
-    pub blocks_sent: AtomicU64,
-    /// Bytes sent on the wire, Ethernet overhead included.
-    pub bytes_sent: AtomicU64,
-    /// Datagrams sent.
-    pub datagrams: AtomicU64,
+/// How a job ended.
+pub type Finished = feed::Finished<ReadError>;
+
+/// Reads a job's data.
+pub enum JobReader {
+    /// From the beginning to the end.
+    Whole(Box<Reader>),
+    /// Parts of it.
+    Parts(SpotReader),
 }
 
-/// How a job ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Finished {
-    /// All of it was sent.
-    Transmitted {
-        /// The BLAKE3 of each regular file, in order.
-        hashes: Vec<[u8; 32]>,
-    },
-    /// It could not be read. The other side has not been told: first it has to be written down.
-    Failed {
-        /// Why.
-        reason: ReadError,
-    },
-    /// The other side has been told that it will not come.
-    Withdrawn,
-    /// The pipeline was stopped; nothing is said about the bundle.
-    Aborted,
+impl feed::Job for Job {
+    type Reader = JobReader;
+    type Error = ReadError;
+
+    fn order(&self) -> Order {
+        Order {
+            bundle: self.bundle,
+            channel: self.channel.clone(),
+            sequence: self.sequence,
+            priority: self.priority,
+            announce: Arc::clone(&self.announce),
+            announce_digest: self.announce_digest,
+            data_len: self.data_len,
+            symbol_size: self.symbol_size,
+            block_symbols: self.block_symbols,
+            first_esi: self.first_esi,
+            pass: self.pass,
+            passes: self.passes,
+            selection: self.selection.clone(),
+            withdrawn: self.withdrawn.clone(),
+            progress: Arc::clone(&self.progress),
+        }
+    }
+}
+
+impl Job {
+    fn open(&self, disk: &Arc<dyn Disk>) -> JobReader {
+        let (disk, plan, root) = (Arc::clone(disk), Arc::clone(&self.plan), self.root.clone());
+        match (&self.selection, &self.known_hashes) {
+            (Selection::Ranges(_), Some(_)) => JobReader::Parts(SpotReader::new(disk, plan, root)),
+            (_, Some(hashes)) => {
+                JobReader::Whole(Box::new(Reader::new(disk, plan, root).expecting(Arc::clone(hashes))))
+            }
+            (_, None) => JobReader::Whole(Box::new(Reader::new(disk, plan, root))),
+        }
+    }
+
+    /// Fills `bytes` with what is at `offset` in the data. `reader` is opened if it is not.
+    pub fn read(
+        &self,
+        disk: &Arc<dyn Disk>,
+        reader: &mut Option<JobReader>,
+        bytes: &mut [u8],
+        offset: u64,
+    ) -> Result<(), ReadError> {
+        let got = match reader.get_or_insert_with(|| self.open(disk)) {
+            JobReader::Whole(reader) => reader.read(bytes)?,
+            JobReader::Parts(reader) => reader.read_at(bytes, offset)?,
+        };
+        if got == bytes.len() { Ok(()) } else { Err(ReadError::Unfinished) }
+    }
+
+    /// The hashes of all files, read to the end whatever was selected of them.
+    pub fn finish(&self, disk: &Arc<dyn Disk>, reader: Option<JobReader>) -> Result<Vec<[u8; 32]>, ReadError> {
+        match reader.unwrap_or_else(|| self.open(disk)) {
+            JobReader::Whole(reader) => reader.finish(),
+            JobReader::Parts(_) => Ok(self.known_hashes.as_deref().cloned().unwrap_or_default()),
+        }
+    }
+}
+
+impl From<FeedError> for ReadError {
+    fn from(error: FeedError) -> Self {
+        Self::Broken(error.to_string())
+    }
 }
 
 /// What the pipeline is made for.
@@ -159,8 +206,8 @@ fn open(to: std::net::SocketAddr) -> std::io::Result<Link> {
     Link::open(to, None).map_err(|error| std::io::Error::new(error.kind(), format!("{to}: cannot send: {error}")))
 }
 
-/// Called once with how a job ended, from a thread of the pipeline.
-pub type WhenDone = Box<dyn FnOnce(Finished) + Send>;
+/// Called once for each job with how it ended, from a thread of the pipeline.
+pub type WhenDone = Box<dyn Fn(BundleId, Finished) + Send + Sync>;
 
 /// The data plane.
 pub struct Pipeline {
@@ -168,20 +215,17 @@ pub struct Pipeline {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// Bytes of blocks read ahead of the ring, so that it never waits for the disk without need. `produce` rests until half of
-/// them have gone: to be woken for each block would cost more than to make it.
-const AHEAD: usize = 8 << 20;
-/// Between beacons.
-const BEACON_INTERVAL: Duration = Duration::from_secs(1);
+/// A thread looks at least so often, woken or not.
+const LOOK: Duration = Duration::from_millis(100);
 
 struct Shared {
-    config: PipelineConfig,
     signing: Arc<SigningKey>,
     sealer: Sealer,
     plans: Plans,
     disk: Arc<dyn Disk>,
     links: Vec<Link>,
-    state: Mutex<State>,
+    feed: Mutex<Feed<Job>>,
+    when_done: WhenDone,
     /// There is something to send, or it is time to stop.
     work: Condvar,
     /// There is room, a job, a finished job, or it is time to stop.
@@ -195,83 +239,42 @@ struct Shared {
     bytes: AtomicU64,
 }
 
-struct State {
-    transmitter: Transmitter,
-    queue: VecDeque<(Job, WhenDone)>,
-    running: HashMap<StreamId, Running>,
-    finished: Vec<(WhenDone, Finished)>,
-    /// Blocks read and not yet taken by an encoder.
-    read: VecDeque<encode::Read>,
-    /// Streams with a block that could not be encoded.
-    faults: Vec<(StreamId, FecError)>,
-    /// Nothing could be sent when last tried: more blocks are needed, whatever room there is.
-    starved: bool,
-    /// `produce` rests until no more blocks than these are held.
-    rest_until: usize,
-    buffers: Vec<Vec<u8>>,
-    channels: Vec<ChannelState>,
-    next_channel: usize,
-    next_beacon: Time,
-    /// Beacons that were made.
-    beacons: u64,
-}
-
-/// A job from its first block until its last symbol has gone.
-struct Running {
-    channel: ChannelName,
-    sequence: u64,
-    bundle: BundleId,
-    pass: u32,
-    passes: u32,
-    priority: i16,
-    progress: Arc<Progress>,
-    /// Blocks read and not yet spent.
-    held: usize,
-    /// Those of them that are not encoded yet.
-    encoding: usize,
-    /// Set when everything has been read.
-    ended: Option<Finished>,
-    done: Option<WhenDone>,
-}
-
 impl Pipeline {
     /// Opens the lanes and starts the threads. Errors: [`StartError`].
-    pub fn start(config: PipelineConfig, keys: Keys, disk: Arc<dyn Disk>) -> Result<Self, StartError> {
-        Self::start_with(config, keys, disk, encode::threads())
+    pub fn start(
+        config: PipelineConfig,
+        keys: Keys,
+        disk: Arc<dyn Disk>,
+        when_done: WhenDone,
+    ) -> Result<Self, StartError> {
+        Self::start_with(config, keys, disk, when_done, encode::threads())
     }
 
     fn start_with(
         config: PipelineConfig,
         keys: Keys,
         disk: Arc<dyn Disk>,
+        when_done: WhenDone,
         encoders: usize,
     ) -> Result<Self, StartError> {
         let links: Result<Vec<Link>, _> = config.destinations.iter().map(|&to| open(to)).collect();
         let sealer = Sealer::new(keys.link.as_ref().map(LinkKey::as_bytes), config.session);
-        let transmitter =
-            Transmitter::with_lanes(config.destinations.len().max(1), &sealer, &config.parameters, BUCKET);
+        let setup = FeedSetup {
+            parameters: config.parameters,
+            lanes: config.destinations.len().max(1),
+            bucket: BUCKET,
+            epoch: config.epoch,
+            session_number: config.session_number,
+            key: Arc::clone(&keys.signing),
+        };
         let shared = Arc::new(Shared {
-            config,
             signing: keys.signing,
+            feed: Mutex::new(Feed::new(setup, &sealer)),
+            when_done,
             sealer,
             plans: Plans::new(),
             disk,
             links: links?,
-            state: Mutex::new(State {
-                transmitter,
-                queue: VecDeque::new(),
-                running: HashMap::new(),
-                finished: Vec::new(),
-                read: VecDeque::new(),
-                faults: Vec::new(),
-                starved: false,
-                rest_until: usize::MAX,
-                buffers: Vec::new(),
-                channels: Vec::new(),
-                next_channel: 0,
-                next_beacon: Time::ZERO,
-                beacons: 0,
-            }),
             work: Condvar::new(),
             room: Condvar::new(),
             read: Condvar::new(),
@@ -293,14 +296,15 @@ impl Pipeline {
     }
 
     /// Takes a job. The highest priority runs first, and in a channel the oldest.
-    pub fn submit(&self, job: Job, done: WhenDone) {
-        self.shared.lock().queue.push_back((job, done));
-        self.shared.room.notify_all();
+    pub fn submit(&self, job: Job) {
+        let mut feed = self.shared.lock();
+        feed.submit(job);
+        self.shared.unlock(feed);
     }
 
     /// What beacons say about the channels from now on.
     pub fn set_beacon(&self, channels: Vec<ChannelState>) {
-        self.shared.lock().channels = channels;
+        self.shared.lock().set_channels(channels);
     }
 
     /// What went over the link so far.
@@ -332,17 +336,8 @@ impl Pipeline {
                 tracing::error!("a thread of the data plane panicked");
             }
         }
-        let mut state = self.shared.lock();
-        let finished = std::mem::take(&mut state.finished);
-        let mut aborted: Vec<WhenDone> = state.running.drain().filter_map(|(_, running)| running.done).collect();
-        aborted.extend(state.queue.drain(..).map(|(_, done)| done));
-        drop(state);
-        for (done, how) in finished {
-            done(how);
-        }
-        for done in aborted {
-            done(Finished::Aborted);
-        }
+        self.shared.lock().stop();
+        produce::report(&self.shared);
     }
 
     fn spawn(&mut self, name: String, run: impl FnOnce(&Shared) + Send + 'static) -> std::io::Result<()> {
@@ -353,8 +348,27 @@ impl Pipeline {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Feed<Job>> {
+        self.feed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The end of every report: whoever has something to do now is woken.
+    fn unlock(&self, mut feed: MutexGuard<'_, Feed<Job>>) {
+        let wakes = feed.poll_wakes();
+        drop(feed);
+        self.wake(wakes);
+    }
+
+    fn wake(&self, wakes: Wakes) {
+        if wakes.reader {
+            self.room.notify_all();
+        }
+        (0..wakes.encoders).for_each(|_| self.read.notify_one());
+        match wakes.lanes {
+            0 => {}
+            1 => self.work.notify_one(),
+            _ => self.work.notify_all(),
+        }
     }
 
     fn now(&self) -> Time {
@@ -362,75 +376,8 @@ impl Shared {
         Time(u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX).saturating_add(1))
     }
 
-    /// Blocks read ahead of the ring.
-    fn ahead(&self) -> usize {
-        let parameters = &self.config.parameters;
-        let block = usize::from(parameters.symbol_size()) * usize::from(parameters.block_symbols());
-        (AHEAD / block.max(1)).clamp(4, 32)
-    }
-
     fn stopping(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
-    }
-}
-
-impl State {
-    /// Whether there is enough for `produce` to do.
-    fn wakes_producer(&mut self) -> bool {
-        !self.finished.is_empty() || self.transmitter.schedule().held() <= self.rest_until
-    }
-
-    /// Takes back the buffers of blocks that have gone; true if that makes room or finishes a job.
-    fn collect_spent(&mut self) -> bool {
-        let mut any = false;
-        while let Some(spent) = self.transmitter.schedule().poll_spent() {
-            any = true;
-            let size = usize::from(spent.symbol.oti.symbol_size());
-            let symbols = ((spent.source.len() + spent.repair.len()) / size) as u64;
-            if let Some(running) = self.running.get_mut(&spent.stream) {
-                running.held = running.held.saturating_sub(1);
-                let progress = &running.progress;
-                if spent.symbol.kind == checkvalve_protocol::wire::ObjectKind::Data {
-                    progress.blocks_sent.fetch_add(1, Ordering::Relaxed);
-                }
-                progress.datagrams.fetch_add(symbols, Ordering::Relaxed);
-                progress.bytes_sent.fetch_add(symbols * size as u64, Ordering::Relaxed);
-                self.finish_if_over(spent.stream);
-            }
-            self.buffers.extend([spent.source, spent.repair].into_iter().filter(|b| b.capacity() > 0));
-        }
-        any
-    }
-
-    /// Everything of this stream has been read: it ends with its last block.
-    fn end(&mut self, id: StreamId, how: Finished) {
-        if let Some(running) = self.running.get_mut(&id) {
-            running.ended = Some(how);
-        }
-        self.close_if_encoded(id);
-    }
-
-    fn close_if_encoded(&mut self, id: StreamId) {
-        if self.running.get(&id).is_none_or(|r| r.ended.is_some() && r.encoding == 0) {
-            self.transmitter.schedule().close(id);
-            self.finish_if_over(id);
-        }
-    }
-
-    fn finish_if_over(&mut self, id: StreamId) {
-        let over = self.running.get(&id).is_some_and(|r| r.held == 0 && r.ended.is_some());
-        if over
-            && let Some(running) = self.running.remove(&id)
-            && let (Some(done), Some(how)) = (running.done, running.ended)
-        {
-            self.finished.push((done, how));
-        }
-    }
-
-    /// A buffer of at least `capacity` bytes, its length as it was.
-    fn buffer(&mut self, capacity: usize) -> Vec<u8> {
-        let at = self.buffers.iter().rposition(|b| b.capacity() >= capacity && b.capacity() / 4 <= capacity);
-        at.map_or_else(|| Vec::with_capacity(capacity), |at| self.buffers.swap_remove(at))
     }
 }
 

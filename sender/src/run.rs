@@ -103,9 +103,11 @@ pub fn run(config: &Path) -> Result<(), RunError> {
     let session = SessionId(random().ok_or(RunError::Random)?);
     let (epoch, number) = (engine.epoch().number, engine.session_number());
     let about = about(&checked, session, Stamp(clock.now().wall_ms));
-    let pipeline = Pipeline::start(pipeline_config(&checked, session, &engine), keys, Arc::clone(&disk))?;
-    let server = Server::bind(&checked.config.control)?;
     let (inputs, received) = mpsc::channel();
+    let ended = inputs.clone();
+    let when_done = Box::new(move |bundle, how| drop(ended.send(Input::Finished(bundle, how))));
+    let pipeline = Pipeline::start(pipeline_config(&checked, session, &engine), keys, Arc::clone(&disk), when_done)?;
+    let server = Server::bind(&checked.config.control)?;
     let notifier = Notifier::from_env();
     let shell = Shell::new(engine, pipeline, disk, clock, about, inputs.clone());
     tracing::info!(version = env!("CARGO_PKG_VERSION"), epoch, number, %session, destination = list(&checked.destinations),

@@ -320,7 +320,8 @@ impl Intake {
         self.reassembly.tally()
     }
 
-    /// Whose sleep is over. Call after every `handle_*`, or after some of them, before the lock is given up.
+    /// Whose sleep is over. Call after [`Intake::poll_work`] and every `handle_*`, or after some of them,
+    /// before the lock is given up.
     pub fn poll_wakes(&mut self, now: Time, want: Want<'_>) -> Wakes {
         let before = self.waiting();
         self.collect_parked();

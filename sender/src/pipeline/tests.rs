@@ -58,7 +58,8 @@ fn receive(socket: &UdpSocket) -> Arrived {
     arrived
 }
 
-fn pipeline(to: &UdpSocket, encoders: usize) -> (Pipeline, Parameters) {
+/// A pipeline, its parameters, and how jobs end.
+fn pipeline(to: &UdpSocket, encoders: usize) -> (Pipeline, Parameters, mpsc::Receiver<(BundleId, Finished)>) {
     let link = Shape { mtu: 1_500, rate: 200_000_000, repair: 0.2, burst: Duration::from_millis(5), memory: 64 << 20 };
     let parameters = Parameters::derive(&link).unwrap();
     let config = PipelineConfig {
@@ -69,7 +70,9 @@ fn pipeline(to: &UdpSocket, encoders: usize) -> (Pipeline, Parameters) {
         epoch: EPOCH,
     };
     let keys = Keys { link: Some(LinkKey::from_bytes(KEY)), signing: Arc::new(SigningKey::from_seed([1; 32])) };
-    (Pipeline::start_with(config, keys, Arc::new(OsDisk), encoders).unwrap(), parameters)
+    let (tell, told) = mpsc::channel();
+    let when_done = Box::new(move |bundle, how| tell.send((bundle, how)).unwrap());
+    (Pipeline::start_with(config, keys, Arc::new(OsDisk), when_done, encoders).unwrap(), parameters, told)
 }
 
 fn bundle(sequence: u64) -> BundleId {
@@ -133,20 +136,17 @@ fn bundles_arrive_whole_with_and_without_encoders() {
         std::fs::write(dir.path().join("large"), &contents).unwrap();
         std::fs::write(dir.path().join("empty"), b"").unwrap();
         let to = socket();
-        let (pipeline, parameters) = pipeline(&to, encoders);
-        let (tell, told) = mpsc::channel();
+        let (pipeline, parameters, told) = pipeline(&to, encoders);
         let receiver = std::thread::spawn({
             let to = to.try_clone().unwrap();
             move || receive(&to)
         });
         for (sequence, name) in [(1, "large"), (2, "empty")] {
-            let tell = tell.clone();
-            let job = job(dir.path(), name, sequence, &parameters);
-            pipeline.submit(job, Box::new(move |how| tell.send((sequence, how)).unwrap()));
+            pipeline.submit(job(dir.path(), name, sequence, &parameters));
         }
         for _ in 0..2 {
-            let (sequence, how) = told.recv_timeout(Duration::from_secs(30)).unwrap();
-            assert!(matches!(how, Finished::Transmitted { .. }), "{encoders} encoders, {sequence}: {how:?}");
+            let (bundle, how) = told.recv_timeout(Duration::from_secs(30)).unwrap();
+            assert!(matches!(how, Finished::Transmitted { .. }), "{encoders} encoders, {bundle}: {how:?}");
         }
         pipeline.stop();
         let arrived = receiver.join().unwrap();
@@ -172,29 +172,24 @@ fn a_file_that_changed_withdraws_its_bundle_and_the_next_one_goes() {
     std::fs::write(dir.path().join("changed"), vec![1; 2_000_000]).unwrap();
     std::fs::write(dir.path().join("next"), b"next").unwrap();
     let to = socket();
-    let (pipeline, parameters) = pipeline(&to, 0);
+    let (pipeline, parameters, told) = pipeline(&to, 0);
     let (first, second) = (job(dir.path(), "changed", 1, &parameters), job(dir.path(), "next", 2, &parameters));
     let mut withdrawal = job(dir.path(), "changed", 1, &parameters);
     (withdrawal.first_esi, withdrawal.withdrawn) = (first.esi_limit, Some("it shrank".to_owned()));
     std::fs::write(dir.path().join("changed"), vec![2; 1_500_000]).unwrap();
-    let (tell, told) = mpsc::channel();
     let receiver = std::thread::spawn({
         let to = to.try_clone().unwrap();
         move || receive(&to)
     });
-    let submit = |job: Job| {
-        let (tell, sequence) = (tell.clone(), job.sequence);
-        pipeline.submit(job, Box::new(move |how| tell.send((sequence, how)).unwrap()));
-    };
-    submit(first);
+    pipeline.submit(first);
     let failed = told.recv_timeout(Duration::from_secs(30)).unwrap();
-    assert!(matches!(failed, (1, Finished::Failed { .. })), "{failed:?}");
+    assert!(matches!(&failed, (id, Finished::Failed { .. }) if *id == bundle(1)), "{failed:?}");
     // Only now that this could be written down is the other side told.
-    submit(second);
-    submit(withdrawal);
+    pipeline.submit(second);
+    pipeline.submit(withdrawal);
     let mut ends: Vec<_> = (0..2).map(|_| told.recv_timeout(Duration::from_secs(30)).unwrap()).collect();
-    ends.sort_by_key(|(sequence, _)| *sequence);
-    assert_eq!(ends[0], (1, Finished::Withdrawn));
+    ends.sort_by_key(|(id, _)| *id != bundle(1));
+    assert_eq!(ends[0], (bundle(1), Finished::Withdrawn));
     assert!(matches!(ends[1].1, Finished::Transmitted { .. }), "{:?}", ends[1]);
     pipeline.stop();
     let arrived = receiver.join().unwrap();
@@ -210,22 +205,20 @@ fn a_later_transmission_that_cannot_be_read_is_over_all_the_same() {
         std::fs::write(dir.path().join(name), name).unwrap();
     }
     let socket = socket();
-    let (pipeline, parameters) = pipeline(&socket, 0);
-    let (tell, told) = mpsc::channel();
+    let (pipeline, parameters, told) = pipeline(&socket, 0);
     for (sequence, name) in [(1, "gone"), (2, "next")] {
         let mut job = job(dir.path(), name, sequence, &parameters);
         job.first_esi = parameters.esis_per_pass();
         job.esi_limit = 2 * parameters.esis_per_pass();
         job.known_hashes = Some(Arc::new(vec![blake3::hash(name.as_bytes()).into()]));
-        let tell = tell.clone();
         if name == "gone" {
             std::fs::remove_file(dir.path().join(name)).unwrap();
         }
-        pipeline.submit(job, Box::new(move |how| tell.send(how).unwrap()));
+        pipeline.submit(job);
     }
     let second = Duration::from_secs(10);
-    assert!(matches!(told.recv_timeout(second), Ok(Finished::Failed { .. })));
-    assert!(matches!(told.recv_timeout(second), Ok(Finished::Transmitted { .. })), "its channel goes on");
+    assert!(matches!(told.recv_timeout(second), Ok((_, Finished::Failed { .. }))));
+    assert!(matches!(told.recv_timeout(second), Ok((_, Finished::Transmitted { .. }))), "its channel goes on");
     pipeline.stop();
 }
 
@@ -234,14 +227,12 @@ fn a_stop_aborts_what_is_not_over() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("large"), vec![1; 50_000_000]).unwrap();
     let to = socket();
-    let (pipeline, parameters) = pipeline(&to, 2);
-    let (tell, told) = mpsc::channel();
+    let (pipeline, parameters, told) = pipeline(&to, 2);
     for sequence in 1..4 {
-        let tell = tell.clone();
-        pipeline.submit(job(dir.path(), "large", sequence, &parameters), Box::new(move |how| tell.send(how).unwrap()));
+        pipeline.submit(job(dir.path(), "large", sequence, &parameters));
     }
     std::thread::sleep(Duration::from_millis(200));
     pipeline.stop();
-    let ends: Vec<Finished> = told.try_iter().collect();
+    let ends: Vec<Finished> = told.try_iter().map(|(_, how)| how).collect();
     assert_eq!(ends, [Finished::Aborted, Finished::Aborted, Finished::Aborted]);
 }

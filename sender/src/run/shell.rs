@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use super::Clock;
 use crate::control::{About, answer};
 use crate::engine::{Actions, Engine};
-use crate::pipeline::{Finished, Job, Pipeline};
+use crate::pipeline::{Finished, Pipeline};
 use crate::spool::{Told, Watcher};
 use crate::work::{Done, Work};
 
@@ -161,16 +161,11 @@ impl Shell {
             self.pipeline.set_beacon(self.engine.beacon());
         }
         for job in actions.jobs {
-            self.submit(job);
+            self.pipeline.submit(job);
         }
         for work in actions.work {
             self.start(work);
         }
-    }
-
-    fn submit(&self, job: Job) {
-        let (id, inputs) = (job.bundle, self.inputs.clone());
-        self.pipeline.submit(job, Box::new(move |finished| drop(inputs.send(Input::Finished(id, finished)))));
     }
 
     /// A thread for each piece: the engine asks for few at a time, and a long one must not hold up the others.

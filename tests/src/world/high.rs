@@ -267,13 +267,17 @@ impl High {
                 NextCheck::Idle => Thread::Asleep(None),
                 NextCheck::Over => Thread::Over,
             },
-            Thread::Awake => match self.intake.poll_work(self.now) {
-                NextWork::Store(block) => Thread::Storing(block),
-                NextWork::Park(block) => Thread::Parking(block),
-                NextWork::Wait(Duration::MAX) => Thread::Asleep(None),
-                NextWork::Wait(wait) => Thread::Asleep(Some(self.now + wait)),
-                NextWork::Over => Thread::Over,
-            },
+            Thread::Awake => {
+                let next = self.intake.poll_work(self.now);
+                self.wake();
+                match next {
+                    NextWork::Store(block) => Thread::Storing(block),
+                    NextWork::Park(block) => Thread::Parking(block),
+                    NextWork::Wait(Duration::MAX) => Thread::Asleep(None),
+                    NextWork::Wait(wait) => Thread::Asleep(Some(self.now + wait)),
+                    NextWork::Over => Thread::Over,
+                }
+            }
             Thread::Asleep(Some(until)) if until <= self.now => Thread::Awake,
             waits @ (Thread::Asleep(_) | Thread::Over) => {
                 self.threads[thread] = waits;

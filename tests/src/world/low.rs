@@ -1,25 +1,21 @@
-//! The sender's process: the real engine, and its pipeline without threads, in the order of `pipeline/produce.rs` and
-//! `pipeline/transmit.rs`.
+//! The sender's process: the real engine, [`Feed`], and threads around these that do what those of `sender/src/pipeline.rs` do: any of
+//! them may go on next, by one step of poll, do and report.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use checkvalve_host::disk::Disk;
-use checkvalve_protocol::beacon::{Beacon, ChannelState, OnWire};
 use checkvalve_protocol::crypto::SigningKey;
 use checkvalve_protocol::fec::Plans;
 use checkvalve_protocol::id::{BundleId, SessionId};
-use checkvalve_protocol::manifest::{Hashes, Outcome};
 use checkvalve_protocol::seal::Sealer;
 use checkvalve_protocol::time::Time;
-use checkvalve_protocol::transmit::{
-    Batch, Encoder, Link, Parameters, Selection, StreamId, Task, Transmit, Transmitter, Work as Tasks, WorkShape,
+use checkvalve_protocol::transmit::feed::{
+    Concluded, Encoded, Feed, FeedSetup, NextRead, ToConclude, ToEncode, ToRead,
 };
-use checkvalve_protocol::wire::ObjectKind;
-use checkvalve_sender::bundle::{ReadError, Reader, SpotReader};
+use checkvalve_protocol::transmit::{Batch, Link, Parameters, Transmit};
+use checkvalve_sender::bundle::ReadError;
 use checkvalve_sender::engine::{Engine, Now, OpenError, Rules, Setup};
 use checkvalve_sender::pipeline::{Finished, Job};
 use checkvalve_sender::work::Work;
@@ -28,8 +24,6 @@ use super::script::Options;
 use crate::rng::Rng;
 use crate::simdisk::SimDisk;
 
-/// Blocks read ahead of the ring, as in the real one.
-const AHEAD: usize = 4;
 const RATE: u64 = 8_000_000;
 
 /// A run of the sender's process.
@@ -37,47 +31,36 @@ pub(super) struct Low {
     pub(super) engine: Engine,
     disk: Arc<dyn Disk>,
     key: Arc<SigningKey>,
-    parameters: Parameters,
     sealer: Sealer,
     plans: Arc<Plans>,
-    transmitter: Transmitter,
+    feed: Feed<Job>,
+    reader: Reader,
+    encoder: Encoder,
+    /// The lane sleeps until then, or until it is woken. None: it is awake.
+    lane: Option<Time>,
     works: Vec<Work>,
-    queue: VecDeque<Job>,
-    active: Vec<Active>,
-    running: BTreeMap<u64, Running>,
-    finished: Vec<(BundleId, Finished)>,
-    starved: bool,
-    channels: Vec<ChannelState>,
-    next_channel: usize,
-    next_beacon: u64,
-    /// Beacons that were made.
-    beacons: u64,
     wake_ms: u64,
     rng: Rng,
+    /// What a thread found that must not be.
+    fault: Option<String>,
 }
 
-struct Active {
-    stream: StreamId,
-    job: Job,
-    tasks: Tasks,
-    source: Source,
-    hashes: Option<Vec<u8>>,
-    outcome: Option<Finished>,
+/// What the thread that reads is at.
+enum Reader {
+    Awake,
+    Asleep,
+    Reading(ToRead<Job>),
+    Concluding(ToConclude<Job>),
+    HasRead(ToRead<Job>, Result<(), ReadError>),
+    HasConcluded(Concluded<Job>),
 }
 
-enum Source {
-    Whole(Box<Reader>),
-    Parts(SpotReader),
-    Ended,
-}
-
-struct Running {
-    bundle: BundleId,
-    on_wire: OnWire,
-    priority: i16,
-    held: usize,
-    blocks_sent: u32,
-    ended: Option<Finished>,
+/// What the thread that encodes is at.
+enum Encoder {
+    Awake,
+    Asleep,
+    Encoding(ToEncode),
+    HasEncoded(Encoded),
 }
 
 /// What a step of the process brought forth.
@@ -149,27 +132,28 @@ impl Low {
         };
         let engine = Engine::open(setup, now)?;
         let sealer = Sealer::new(Some(&LINK_KEY), SessionId(rng.next_u64()));
-        let transmitter = Transmitter::new(&sealer, &parameters, Duration::from_millis(1));
+        let setup = FeedSetup {
+            parameters,
+            lanes: 1,
+            bucket: Duration::from_millis(1),
+            epoch: engine.epoch(),
+            session_number: engine.session_number(),
+            key: Arc::clone(&key),
+        };
         Ok(Self {
+            feed: Feed::new(setup, &sealer),
             engine,
             disk,
             key,
-            parameters,
             sealer,
             plans: Arc::clone(plans),
-            transmitter,
+            reader: Reader::Awake,
+            encoder: Encoder::Awake,
+            lane: None,
             works: Vec::new(),
-            queue: VecDeque::new(),
-            active: Vec::new(),
-            running: BTreeMap::new(),
-            finished: Vec::new(),
-            starved: false,
-            channels: Vec::new(),
-            next_channel: 0,
-            next_beacon: 0,
-            beacons: 0,
             wake_ms: 0,
             rng,
+            fault: None,
         })
     }
 
@@ -180,7 +164,7 @@ impl Low {
             let actions = self.engine.step(now);
             self.wake_ms = actions.wake_ms;
             if actions.beacon {
-                self.channels = self.engine.beacon();
+                self.feed.set_channels(self.engine.beacon());
             }
             for job in &actions.jobs {
                 told.jobs.push(Started {
@@ -192,16 +176,23 @@ impl Low {
                     esis: job.first_esi..job.esi_limit,
                 });
             }
-            self.queue.extend(actions.jobs);
+            actions.jobs.into_iter().for_each(|job| self.feed.submit(job));
+            self.wake();
             self.works.extend(actions.work);
             let mut busy = self.work(now, slow);
             let wire_ns = self.pump(now_ns, now, slow, told);
-            for (id, how) in std::mem::take(&mut self.finished) {
+            while let Some((id, how)) = self.feed.poll_finished() {
                 told.ended.push((id, matches!(how, Finished::Transmitted { .. })));
                 self.engine.finished(id, how, now);
                 busy = true;
             }
             if !busy {
+                if matches!(self.reader, Reader::Asleep) && self.feed.wants_reader() {
+                    self.fault = Some("the thread that reads sleeps, and could read".to_owned());
+                }
+                if matches!(self.encoder, Encoder::Asleep) && self.feed.waiting() > 0 {
+                    self.fault = Some("the thread that encodes sleeps, and could encode".to_owned());
+                }
                 let engine_ns = now_ns + self.wake_ms.saturating_sub(now.mono_ms).max(1) * 1_000_000;
                 return wire_ns.min(engine_ns).max(now_ns + 1);
             }
@@ -210,7 +201,7 @@ impl Low {
 
     /// Whether there is nothing to do but to wait for another drop.
     pub(super) fn is_idle(&self) -> bool {
-        self.works.is_empty() && self.queue.is_empty() && self.active.is_empty() && self.running.is_empty()
+        self.works.is_empty() && self.feed.is_empty()
     }
 
     /// The workers' threads: in any order.
@@ -226,211 +217,109 @@ impl Low {
         true
     }
 
-    /// The pipeline's threads.
-    fn pump(&mut self, now_ns: u64, now: Now, slow: bool, told: &mut Told) -> u64 {
-        let mut batch = Batch::new();
-        loop {
-            while !slow && self.produce() {}
-            if now_ns >= self.next_beacon {
-                self.next_beacon = now_ns + 1_000_000_000;
-                self.push_beacon(now);
-            }
-            let next = self.transmitter.poll_transmit(Time(now_ns + 1), &mut batch, Some(&self.sealer));
-            self.collect_spent();
-            match next {
-                Transmit::Ready => {
-                    told.datagrams.extend(batch.datagrams().map(<[u8]>::to_vec));
-                }
-                Transmit::Wait(at) => return at.0.min(self.next_beacon),
-                Transmit::Idle if !self.starved && !self.active.is_empty() && !slow => self.starved = true,
-                Transmit::Idle => return self.next_beacon,
-            }
-        }
+    /// What must not be, if it was.
+    pub(super) fn fault(&mut self) -> Option<String> {
+        self.fault.take()
     }
 
-    /// One step of the producing thread. False: it would wait.
-    fn produce(&mut self) -> bool {
-        let best = self.active.iter().map(|a| a.job.priority).max();
-        let waiting = self.queue.iter().enumerate().filter(|(_, job)| {
-            best.is_none_or(|p| job.priority >= p)
-                && (job.withdrawn.is_some() || self.active.iter().all(|a| a.job.channel != job.channel))
-        });
-        let next = waiting.min_by_key(|(at, job)| (-i32::from(job.priority), *at)).map(|(at, _)| at);
-        if let Some(job) = next.and_then(|at| self.queue.remove(at)) {
-            self.begin(job);
-            return true;
+    /// The pipeline's threads, until all of them wait. Gives until when.
+    fn pump(&mut self, now_ns: u64, now: Now, slow: bool, told: &mut Told) -> u64 {
+        let at = Time(now_ns + 1);
+        let mut batch = Batch::new();
+        loop {
+            let first = self.rng.below(3);
+            let any = (0..3).any(|offset| match (first + offset) % 3 {
+                0 => self.read(slow),
+                1 => self.encode(),
+                _ => self.transmit(at, now.wall_ms, &mut batch, told),
+            });
+            if !any {
+                break;
+            }
         }
-        let limit = self.parameters.depth() as usize + AHEAD;
-        let held = |a: &Active| self.running.get(&a.stream.0).map_or(0, |r| r.held);
-        let found = self.active.iter().enumerate().filter(|(_, a)| Some(a.job.priority) == best && held(a) < limit);
-        let found = found.map(|(at, a)| (held(a), at)).min();
-        let room = self.transmitter.schedule().held() < 2 * limit || self.starved;
-        let (Some((_, at)), true) = (found, room) else { return false };
-        let mut active = self.active.remove(at);
-        match self.one_block(&mut active) {
-            Ok(true) => self.active.insert(at, active),
-            Ok(false) => self.end(active),
-            Err(error) => self.fail(active, error),
-        }
+        self.lane.map_or(now_ns, |until| until.0)
+    }
+
+    /// One step of the thread that reads. False: it sleeps, or waits for a slow disk.
+    fn read(&mut self, slow: bool) -> bool {
+        self.reader = match std::mem::replace(&mut self.reader, Reader::Awake) {
+            Reader::Awake => match self.feed.poll_read() {
+                NextRead::Read(read) => Reader::Reading(read),
+                NextRead::Conclude(job) => Reader::Concluding(job),
+                NextRead::Wait => Reader::Asleep,
+            },
+            Reader::Reading(mut read) if !slow => {
+                let disk = &self.disk;
+                let result = read.fill(|job, reader, bytes, offset| job.read(disk, reader, bytes, offset));
+                Reader::HasRead(read, result)
+            }
+            Reader::Concluding(job) if !slow => {
+                Reader::HasConcluded(job.conclude(&self.key, |job, reader| job.finish(&self.disk, reader)))
+            }
+            Reader::HasRead(read, result) => {
+                self.feed.handle_read(read, result);
+                self.wake();
+                Reader::Awake
+            }
+            Reader::HasConcluded(concluded) => {
+                self.feed.handle_concluded(concluded);
+                self.wake();
+                Reader::Awake
+            }
+            waits @ (Reader::Asleep | Reader::Reading(_) | Reader::Concluding(_)) => {
+                self.reader = waits;
+                return false;
+            }
+        };
         true
     }
 
-    fn begin(&mut self, job: Job) {
-        let data_len = if job.withdrawn.is_some() { 0 } else { job.data_len };
-        let tasks = match self.tasks(&job, data_len, job.selection.clone()) {
-            Ok(tasks) => tasks,
-            Err(reason) => return self.finished.push((job.bundle, Finished::Failed { reason })),
-        };
-        let stream = self.transmitter.schedule().open(tasks.stream(job.priority));
-        job.progress.blocks_total.store(tasks.blocks(), Ordering::Relaxed);
-        let on_wire = OnWire {
-            bundle: job.bundle,
-            channel: job.channel.clone(),
-            sequence: job.sequence,
-            pass: job.pass,
-            passes: job.passes,
-            blocks: u32::try_from(tasks.blocks()).unwrap_or(u32::MAX),
-            blocks_sent: 0,
-        };
-        let running =
-            Running { bundle: job.bundle, on_wire, priority: job.priority, held: 0, blocks_sent: 0, ended: None };
-        self.running.insert(stream.0, running);
-        let (disk, plan, root) = (Arc::clone(&self.disk), Arc::clone(&job.plan), job.root.clone());
-        let source = match (&job.selection, &job.known_hashes) {
-            _ if job.withdrawn.is_some() => Source::Ended,
-            (Selection::Ranges(_), Some(_)) => Source::Parts(SpotReader::new(disk, plan, root)),
-            (_, Some(hashes)) => Source::Whole(Box::new(Reader::new(disk, plan, root).expecting(Arc::clone(hashes)))),
-            (_, None) => Source::Whole(Box::new(Reader::new(disk, plan, root))),
-        };
-        self.active.push(Active { stream, job, tasks, source, hashes: None, outcome: None });
-    }
-
-    fn tasks(&self, job: &Job, data_len: u64, selection: Selection) -> Result<Tasks, ReadError> {
-        let parameters = self.parameters.with_block(job.symbol_size, job.block_symbols);
-        let announce_len = job.announce.len() as u64;
-        let shape = WorkShape { bundle: job.bundle, announce_len, data_len, selection, first_esi: job.first_esi };
-        Tasks::new(&parameters, &shape).map_err(|error| ReadError::Broken(error.to_string()))
-    }
-
-    fn one_block(&mut self, active: &mut Active) -> Result<bool, ReadError> {
-        let task = match active.tasks.next_task() {
-            Some(task) => task,
-            None => {
-                if let Some(reason) = active.job.withdrawn.take() {
-                    self.sign(active, Outcome::withdrawn(&reason));
-                    active.outcome = Some(Finished::Withdrawn);
-                } else if active.hashes.is_none() {
-                    let files = match std::mem::replace(&mut active.source, Source::Ended) {
-                        Source::Whole(reader) => reader.finish()?,
-                        _ => active.job.known_hashes.as_ref().map(|h| h.as_ref().clone()).unwrap_or_default(),
-                    };
-                    self.sign(active, Outcome::Complete { files: files.clone() });
-                    active.outcome = Some(Finished::Transmitted { hashes: files });
+    /// One step of the thread that encodes. False: it sleeps.
+    fn encode(&mut self) -> bool {
+        self.encoder = match std::mem::replace(&mut self.encoder, Encoder::Asleep) {
+            Encoder::Awake => self.feed.poll_encode().map_or(Encoder::Asleep, Encoder::Encoding),
+            Encoder::Asleep => return false,
+            Encoder::Encoding(read) => Encoder::HasEncoded(read.encode(&self.plans)),
+            Encoder::HasEncoded(encoded) => {
+                let starved = self.feed.is_starved();
+                self.feed.handle_encoded(encoded);
+                if self.wake() == 0 && starved && !self.feed.is_starved() {
+                    self.fault = Some("the lane sleeps, and could send".to_owned());
                 }
-                match active.tasks.next_closing() {
-                    Some(task) => task,
-                    None => return Ok(false),
-                }
+                Encoder::Awake
             }
         };
-        self.make(active, &task)?;
-        Ok(true)
+        true
     }
 
-    fn sign(&self, active: &mut Active, outcome: Outcome) {
-        let hashes = Hashes { bundle: active.job.bundle, announce: active.job.announce_digest, outcome };
-        let signed = hashes.sign(&self.key).expect("hashes that can be signed");
-        active.tasks.hashes(signed.len() as u64).expect("hashes that can be coded");
-        active.hashes = Some(signed);
-    }
-
-    fn make(&mut self, active: &mut Active, task: &Task) -> Result<(), ReadError> {
-        let mut source = vec![0; Encoder::padded_len(task)];
-        let bytes = &mut source[..task.len];
-        let start = usize::try_from(task.offset).expect("an object in memory");
-        match task.symbol.kind {
-            ObjectKind::Announce => bytes.copy_from_slice(&active.job.announce[start..start + task.len]),
-            ObjectKind::Hashes => {
-                let hashes = active.hashes.as_ref().expect("they were signed");
-                bytes.copy_from_slice(&hashes[start..start + task.len]);
-            }
-            ObjectKind::Data => {
-                let got = match &mut active.source {
-                    Source::Whole(reader) => reader.read(bytes)?,
-                    Source::Parts(reader) => reader.read_at(bytes, task.offset)?,
-                    Source::Ended => 0,
-                };
-                if got != bytes.len() {
-                    return Err(ReadError::Unfinished);
-                }
-            }
+    /// One step of the lane. False: it sleeps.
+    fn transmit(&mut self, now: Time, wall_ms: u64, batch: &mut Batch, told: &mut Told) -> bool {
+        if self.lane.is_some_and(|until| now < until) {
+            return false;
         }
-        let coded = Encoder::new(&self.plans).encode(task, source, Vec::new());
-        let (block, _) = coded.expect("a block that can be coded");
-        if let Some(running) = self.running.get_mut(&active.stream.0) {
-            running.held += 1;
+        match self.feed.poll_transmit(0, now, wall_ms, batch, Some(&self.sealer)) {
+            Transmit::Ready => told.datagrams.extend(batch.datagrams().map(<[u8]>::to_vec)),
+            Transmit::Wait(until) => self.lane = Some(until),
+            Transmit::Idle => unreachable!("the feed says when to come again"),
         }
-        self.transmitter.schedule().push(active.stream, block);
-        self.starved = false;
-        Ok(())
+        // A lane that was told to wait and woken by what it did itself is awake all the same.
+        self.wake();
+        true
     }
 
-    fn end(&mut self, active: Active) {
-        if let Some(running) = self.running.get_mut(&active.stream.0) {
-            running.ended = Some(active.outcome.unwrap_or(Finished::Aborted));
+    /// The lock is given up: whoever has something to do is woken, if it sleeps. Gives how many lanes.
+    fn wake(&mut self) -> usize {
+        let wakes = self.feed.poll_wakes();
+        if wakes.reader && matches!(self.reader, Reader::Asleep) {
+            self.reader = Reader::Awake;
         }
-        self.transmitter.schedule().close(active.stream);
-        self.finish_if_over(active.stream);
-    }
-
-    fn fail(&mut self, mut active: Active, reason: ReadError) {
-        self.transmitter.schedule().abort(active.stream);
-        self.collect_spent();
-        active.outcome = Some(Finished::Failed { reason });
-        self.end(active);
-    }
-
-    fn collect_spent(&mut self) {
-        while let Some(spent) = self.transmitter.schedule().poll_spent() {
-            if let Some(running) = self.running.get_mut(&spent.stream.0) {
-                running.held = running.held.saturating_sub(1);
-                running.blocks_sent += u32::from(spent.symbol.kind == ObjectKind::Data);
-                self.finish_if_over(spent.stream);
-            }
+        if wakes.encoders > 0 && matches!(self.encoder, Encoder::Asleep) {
+            self.encoder = Encoder::Awake;
         }
-    }
-
-    fn finish_if_over(&mut self, stream: StreamId) {
-        if self.running.get(&stream.0).is_some_and(|r| r.held == 0 && r.ended.is_some())
-            && let Some(Running { bundle, ended: Some(how), .. }) = self.running.remove(&stream.0)
-        {
-            self.finished.push((bundle, how));
+        if wakes.lanes > 0 {
+            self.lane = None;
         }
-    }
-
-    fn push_beacon(&mut self, now: Now) {
-        let on_wire = self.running.values().max_by_key(|r| (r.priority, std::cmp::Reverse(r.on_wire.sequence)));
-        let on_wire = on_wire.map(|r| OnWire { blocks_sent: r.blocks_sent, ..r.on_wire.clone() });
-        let channel = match self.channels.len() {
-            0 => None,
-            count => {
-                self.next_channel = (self.next_channel + 1) % count;
-                self.channels.get(self.next_channel).cloned()
-            }
-        };
-        self.beacons += 1;
-        let beacon = Beacon {
-            epoch: self.engine.epoch(),
-            session_number: self.engine.session_number(),
-            session: self.sealer.session(),
-            counter: self.beacons,
-            clock_ms: now.wall_ms,
-            rate_bits: RATE,
-            datagrams: self.transmitter.datagrams(),
-            on_wire,
-            channel,
-        };
-        self.transmitter.push_beacon(beacon.sign(&self.key, usize::from(self.parameters.symbol_size())));
+        wakes.lanes
     }
 }
 

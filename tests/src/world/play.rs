@@ -367,6 +367,7 @@ impl<'a> World<'a> {
         let Some(process) = &mut self.low.process else { return Ok(()) };
         let mut told = Told::default();
         let next = SimDisk::until_power_cut(|| process.step(now, clock, slow, &mut told));
+        process.fault().map_or(Ok(()), Err)?;
         self.hear_low(told)?;
         match next {
             None => self.die_armed(Side::Low, None),

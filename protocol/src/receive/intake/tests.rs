@@ -177,6 +177,20 @@ fn lanes_rest_while_memory_is_nearly_full_of_what_waits() {
         assert!(sbn < 8, "{:?}", bench.intake.usage());
     }
     assert!(!bench.wakes().lanes);
+    let taken: Vec<_> = (0..sbn).map(|_| bench.store()).collect();
+    assert!(bench.wakes().lanes, "nothing waits for those who store, however long the disk takes");
+    let last = taken.into_iter().last().unwrap();
+    bench.report(last, BlockOutcome::Undecodable);
+}
+
+#[test]
+fn lanes_go_on_when_memory_is_free_again() {
+    let mut bench = Bench::new(10 << 10);
+    let mut sbn = 0;
+    while !bench.intake.is_pressed() {
+        bench.whole(sbn);
+        sbn += 1;
+    }
     let mut lanes = Vec::new();
     for _ in 0..sbn {
         let block = bench.store();
