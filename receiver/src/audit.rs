@@ -15,8 +15,23 @@ use serde::{Deserialize, Serialize};
 /// The open audit trail.
 pub struct Audit {
     disk: Arc<dyn Disk>,
-    file: Mutex<Box<dyn DiskFile>>,
+    file: Mutex<Trail>,
     path: PathBuf,
+}
+
+struct Trail {
+    file: Box<dyn DiskFile>,
+    /// An append failed: the last line may be torn.
+    is_ragged: bool,
+}
+
+/// Lines of the trail that cannot be read: what they told is not known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Numbers of the first of them, from 1.
+    pub lines: Vec<u64>,
+    /// How many there are.
+    pub count: u64,
 }
 
 /// A line of the trail about a bundle, as it is read again.
@@ -63,6 +78,8 @@ pub struct Told {
 
 /// Longest line that is read again, in bytes.
 const MAX_LINE: usize = 64 << 10;
+/// Lines that are named when they cannot be read.
+const MAX_NAMED: usize = 20;
 
 /// What happened.
 #[derive(Debug, Serialize)]
@@ -200,66 +217,95 @@ impl Audit {
         Ok(Self { disk: Arc::clone(disk), file, path: path.to_owned() })
     }
 
-    /// Gives `each` line that can be read, from the first on.
-    pub fn read(&self, each: &mut dyn FnMut(Told)) -> io::Result<()> {
+    /// Gives `each` line that can be read, from the first on, and which cannot.
+    pub fn read(&self, each: &mut dyn FnMut(Told)) -> io::Result<Unreadable> {
         let file = self.disk.open_read(&self.path)?;
         let (mut at, mut held) = (0, Vec::new());
         let mut buf = vec![0; MAX_LINE];
+        let (mut number, mut unreadable, mut is_long) = (0, Unreadable::default(), false);
+        let mut line = |line: &[u8]| {
+            number += 1;
+            match serde_json::from_slice(line) {
+                Ok(told) => each(told),
+                // Made when a torn line was ended.
+                Err(_) if line.is_empty() => {}
+                Err(_) => {
+                    unreadable.count += 1;
+                    if unreadable.lines.len() < MAX_NAMED {
+                        unreadable.lines.push(number);
+                    }
+                }
+            }
+        };
         loop {
             let got = file.read_at(&mut buf, at)?;
             if got == 0 {
-                return Ok(());
+                if !held.is_empty() || is_long {
+                    line(b"torn");
+                }
+                return Ok(unreadable);
             }
             at += got as u64;
             held.extend_from_slice(&buf[..got]);
             let whole = held.iter().rposition(|&b| b == b'\n').map_or(0, |end| end + 1);
-            held[..whole]
-                .split(|&b| b == b'\n')
-                .filter_map(|line| serde_json::from_slice(line).ok())
-                .for_each(&mut *each);
+            for one in held[..whole].split_inclusive(|&b| b == b'\n') {
+                // The rest of one that is too long to be ours.
+                line(if std::mem::take(&mut is_long) { b"long" } else { &one[..one.len() - 1] });
+            }
             held.drain(..whole);
             if held.len() > MAX_LINE {
-                held.clear(); // no line of ours
+                held.clear();
+                is_long = true;
             }
         }
     }
 
-    /// Appends a line; durable when this returns. Where somebody removed the trail, a new one begins.
+    /// Appends a line; durable when this returns. Where somebody removed the trail, a new one begins. What a full disk tore of the line
+    /// before is ended first, so that this one can be read.
     pub fn record(&self, at_ms: u64, event: &Event<'_>) -> io::Result<()> {
         let mut line = serde_json::to_vec(&Line { at: Stamp(at_ms), event }).map_err(io::Error::other)?;
         line.push(b'\n');
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut trail = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         match self.disk.lstat(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 tracing::error!(path = %self.path.display(), "the audit trail was removed; a new one begins");
                 if let Some(parent) = self.path.parent() {
                     self.disk.create_dir_all(parent, 0o750)?;
                 }
-                *file = open(self.disk.as_ref(), &self.path)?;
+                *trail = open(self.disk.as_ref(), &self.path)?;
             }
             _ => {}
         }
-        file.append(&line)?;
-        file.sync_data()
+        if trail.is_ragged {
+            end_line(trail.file.as_ref())?;
+        }
+        trail.is_ragged = true;
+        trail.file.append(&line)?;
+        trail.is_ragged = false;
+        trail.file.sync_data()
     }
 }
 
-fn open(disk: &dyn Disk, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+fn open(disk: &dyn Disk, path: &Path) -> io::Result<Trail> {
     let file = disk.open_append_or_create(path)?;
+    end_line(file.as_ref())?;
+    Ok(Trail { file, is_ragged: false })
+}
+
+/// Ends the last line, if it is torn.
+fn end_line(file: &dyn DiskFile) -> io::Result<()> {
     let (len, mut last) = (file.len()?, [b'\n']);
     if len > 0 {
         file.read_at(&mut last, len - 1)?;
     }
-    if last != [b'\n'] {
-        file.append(b"\n")?;
-    }
-    Ok(file)
+    if last == [b'\n'] { Ok(()) } else { file.append(b"\n") }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use checkvalve_host::disk::OsDisk;
+    use checkvalve_host::disk::fault::FailNth;
 
     fn event() -> Event<'static> {
         Event::TrustAdded { key: KeyId([1; 8]), name: "a \"b\"\n" }
@@ -280,6 +326,49 @@ mod tests {
         assert_eq!(lines[0].as_ref().unwrap()["event"], "trust_added");
         assert!(lines[1].is_none());
         assert_eq!(lines[2].as_ref().unwrap()["at"], "1970-01-01T00:00:00.008Z");
+    }
+
+    #[test]
+    fn what_a_full_disk_tore_costs_no_later_event_and_is_named() {
+        let dir = crate::testing::dir();
+        let path = dir.path().join("audit.jsonl");
+        let disk = Arc::new(FailNth::new(Arc::new(OsDisk)));
+        let audit = Audit::open(&(Arc::clone(&disk) as Arc<dyn Disk>), &path).unwrap();
+        audit.record(1, &event()).unwrap();
+        disk.heal();
+        audit.record(1, &event()).unwrap();
+        let steps = disk.operations();
+        assert_eq!(steps, ["lstat", "append", "sync_data"]);
+        disk.fail_once(1, 28);
+        audit.record(2, &event()).unwrap_err();
+        // Ending the torn line may fail too, at each step.
+        for nth in 1..4 {
+            disk.fail_once(nth, 28);
+            audit.record(2, &event()).unwrap_err();
+        }
+        disk.heal();
+        audit.record(3, &event()).unwrap();
+        disk.heal();
+        audit.record(4, &event()).unwrap();
+        assert_eq!(disk.operations(), steps, "nothing is torn any more");
+        let mut told = Vec::new();
+        let unreadable = audit.read(&mut |line| told.push(line.at.0)).unwrap();
+        assert_eq!(told, [1, 1, 3, 4]);
+        assert_eq!(unreadable, Unreadable { lines: vec![3], count: 1 });
+    }
+
+    #[test]
+    fn lines_that_are_too_long_or_torn_are_counted_once() {
+        let dir = crate::testing::dir();
+        let path = dir.path().join("audit.jsonl");
+        let audit = Audit::open(&(Arc::new(OsDisk) as Arc<dyn Disk>), &path).unwrap();
+        audit.record(1, &event()).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        let long = vec![b'x'; 5 * MAX_LINE];
+        std::fs::write(&path, [&whole[..], &long, b"\n", &whole, &whole[..9]].concat()).unwrap();
+        let mut told = 0;
+        let unreadable = audit.read(&mut |_| told += 1).unwrap();
+        assert_eq!((told, unreadable), (2, Unreadable { lines: vec![2, 4], count: 2 }));
     }
 
     #[test]

@@ -17,7 +17,7 @@ impl Delivery {
         let mut ends: BTreeMap<BundleId, Entry> = BTreeMap::new();
         let mut passed: BTreeMap<ChannelName, u64> = BTreeMap::new();
         let (mut given_up, mut allowed) = (Vec::new(), Vec::new());
-        self.audit.read(&mut |told| {
+        let unreadable = self.audit.read(&mut |told| {
             let Some(channel) = told.channel.clone() else { return };
             let Some(id) = told.bundle else {
                 match told.event.as_str() {
@@ -39,6 +39,10 @@ impl Delivery {
             });
             follow(entry, &told);
         })?;
+        if unreadable.count > 0 {
+            tracing::error!(lines = ?unreadable.lines, count = unreadable.count,
+                "lines of the audit trail cannot be read: what became of their bundles is not known, and a hook may run again for one");
+        }
         let mut count = 0;
         for (_, mut entry) in ends {
             let known = self.ledger.lock().entry(entry.id).cloned();
