@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -188,7 +188,14 @@ fn offset(pages: usize, page: usize) -> usize {
 fn open(path: &Path, create: bool) -> io::Result<File> {
     // Not through a link, and no other user's.
     let flags = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0);
-    File::options().read(true).write(true).create_new(create).mode(0o600).custom_flags(flags).open(path)
+    let file = File::options().read(true).write(true).create_new(create).mode(0o600).custom_flags(flags).open(path)?;
+    let metadata = file.metadata()?;
+    let ours = metadata.uid() == rustix::process::geteuid().as_raw();
+    if !metadata.is_file() || !ours || metadata.mode() & 0o022 != 0 {
+        let text = "it is not a file that this user alone may write to";
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+    }
+    Ok(file)
 }
 
 /// A file in memory, shared with whoever maps it next.
@@ -309,6 +316,24 @@ mod tests {
         assert_eq!(found(&path, BOOT), []);
         drop(reassembly(&path));
         assert_eq!(found(&path, BOOT), []);
+    }
+
+    #[test]
+    fn what_others_may_have_written_is_not_taken_up() {
+        let Some(dir) = dir() else { return };
+        let path = dir.path().join("blocks");
+        let mut running = reassembly(&path);
+        put(&mut running, 1, 0..90);
+        let denied = || left_behind(&path, BOOT, &mut |_| unreachable!()).unwrap_err().kind();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o620)).unwrap();
+        assert_eq!(denied(), io::ErrorKind::PermissionDenied);
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        assert_eq!(found(&path, BOOT), [(1, 90)]);
+        if std::os::unix::fs::chown(&path, Some(12_345), None).is_ok() {
+            assert_eq!(denied(), io::ErrorKind::PermissionDenied);
+        }
+        drop(reassembly(&path));
+        assert_eq!(found(&path, BOOT), [], "it is made anew");
     }
 
     #[test]
