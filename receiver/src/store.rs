@@ -401,8 +401,9 @@ impl Store {
 
     /// A sync failed: what was stored since the last checkpoint may be lost although it can be read.
     pub fn give_up_unsynced(&self) {
-        self.failed_syncs.fetch_add(1, Ordering::Relaxed);
+        // In this order: who writes something down holds the log, and looks at the number.
         let mut log = self.log();
+        self.failed_syncs.fetch_add(1, Ordering::Relaxed);
         if let Err(error) = log.unsynced() {
             tracing::error!(%error, "staging journal");
         }

@@ -234,6 +234,31 @@ fn a_failed_sync_gives_up_what_it_should_have_kept() {
 }
 
 #[test]
+fn what_was_written_before_a_sync_failed_and_noted_after_it_is_given_up() {
+    let bench = Bench::new();
+    let sample = &samples()[0];
+    let store = Arc::new(bench.open(1));
+    // Before the announce is known, in the flat file.
+    put(&store, sample, 0).unwrap();
+    bench.disk.heal();
+    put(&store, sample, 1).unwrap();
+    let nth = bench.disk.operations().iter().position(|&op| op == "start_writeback").unwrap();
+    let other = Arc::clone(&store);
+    bench.disk.interrupt(nth, move || other.give_up_unsynced());
+    assert!(matches!(put(&store, sample, 2), Err(StoreError::Disk(_))));
+    let have = |store: &Store| store.have(sample.id(), ObjectKind::Data, &sample.oti());
+    assert!(have(&store).iter().next().is_none(), "{:?}", have(&store));
+    store.checkpoint().unwrap();
+    put(&store, sample, 2).unwrap();
+    assert_eq!(have(&store).iter().collect::<Vec<_>>(), [2]);
+    adopt(&store, sample).unwrap();
+    for sbn in 0..sample.oti().blocks() {
+        put(&store, sample, sbn).unwrap();
+    }
+    assert_whole(&store, sample);
+}
+
+#[test]
 fn the_journal_of_an_empty_staging_is_short_again() {
     let bench = Bench::new();
     let store = bench.open(1);

@@ -5,8 +5,6 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use checkvalve_host::journal::JournalError;
-
 use super::space::{Cost, PAGE};
 use super::staged::Place;
 use super::tree::Tree;
@@ -91,6 +89,7 @@ impl Store {
             ..Cost::default()
         };
         let _room = self.reserve(staged, cost)?;
+        let before = (self.failed_syncs.load(Ordering::Relaxed), staged.losses());
         let place = staged.wake(&self.disk)?;
         let part = |range: &Range<u64>| &buf[(range.start - offset) as usize..(range.end - offset) as usize];
         let mut flat = true;
@@ -129,22 +128,37 @@ impl Store {
                 Some(Arc::clone(tree))
             }
         };
-        let noted = self.note(staged, length, claimed, flat);
+        let noted = self.note(staged, length, claimed, flat, before);
         if let (Err(_), Some(tree)) = (&noted, &tree) {
             staged.hashing().rewind(tree.files(), offset);
         }
-        noted.map_err(journal_error)?;
+        noted?;
         self.written.fetch_add(bytes, Ordering::Relaxed);
         Ok(tree)
     }
 
-    fn note(&self, staged: &Staged, length: u64, claimed: &[Range<u64>], flat: bool) -> Result<(), JournalError> {
+    /// Writes down that `claimed` is stored. `before`: failed syncs and losses when the writing began. What was written before one of them
+    /// is given up with the rest.
+    fn note(
+        &self,
+        staged: &Staged,
+        length: u64,
+        claimed: &[Range<u64>],
+        flat: bool,
+        before: (u64, u64),
+    ) -> Result<(), StoreError> {
         let mut log = self.log();
+        if self.failed_syncs.load(Ordering::Relaxed) != before.0 {
+            return Err(StoreError::Disk(io::Error::other("a sync failed while it was written")));
+        }
+        if staged.losses() != before.1 {
+            return Err(StoreError::Unwanted);
+        }
         if staged.fill().0.is_none() {
-            log.length(staged.id, length)?;
+            log.length(staged.id, length).map_err(journal_error)?;
         }
         for range in claimed {
-            log.stored(staged.id, range.clone(), flat)?;
+            log.stored(staged.id, range.clone(), flat).map_err(journal_error)?;
         }
         let mut blocks = staged.blocks();
         blocks.stored.length = Some(length);
