@@ -5,6 +5,7 @@
 //! time is up.
 
 pub mod input;
+pub mod log;
 pub mod process;
 
 use std::ffi::{OsStr, OsString};

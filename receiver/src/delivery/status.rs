@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::Delivery;
 use super::alarms::Alarm;
 use super::manifests::handle;
-use crate::hook::process::log_path;
+use crate::hook::log::log_path;
 use crate::ledger::{Entry, Next, Signer, State};
 use crate::sink::NO_ROOM;
 use crate::store::space::Bound;

@@ -1,6 +1,7 @@
 use std::future::pending;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use checkvalve_protocol::id::{BundleId, KeyId};
@@ -70,7 +71,7 @@ impl Bench {
 
     fn log(&self) -> String {
         let (logs, run) = (self.dir.path().join("logs"), &self.run);
-        let path = process::log_path(&logs, &run.channel, run.sequence, run.id, run.attempt);
+        let path = log::log_path(&logs, &run.channel, run.sequence, run.id, run.attempt);
         std::fs::read_to_string(path).unwrap()
     }
 
@@ -263,19 +264,61 @@ fn its_output_is_bounded() {
     let bench = Bench::new("head -c 3000000 /dev/zero; echo end");
     assert_eq!(bench.outcome(), Outcome::Done);
     let log = bench.log();
-    assert!((log.len() as u64) < process::MAX_LOG + 200, "{}", log.len());
+    assert!((log.len() as u64) < log::MAX_LOG + 200, "{}", log.len());
     assert!(log.contains("not kept") && log.contains("exit 0"));
+}
+
+/// A log on a disk that stands still: nobody reads the pipe that it is.
+#[test]
+fn a_disk_that_stands_still_under_its_log_holds_nobody_else_up() {
+    let bench = Bench::new("head -c 200000 /dev/zero; echo end");
+    let path = log::log_path(&bench.dir.path().join("logs"), &bench.run.channel, 3, bench.run.id, 1);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    let ticks = Arc::new(AtomicUsize::new(0));
+    let ticked = |ticks: &AtomicUsize, more: usize| {
+        let (before, until) = (ticks.load(Ordering::Relaxed), Instant::now() + Duration::from_secs(10));
+        while ticks.load(Ordering::Relaxed) < before + more && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        ticks.load(Ordering::Relaxed) >= before + more
+    };
+    let disk = std::thread::spawn({
+        let (path, ticks) = (path.clone(), Arc::clone(&ticks));
+        move || {
+            let while_it_is_made = ticked(&ticks, 5);
+            let mut file = std::fs::File::open(&path).unwrap();
+            let while_it_is_written = ticked(&ticks, 5);
+            let mut bytes = Vec::new();
+            std::io::Read::read_to_end(&mut file, &mut bytes).unwrap();
+            (while_it_is_made, while_it_is_written, bytes.len())
+        }
+    });
+    let outcome = block_on(async {
+        let mut every = tokio::time::interval(Duration::from_millis(10));
+        let run = bench.run(pending());
+        tokio::pin!(run);
+        loop {
+            tokio::select! {
+                outcome = &mut run => break outcome,
+                _ = every.tick() => drop(ticks.fetch_add(1, Ordering::Relaxed)),
+            }
+        }
+    });
+    assert_eq!(outcome, Outcome::Done);
+    let (while_it_is_made, while_it_is_written, len) = disk.join().unwrap();
+    assert!(while_it_is_made && while_it_is_written && len > 200_000, "{len}");
 }
 
 #[test]
 fn logs_of_old_attempts_go() {
     let mut bench = Bench::new("exit 75");
-    for attempt in 1..=process::KEPT_LOGS + 3 {
+    for attempt in 1..=log::KEPT_LOGS + 3 {
         bench.run.attempt = attempt;
         assert_eq!(bench.outcome(), Outcome::Again);
     }
     let logs = std::fs::read_dir(bench.dir.path().join("logs/default")).unwrap().count();
-    assert_eq!(logs, process::KEPT_LOGS as usize);
+    assert_eq!(logs, log::KEPT_LOGS as usize);
 }
 
 #[test]
