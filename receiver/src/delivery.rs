@@ -13,6 +13,7 @@ mod advance;
 pub mod alarms;
 mod beacons;
 mod install;
+mod jobs;
 mod manifests;
 mod operator;
 mod rebuild;
@@ -27,7 +28,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use checkvalve_host::disk::Disk;
@@ -40,6 +41,7 @@ use checkvalve_protocol::manifest::Announce;
 use checkvalve_protocol::partition::Oti;
 use checkvalve_protocol::wire::ObjectKind;
 
+use self::jobs::{Job, Jobs};
 use crate::audit::Audit;
 use crate::hook::HookPolicy;
 use crate::inbox::{Durability, Inbox};
@@ -230,21 +232,6 @@ impl Drop for AdoptionPlace {
     }
 }
 
-/// Work that may take long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Job {
-    Advance(BundleId),
-    Checkpoint,
-    /// What came since content was found to be spoilt.
-    Clear(BundleId),
-}
-
-#[derive(Default)]
-struct Jobs {
-    queue: Mutex<VecDeque<Job>>,
-    more: Condvar,
-}
-
 impl Delivery {
     /// Opens everything and goes on where the last run stopped. `boot` says which run of the kernel this is; `now_ms` is
     /// Unix time in milliseconds. The directories exist.
@@ -322,25 +309,18 @@ impl Delivery {
 
     /// Waits for work until `timeout` is over. True: there is some.
     pub fn wait_for_work(&self, timeout: Duration) -> bool {
-        let queue = self.jobs.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        let (queue, _) = self
-            .jobs
-            .more
-            .wait_timeout_while(queue, timeout, |queue| queue.is_empty())
-            .unwrap_or_else(PoisonError::into_inner);
-        !queue.is_empty()
+        self.jobs.wait(timeout)
     }
 
     /// Does one piece of work, which may take as long as the disk does. False: there was none. Several threads may.
     pub fn work(&self) -> bool {
-        let job = self.jobs.queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-        match job {
-            None => return false,
-            Some(Job::Advance(id)) => self.advance(id),
-            Some(Job::Clear(id)) => {
+        let Some(taken) = self.jobs.take() else { return false };
+        match taken.job {
+            Job::Advance(id) => self.advance(id),
+            Job::Clear(id) => {
                 self.clear_spoilt(id, false);
             }
-            Some(Job::Checkpoint) => {
+            Job::Checkpoint => {
                 if let Err(error) = self.store.checkpoint() {
                     self.all_lost();
                     tracing::error!(%error, "staging cannot be synced: what it took since the last time is given up");
@@ -456,12 +436,7 @@ impl Delivery {
     }
 
     fn enqueue(&self, job: Job) {
-        let mut queue = self.jobs.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        if !queue.contains(&job) {
-            queue.push_back(job);
-        }
-        drop(queue);
-        self.jobs.more.notify_one();
+        self.jobs.push(job);
     }
 
     fn wake(&self) {
