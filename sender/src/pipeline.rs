@@ -262,6 +262,7 @@ impl Pipeline {
         let setup = FeedSetup {
             parameters: config.parameters,
             lanes: config.destinations.len().max(1),
+            ahead: feed::AHEAD,
             bucket: BUCKET,
             epoch: config.epoch,
             session_number: config.session_number,

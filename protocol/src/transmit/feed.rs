@@ -35,9 +35,8 @@ use crate::seal::Sealer;
 use crate::time::Time;
 use crate::wire::ObjectKind;
 
-/// Bytes of blocks read ahead of the ring, so that it never waits for the disk without need. Whoever reads rests until half of
-/// them have gone: to be woken for each block would cost more than to make it.
-const AHEAD: usize = 8 << 20;
+/// Bytes of blocks that are usually read ahead of the ring.
+pub const AHEAD: usize = 8 << 20;
 /// Between beacons.
 const BEACON_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -48,6 +47,9 @@ pub struct FeedSetup {
     pub parameters: Parameters,
     /// How many lanes share the rate, 1 or more.
     pub lanes: usize,
+    /// Bytes of blocks read ahead of the ring, so that it never waits for the disk without need: 4 to 32 blocks. Whoever reads rests
+    /// until half of them have gone: to be woken for each block would cost more than to make it.
+    pub ahead: usize,
     /// How much a lane may send at once after it was late.
     pub bucket: Duration,
     /// The state that the session is of.
@@ -256,8 +258,19 @@ impl<J: Job> Feed<J> {
         if let Some(running) = self.running.get_mut(&stream) {
             running.encoding -= 1;
         }
+        let is_failed = self.running.get(&stream).is_none_or(|r| matches!(r.ended, Some(Finished::Failed { .. })));
         match result {
+            Ok((block, _)) if is_failed => {
+                self.buffers.extend([block.source, block.repair]);
+                if let Some(running) = self.running.get_mut(&stream) {
+                    running.held -= 1;
+                }
+            }
             Ok((block, back)) => {
+                assert!(
+                    self.transmitter.schedule().takes_blocks(stream),
+                    "a stream is open until all of it is encoded"
+                );
                 self.transmitter.schedule().push(stream, block);
                 self.starved = false;
                 self.buffers.extend(back);
@@ -367,7 +380,7 @@ impl<J: Job> Feed<J> {
     fn ahead(&self) -> usize {
         let parameters = &self.setup.parameters;
         let block = usize::from(parameters.symbol_size()) * usize::from(parameters.block_symbols());
-        (AHEAD / block.max(1)).clamp(4, 32)
+        (self.setup.ahead / block.max(1)).clamp(4, 32)
     }
 
     /// Takes back the buffers of blocks that have gone.
@@ -411,6 +424,7 @@ impl<J: Job> Feed<J> {
         if self.running.get(&id).is_some_and(is_over)
             && let Some(Running { order, ended: Some(how), .. }) = self.running.remove(&id)
         {
+            assert!(!self.transmitter.schedule().is_open(id), "a job is over when its last symbol has gone");
             self.finished.push_back((order.bundle, how));
         }
     }

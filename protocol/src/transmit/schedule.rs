@@ -150,6 +150,12 @@ impl Schedule {
         if express { stream.express.push_back(sending) } else { stream.waiting.push_back(sending) }
     }
 
+    /// Whether this stream takes blocks.
+    #[must_use]
+    pub fn takes_blocks(&self, id: StreamId) -> bool {
+        self.streams.iter().any(|stream| stream.id == id && !stream.closed)
+    }
+
     /// No more blocks come for this stream; it ends when its symbols have gone.
     pub fn close(&mut self, id: StreamId) {
         if let Some(stream) = self.streams.iter_mut().find(|s| s.id == id) {

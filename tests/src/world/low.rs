@@ -135,6 +135,8 @@ impl Low {
         let setup = FeedSetup {
             parameters,
             lanes: 1,
+            // As few as may be, so that those who read have to wait.
+            ahead: 0,
             bucket: Duration::from_millis(1),
             epoch: engine.epoch(),
             session_number: engine.session_number(),

@@ -15,6 +15,7 @@ pub(super) struct Memory(Arc<Mutex<State>>);
 #[derive(Default)]
 struct State {
     taken: u64,
+    in_use: usize,
     killed: bool,
     left: Vec<Vec<u8>>,
 }
@@ -25,6 +26,11 @@ impl Memory {
     /// From now on what the process drops is what it leaves behind.
     pub(super) fn kill(&self) {
         self.lock().killed = true;
+    }
+
+    /// Extents that are neither given back nor left behind.
+    pub(super) fn in_use(&self) -> usize {
+        self.lock().in_use
     }
 
     /// The power goes, or the process has ended by itself.
@@ -51,6 +57,7 @@ impl BlockMemory for Memory {
         state.taken += 1;
         let room = !state.taken.is_multiple_of(NO_ROOM);
         // Not zeros: what was there before must not matter.
+        state.in_use += usize::from(room);
         room.then(|| Box::new(Taken(self.clone(), vec![0xa5; len])) as _)
     }
 }
@@ -67,6 +74,7 @@ impl Extent for Taken {
 impl Drop for Taken {
     fn drop(&mut self) {
         let mut state = self.0.lock();
+        state.in_use -= 1;
         // Unwinding is how a simulated process dies in the middle of an operation.
         if state.killed || std::thread::panicking() {
             state.left.push(std::mem::take(&mut self.1));

@@ -221,17 +221,18 @@ impl World<'_> {
         Ok(())
     }
 
-    /// With the line silent, the receiver forgets whatever nobody signed for.
+    /// With the line silent, the receiver has no block in memory, and forgets whatever nobody signed for.
     pub(super) fn nothing_is_left(&mut self) -> Held {
-        if !self.peer.there {
-            return Ok(());
-        }
         self.silence();
         self.advance(self.now + FORGOTTEN_MS * MS)?;
         let process = self.high.process.as_ref().ok_or("the receiver does not stay up although nothing is wrong")?;
         let usage = process.usage();
         if (usage.unsigned_objects, usage.unsigned_memory) != (0, 0) {
             return Err(format!("what nobody signed for is still held: {usage:?}"));
+        }
+        let extents = self.memory.in_use();
+        if (usage.open_blocks, extents) != (0, 0) {
+            return Err(format!("the line is silent, and {extents} blocks are in memory: {usage:?}"));
         }
         if self.high.faulty {
             return Ok(());

@@ -104,7 +104,7 @@ pub(super) struct World<'a> {
     pub(super) low: Machine<Low>,
     pub(super) high: Machine<High>,
     /// Of the receiver's blocks under way.
-    memory: Memory,
+    pub(super) memory: Memory,
     wire: Wire,
     pub(super) peer: Peer,
     pub(super) book: Book,

@@ -64,6 +64,7 @@ impl Bench {
         let setup = FeedSetup {
             parameters: Parameters::derive(&link).unwrap(),
             lanes: 1,
+            ahead: AHEAD,
             bucket: Duration::from_millis(1),
             epoch: Epoch { number: 1, id: EpochId(2) },
             session_number: 3,
