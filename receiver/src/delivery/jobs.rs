@@ -129,11 +129,13 @@ mod tests {
         jobs.push(Job::Advance(ONE));
         let first = jobs.take().unwrap();
         jobs.push(Job::Clear(ONE));
+        let started = std::time::Instant::now();
         std::thread::scope(|scope| {
             let waits = scope.spawn(|| jobs.wait(Duration::from_secs(60)));
             std::thread::sleep(Duration::from_millis(20));
             drop(first);
             assert!(waits.join().unwrap());
         });
+        assert!(started.elapsed() < Duration::from_secs(30), "it was woken, it did not look by itself");
     }
 }

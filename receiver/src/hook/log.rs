@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use checkvalve_protocol::id::{BundleId, ChannelName};
-use tokio::sync::mpsc;
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::sync::{mpsc, oneshot};
 
 use super::{HookRun, Outcome};
 
@@ -27,12 +26,18 @@ pub fn log_path(logs: &Path, channel: &ChannelName, sequence: u64, id: BundleId,
 
 /// Where the output of a run goes.
 pub(super) struct Log {
-    output: mpsc::Sender<Vec<u8>>,
-    writer: JoinHandle<LogFile>,
+    pieces: mpsc::Sender<Piece>,
+    written: oneshot::Receiver<()>,
+}
+
+enum Piece {
+    Output(Vec<u8>),
+    /// The last line.
+    End(String),
 }
 
 /// Room for one more piece of output.
-pub(super) struct Room<'a>(mpsc::Permit<'a, Vec<u8>>);
+pub(super) struct Room<'a>(mpsc::Permit<'a, Piece>);
 
 struct LogFile {
     file: File,
@@ -42,40 +47,59 @@ struct LogFile {
 }
 
 impl Log {
-    /// Makes the log of this run, and removes the one that is too many. Errors: the disk's.
-    pub(super) async fn create(logs: &Path, run: &HookRun) -> io::Result<Self> {
+    /// Makes the log of this run, and removes the one that is too many. None: the bundle is not there. Errors: the disk's.
+    pub(super) async fn create(logs: &Path, run: &HookRun) -> io::Result<Option<Self>> {
         let of_attempt = |attempt: u32| log_path(logs, &run.channel, run.sequence, run.id, attempt);
         let (path, old) = (of_attempt(run.attempt), run.attempt.checked_sub(KEPT_LOGS).map(of_attempt));
-        let file = spawn_blocking(move || create(&path, old.as_deref())).await.map_err(io::Error::other)??;
-        let (output, mut pieces) = mpsc::channel::<Vec<u8>>(AHEAD);
-        let writer = spawn_blocking(move || {
-            let mut log = LogFile { file, left: MAX_LOG, at_line_start: true };
-            while let Some(piece) = pieces.blocking_recv() {
-                log.take(&piece);
+        let bundle = super::path(run);
+        let (pieces, received) = mpsc::channel(AHEAD);
+        let (tell, made) = oneshot::channel();
+        let (done, written) = oneshot::channel();
+        std::thread::Builder::new().name("hook-log".into()).spawn(move || {
+            if std::fs::symlink_metadata(bundle).is_err() {
+                return drop(tell.send(Ok(None)));
             }
-            log
-        });
-        Ok(Self { output, writer })
+            let file = match create(&path, old.as_deref()) {
+                Ok(file) => file,
+                Err(error) => return drop(tell.send(Err(error))),
+            };
+            drop(tell.send(Ok(Some(()))));
+            write(file, received);
+            // Nobody waits for it if the run was given up.
+            let _ = done.send(());
+        })?;
+        let made = made.await.map_err(io::Error::other)??;
+        Ok(made.map(|()| Self { pieces, written }))
     }
 
     /// Waits until there is room for a piece of output. None: nothing is written any more.
     pub(super) async fn room(&self) -> Option<Room<'_>> {
-        self.output.reserve().await.ok().map(Room)
+        self.pieces.reserve().await.ok().map(Room)
     }
 
     /// Writes what is there, and how the run ended.
     pub(super) async fn end(self, outcome: &Outcome, took: Duration) {
-        let Self { output, writer } = self;
-        drop(output);
+        let Self { pieces, written } = self;
         let line = format!("[checkvalve] {outcome}, after {:.3} s\n", took.as_secs_f64());
-        let Ok(log) = writer.await else { return };
-        drop(spawn_blocking(move || log.end(&line)).await);
+        drop(pieces.send(Piece::End(line)).await);
+        drop(pieces);
+        drop(written.await);
     }
 }
 
 impl Room<'_> {
     pub(super) fn take(self, bytes: &[u8]) {
-        self.0.send(bytes.to_vec());
+        self.0.send(Piece::Output(bytes.to_vec()));
+    }
+}
+
+fn write(file: File, mut pieces: mpsc::Receiver<Piece>) {
+    let mut log = LogFile { file, left: MAX_LOG, at_line_start: true };
+    while let Some(piece) = pieces.blocking_recv() {
+        match piece {
+            Piece::Output(bytes) => log.take(&bytes),
+            Piece::End(line) => log.end(&line),
+        }
     }
 }
 
@@ -106,7 +130,7 @@ impl LogFile {
         }
     }
 
-    fn end(mut self, line: &str) {
+    fn end(&mut self, line: &str) {
         let feed = if self.at_line_start { "" } else { "\n" };
         drop(self.file.write_all(format!("{feed}{line}").as_bytes()));
     }

@@ -12,10 +12,9 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, wa
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 use tokio::process::{Child, Command};
-use tokio::task::spawn_blocking;
 
 use super::input::{Feed, Manifest};
-use super::log::Log;
+use super::log::{Log, MAX_LOG};
 use super::{HookRun, Outcome, environment, path};
 
 /// How long a hook has between SIGTERM and SIGKILL.
@@ -27,14 +26,12 @@ const NOT_INHERITED: [&str; 6] =
     ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
 
 /// Runs a hook to its end. Its standard input is made from `manifest` while it runs, its output goes to [`log_path`](super::log::log_path) in
-/// `logs`, [`MAX_LOG`](super::log::MAX_LOG) bytes at most. Waits for a disk in other threads only. When `stop` is ready the hook is ended, with all of its process group.
+/// `logs`, [`MAX_LOG`](super::log::MAX_LOG) bytes at most. Waits for a disk in another thread only. When `stop` is ready the
+/// hook is ended, with all of its process group.
 pub async fn run(run: &HookRun, manifest: Manifest, logs: &Path, stop: impl Future<Output = ()>) -> Outcome {
-    let bundle = path(run);
-    if !matches!(spawn_blocking(move || std::fs::symlink_metadata(bundle)).await, Ok(Ok(_))) {
-        return Outcome::Failed("the bundle is not in the inbox any more".into());
-    }
     let log = match Log::create(logs, run).await {
-        Ok(log) => log,
+        Ok(Some(log)) => log,
+        Ok(None) => return Outcome::Failed("the bundle is not in the inbox any more".into()),
         Err(error) => return Outcome::NotStarted(format!("its log cannot be written: {error}")),
     };
     let started = Instant::now();
@@ -101,9 +98,7 @@ async fn watch(
     };
     // Children that it left behind get no more of it.
     drop(feed);
-    let rest = async { while piece(log, &mut output, &mut buf).await {} };
-    // A child that it left behind may keep the pipe open for ever.
-    drop(tokio::time::timeout(LINGER, rest).await);
+    rest(log, &mut output, &mut buf).await;
     ended.unwrap_or_else(|error| Outcome::Failed(format!("cannot be waited for: {error}")))
 }
 
@@ -116,6 +111,22 @@ async fn piece(log: &Log, output: &mut Receiver, buf: &mut [u8]) -> bool {
             true
         }
         _ => false,
+    }
+}
+
+/// What is in the pipe when the hook has ended, however long the log's disk takes. A child that it left behind may keep the pipe open, or
+/// write, for ever.
+async fn rest(log: &Log, output: &mut Receiver, buf: &mut [u8]) {
+    let (mut left, mut bytes) = (LINGER, 0);
+    while let Some(room) = log.room().await {
+        let asked = Instant::now();
+        let Ok(Ok(n @ 1..)) = tokio::time::timeout(left, output.read(buf)).await else { return };
+        room.take(buf.get(..n).unwrap_or_default());
+        left = left.saturating_sub(asked.elapsed());
+        bytes += n as u64;
+        if bytes > MAX_LOG {
+            return;
+        }
     }
 }
 
