@@ -1,7 +1,9 @@
 //! The announce comes, perhaps after some of the data: what is in the flat file goes to the files it belongs to.
 
+use std::io;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use checkvalve_host::disk::DiskFile;
@@ -77,9 +79,10 @@ impl Store {
             let Some(range) = staged.blocks().stored.flat.last() else { break };
             let start = range.end.saturating_sub(SLICE).max(range.start);
             let buf = &mut buf[..(range.end - start) as usize];
+            let before = self.failed_syncs.load(Ordering::Relaxed);
             read_exact(data.as_ref(), buf, start)?;
             tree.write(start, buf)?;
-            self.moved(staged, start..range.end, true)?;
+            self.moved(staged, start..range.end, Some(before))?;
             moved += buf.len() as u64;
         }
         self.cut_flat(staged, data.as_ref())?;
@@ -129,13 +132,16 @@ impl Store {
         Ok(())
     }
 
-    /// Flat bytes of `range` are in their places; `copied`: in the flat file as well.
-    fn moved(&self, staged: &Staged, range: Range<u64>, copied: bool) -> Result<(), StoreError> {
+    /// Flat bytes of `range` are in their places; `copied`: in the flat file as well, and failed syncs when the copying began.
+    fn moved(&self, staged: &Staged, range: Range<u64>, copied: Option<u64>) -> Result<(), StoreError> {
         let mut log = self.log();
+        if copied.is_some_and(|before| before != self.failed_syncs.load(Ordering::Relaxed)) {
+            return Err(StoreError::Disk(io::Error::other("a sync failed while it was moved")));
+        }
         let mut blocks = staged.blocks();
         for part in blocks.stored.flat.within(range) {
             log.stored(staged.id, part.clone(), false).map_err(journal_error)?;
-            if copied {
+            if copied.is_some() {
                 blocks.moved.insert(part.clone());
             }
             blocks.stored.add(part, false);
@@ -160,7 +166,7 @@ impl Store {
             (false, _) => return self.clear(staged),
         }
         staged.account.set(Item::Data, Cost::default);
-        self.moved(staged, 0..length, false)
+        self.moved(staged, 0..length, None)
     }
 
     /// Nothing of the data is stored any more. The caller holds the place.

@@ -259,6 +259,36 @@ fn what_was_written_before_a_sync_failed_and_noted_after_it_is_given_up() {
 }
 
 #[test]
+fn what_was_copied_to_its_files_before_a_sync_failed_is_still_in_the_flat_file() {
+    let sample = &samples()[2];
+    let flat = || {
+        let bench = Bench::new();
+        let store = Arc::new(bench.open(1));
+        for sbn in 0..sample.oti().blocks() {
+            put(&store, sample, sbn).unwrap();
+        }
+        store.checkpoint().unwrap();
+        adopt(&store, sample).unwrap();
+        let staged = store.get(sample.id()).unwrap();
+        bench.disk.heal();
+        (bench, store, staged)
+    };
+    let (bench, store, staged) = flat();
+    assert!(store.move_flat(&staged).unwrap());
+    let writes = bench.disk.operations().into_iter().enumerate().filter(|(_, op)| *op == "write_all_at");
+    let (second, _) = writes.take(2).last().unwrap();
+    let (bench, store, staged) = flat();
+    let other = Arc::clone(&store);
+    bench.disk.interrupt(second, move || other.give_up_unsynced());
+    assert!(matches!(store.move_flat(&staged), Err(StoreError::Disk(_))));
+    let blocks = staged.blocks();
+    assert_eq!(blocks.stored.flat.len(), sample.data.len() as u64, "all of it is where it was synced");
+    drop(blocks);
+    bench.disk.heal();
+    assert_whole(&store, sample);
+}
+
+#[test]
 fn the_journal_of_an_empty_staging_is_short_again() {
     let bench = Bench::new();
     let store = bench.open(1);

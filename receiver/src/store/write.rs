@@ -152,7 +152,7 @@ impl Store {
             return Err(StoreError::Disk(io::Error::other("a sync failed while it was written")));
         }
         if staged.losses() != before.1 {
-            return Err(StoreError::Unwanted);
+            return Err(StoreError::Disk(io::Error::other("what was stored of it was given up while it was written")));
         }
         if staged.fill().0.is_none() {
             log.length(staged.id, length).map_err(journal_error)?;
