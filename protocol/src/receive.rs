@@ -37,6 +37,7 @@ mod vouch;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use self::block::Open;
 pub use self::block::ReceivedBlock;
 use self::buffers::Buffers;
 use self::checks::Checks;
@@ -276,8 +277,12 @@ impl Reassembly {
         if let Some(handle) = self.worked_on(&block)
             && let Some(object) = self.objects.get_mut(handle)
         {
-            object.have.insert(block.sbn());
-            object.parked.remove(&block.sbn());
+            if object.open.get(&block.sbn()).is_some_and(Open::is_doubtful) {
+                object.is_stale = true;
+            } else {
+                object.have.insert(block.sbn());
+                object.parked.remove(&block.sbn());
+            }
             self.close(handle, block.sbn());
         }
         self.buffers.recycle(block);
@@ -346,7 +351,7 @@ impl Reassembly {
     }
 
     /// The block could not be stored: it counts as not received, and the object is asked about again. Its other blocks stay.
-    pub fn failed(&mut self, block: ReceivedBlock) {
+    pub fn failed(&mut self, now: Time, block: ReceivedBlock) {
         if block.kind() != ObjectKind::Data {
             return self.unwanted(block);
         }
@@ -355,6 +360,10 @@ impl Reassembly {
             self.close(handle, block.sbn());
             if let Some(object) = self.objects.get_mut(handle) {
                 object.is_stale = true;
+                if block.has_parked() {
+                    // Else it would be tried again and again, without a new symbol.
+                    object.retry = now + self.limits.ask_again;
+                }
             }
         }
         self.buffers.recycle(block);
@@ -389,12 +398,16 @@ impl Reassembly {
         self.drops.add_many(DropReason::Limit, gone as u64);
     }
 
-    /// What the caller has of this bundle may have changed: it is asked again when more comes. What is here of it stays.
-    pub fn ask_again(&mut self, bundle: BundleId) {
+    /// What the caller has of this bundle has changed, or whether it wants it: `want` is asked. What is here of it stays, if it is wanted
+    /// and not stored.
+    pub fn ask_again(&mut self, now: Time, bundle: BundleId, want: &mut dyn FnMut(&Symbol) -> Wanted) {
         for handle in self.objects.of(bundle) {
             self.interrupt(handle);
-            if let Some(object) = self.objects.get_mut(handle) {
-                object.is_stale = true;
+            let Some(object) = self.objects.get(handle) else { continue };
+            let symbol = Symbol { bundle, kind: object.kind, sbn: 0, esi: 0, oti: object.oti };
+            match object.state {
+                ObjectState::Wanted => drop(self.refresh(now, handle, &symbol, want)),
+                ObjectState::Unwanted { .. } => self.remove_object(handle, false),
             }
         }
     }
@@ -572,6 +585,8 @@ impl Reassembly {
                 object.parked.clear();
                 object.parked.extend(parked);
                 let stored: Vec<u32> = object.open.keys().copied().filter(|&sbn| object.have.contains(sbn)).collect();
+                // Whether those that are being stored are among what the caller has now, only it can tell.
+                object.open.values_mut().for_each(Open::doubt);
                 stored.into_iter().for_each(|sbn| self.close(handle, sbn));
                 self.complete_parked(now, handle);
                 Ok(handle)

@@ -46,7 +46,7 @@ use crate::audit::Audit;
 use crate::hook::HookPolicy;
 use crate::inbox::{Durability, Inbox};
 use crate::ledger::file::LedgerFile;
-use crate::sink::{ObjectProgress, StoreError};
+use crate::sink::{Lost, ObjectProgress, StoreError};
 use crate::store::log::BootId;
 use crate::store::space::{self, Space};
 use crate::store::{OpenError as StoreOpenError, Staged, Store};
@@ -108,8 +108,8 @@ pub struct Delivery {
     inbox: Inbox,
     lives: Mutex<HashMap<BundleId, Live>>,
     spurned: Mutex<(HashSet<BundleId>, VecDeque<BundleId>)>,
-    /// Bundles whose stored blocks were given up.
-    lost: Mutex<BTreeSet<BundleId>>,
+    /// Bundles of which something was given up, and the data plane has not been told.
+    lost: Mutex<BTreeMap<BundleId, Lost>>,
     /// Bundles that somebody signed for, and of which the data plane has not been told.
     vouched: Mutex<Vec<BundleId>>,
     /// Bundles in staging that nobody signed for, and when a block came last, in Unix milliseconds.
@@ -463,7 +463,6 @@ impl Delivery {
     fn begin_again(&self, id: BundleId, why: &str) {
         self.trouble(id, why);
         self.discard(id);
-        self.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
         let now = self.now();
         self.ledger.lock().change(id, now, |entry| {
             if entry.state.is_open() {
@@ -475,7 +474,7 @@ impl Delivery {
     /// Removes what staging and the data plane have of a bundle that came to an end, or has to come again.
     fn discard(&self, id: BundleId) {
         self.clean_up(id);
-        self.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        self.lose(id, Lost::All);
     }
 
     /// Removes what staging has of a bundle that is published.
@@ -515,7 +514,13 @@ impl Delivery {
         let ids: Vec<BundleId> = self.store.all().into_iter().map(|staged| staged.id).collect();
         // What the data plane counted is not so any more.
         self.lives().values_mut().for_each(|live| live.progress = None);
-        self.lost.lock().unwrap_or_else(PoisonError::into_inner).extend(ids);
+        ids.into_iter().for_each(|id| self.lose(id, Lost::Stored));
+    }
+
+    fn lose(&self, id: BundleId, what: Lost) {
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lost.entry(id).or_insert(what);
+        *known = what.max(*known);
     }
 
     /// Gives back a bundle's memory, unless it is being moved on: that may take longer than it stands still, and would begin

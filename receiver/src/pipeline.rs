@@ -31,7 +31,7 @@ use checkvalve_protocol::time::Time;
 use checkvalve_protocol::wire::ObjectKind;
 
 use crate::link::{Link, ReceiveBuffer};
-use crate::sink::{ObjectProgress, Sink, StoreError};
+use crate::sink::{Lost, ObjectProgress, Sink, StoreError};
 use crate::windows::{LinkWindow, Sample, Windows};
 use cores::Cores;
 pub use receive::ask;
@@ -420,8 +420,13 @@ fn tend(shared: &Shared) {
             shared.sink.progress(p.bundle, p.kind, ObjectProgress::of(&p));
         }
         shared.sink.tick(unix_ms());
-        for bundle in shared.sink.lost() {
-            shared.lock().ask_again(bundle);
+        for (bundle, lost) in shared.sink.lost() {
+            let mut intake = shared.lock();
+            match lost {
+                Lost::All => intake.forget(bundle),
+                Lost::Stored => intake.ask_again(shared.now(), bundle, &mut |symbol| ask(&*shared.sink, symbol)),
+            }
+            shared.unlock(intake);
         }
     }
 }

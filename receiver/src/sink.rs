@@ -39,8 +39,8 @@ pub trait Sink: Send + Sync {
         Vec::new()
     }
 
-    /// Bundles of which stored blocks were lost since the last call, so that [`Sink::want`] is to be asked about them again.
-    fn lost(&self) -> Vec<BundleId> {
+    /// Bundles of which something was given up since the last call, so that [`Sink::want`] is to be asked about them again.
+    fn lost(&self) -> Vec<(BundleId, Lost)> {
         Vec::new()
     }
 
@@ -68,6 +68,15 @@ pub trait Sink: Send + Sync {
     /// Time passes: `now_ms` is Unix time in milliseconds. About ten times a second, from a thread that may wait for
     /// the disk (never the receive thread).
     fn tick(&self, now_ms: u64);
+}
+
+/// What of a bundle was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lost {
+    /// Blocks that were stored. Symbols of unfinished ones are as good as before.
+    Stored,
+    /// All of it: it came to an end, has to come again, or what is here of it may be wrong.
+    All,
 }
 
 /// Answer to whether an object is wanted.

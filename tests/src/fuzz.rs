@@ -219,7 +219,7 @@ fn datagrams(bytes: &[u8]) {
                 "{block:?} came out too early"
             );
             match input.byte() % 5 {
-                0 => receiver.failed(block),
+                0 => receiver.failed(now, block),
                 1 => receiver.undecodable(now, block),
                 2 => receiver.discarded(block),
                 _ if block.has_parked() || block.decode(&plans).is_err() => receiver.undecodable(now, block),

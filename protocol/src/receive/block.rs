@@ -290,6 +290,8 @@ pub(super) enum State {
     Working {
         whole: bool,
         late: Vec<Late>,
+        /// Since then the caller was asked what it has.
+        doubtful: bool,
     },
 }
 
@@ -311,7 +313,7 @@ impl Open {
     ) -> Result<(), DropReason> {
         match (&mut self.block, &mut self.state) {
             (Some(block), _) => block.put(esi, payload, buffers)?,
-            (None, State::Working { whole: false, late }) if late.len() < MAX_LATE => {
+            (None, State::Working { whole: false, late, .. }) if late.len() < MAX_LATE => {
                 if late.iter().any(|late| late.esi == esi) {
                     return Err(DropReason::Duplicate);
                 }
@@ -331,8 +333,19 @@ impl Open {
         }
         let mut block = self.block.take()?;
         (block.parked, block.origin) = (parked, origin);
-        self.state = State::Working { whole: block.is_whole(), late: Vec::new() };
+        self.state = State::Working { whole: block.is_whole(), late: Vec::new(), doubtful: false };
         Some(block)
+    }
+
+    /// The caller was asked what it has: whether this block is among that, if it is being stored, is not known.
+    pub(super) fn doubt(&mut self) {
+        if let (None, State::Working { doubtful, .. }) = (&self.block, &mut self.state) {
+            *doubtful = true;
+        }
+    }
+
+    pub(super) fn is_doubtful(&self) -> bool {
+        matches!(self.state, State::Working { doubtful: true, .. })
     }
 
     /// Back to collecting; returns what came meanwhile.

@@ -268,7 +268,7 @@ impl Reassembly {
         let away = self.checks.push(block, &traffic(&self.objects, &self.lobby));
         if let Some(away) = away {
             self.drops.add(DropReason::Limit);
-            self.failed(away);
+            self.unwanted(away);
         }
     }
 }

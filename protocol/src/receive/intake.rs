@@ -225,10 +225,10 @@ impl Intake {
             BlockOutcome::Undecodable => self.reassembly.undecodable(now, block),
             BlockOutcome::Refused => self.reassembly.discarded(block),
             BlockOutcome::Unwanted => self.reassembly.unwanted(block),
-            BlockOutcome::NoRoom => self.reassembly.failed(block),
+            BlockOutcome::NoRoom => self.reassembly.failed(now, block),
             BlockOutcome::Failed => {
                 self.counts.failed += 1;
-                self.reassembly.failed(block);
+                self.reassembly.failed(now, block);
             }
         }
     }
@@ -267,9 +267,10 @@ impl Intake {
         self.reassembly.forget(bundle);
     }
 
-    /// What is stored of this bundle has changed: `want` is asked about it at its next datagram. What is here of it stays.
-    pub fn ask_again(&mut self, bundle: BundleId) {
-        self.reassembly.ask_again(bundle);
+    /// What is stored of this bundle has changed, or whether it is wanted: `want` is asked about it. What is here of it stays, if it is
+    /// wanted and not stored.
+    pub fn ask_again(&mut self, now: Time, bundle: BundleId, want: Want<'_>) {
+        self.reassembly.ask_again(now, bundle, want);
     }
 
     /// Nothing more is received: from now on what is ready is given out to be stored, then what is unfinished to be kept.

@@ -82,7 +82,7 @@ impl Reassembly {
         let away = self.checks.vouch(bundle, &traffic(&self.objects, &self.lobby));
         for away in away {
             self.drops.add(DropReason::Limit);
-            self.failed(away);
+            self.unwanted(away);
         }
         self.admitted.extend(self.lobby.take(bundle));
         self.take_admitted(now, want);

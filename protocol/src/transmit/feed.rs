@@ -151,7 +151,7 @@ impl<J: Job> Feed<J> {
     /// Whether there is enough to do for a thread that reads.
     #[must_use]
     pub fn wants_reader(&self) -> bool {
-        let rested = self.rest_until.is_none_or(|most| self.starved || self.transmitter.held() <= most);
+        let rested = self.rest_until.is_none_or(|most| self.starved || self.held() <= most);
         !self.finished.is_empty() || self.admissible().is_some() || rested && self.next_to_read().is_some()
     }
 
@@ -198,7 +198,7 @@ impl<J: Job> Feed<J> {
             let (source, repair) = (self.buffer(Encoder::padded_len(&task)), self.buffer(repair));
             return NextRead::Read(ToRead { stream: id, task, job, bytes, source, repair });
         }
-        self.rest_until = Some(self.transmitter.held().saturating_sub(self.ahead() / 2));
+        self.rest_until = Some(self.held().saturating_sub(self.ahead() / 2));
         NextRead::Wait
     }
 
@@ -272,9 +272,10 @@ impl<J: Job> Feed<J> {
                     "a stream is open until all of it is encoded"
                 );
                 self.transmitter.schedule().push(stream, block);
-                self.starved = false;
                 self.buffers.extend(back);
-                self.wakes.lanes = self.wakes.lanes.max(1);
+                // Lanes that found nothing all rest.
+                let lanes = if std::mem::take(&mut self.starved) { self.setup.lanes } else { 1 };
+                self.wakes.lanes = self.wakes.lanes.max(lanes);
             }
             Err(error) => {
                 if let Some(running) = self.running.get_mut(&stream) {
@@ -366,7 +367,7 @@ impl<J: Job> Feed<J> {
         let top = active().map(|(_, running)| running.order.priority).max()?;
         let limit = self.setup.parameters.depth() as usize + self.ahead();
         // Streams of several channels share the memory of two; one that starves all the same gets its block.
-        if self.transmitter.held() >= 2 * limit && !self.starved {
+        if self.held() >= 2 * limit && !self.starved {
             return None;
         }
         let has_room = |running: &Running<J>| running.order.priority == top && !running.is_away && running.held < limit;
@@ -374,6 +375,11 @@ impl<J: Job> Feed<J> {
             .filter(|(_, running)| has_room(running))
             .min_by_key(|(id, running)| (running.held, **id))
             .map(|(id, _)| *id)
+    }
+
+    /// Blocks that are read and whose symbols have not all gone.
+    fn held(&self) -> usize {
+        self.running.values().map(|running| running.held).sum()
     }
 
     /// Blocks read ahead of the ring.

@@ -26,7 +26,7 @@ use crate::audit::Event;
 use crate::inbox::check::{Mismatch, check};
 use crate::inbox::{FinishError, Place, Published};
 use crate::ledger::{Entry, Hold, State};
-use crate::sink::StoreError;
+use crate::sink::{Lost, StoreError};
 use crate::store::Staged;
 use crate::store::tree::Tree;
 
@@ -185,7 +185,7 @@ impl Delivery {
     /// These bytes are not stored any more, and the data plane forgets what it has of them.
     fn throw_away(&self, staged: &Staged, files: &[Range<u64>]) -> Result<(), StoreError> {
         let discarded = self.store.discard_ranges(staged, files);
-        self.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(staged.id);
+        self.lose(staged.id, Lost::All);
         if let Some(live) = self.lives().get_mut(&staged.id) {
             live.progress = None;
         }
@@ -417,7 +417,7 @@ impl Delivery {
                     live.hashes = false;
                 }
                 self.store.drop_object(staged, ObjectKind::Hashes)?;
-                self.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(staged.id);
+                self.lose(staged.id, Lost::All);
                 Err(Stop::Wait)
             }
         }

@@ -11,7 +11,7 @@ use checkvalve_protocol::receive::{Origin, ReceivedBlock};
 use checkvalve_protocol::wire::ObjectKind;
 
 use super::{Delivery, Job};
-use crate::sink::{ObjectProgress, RefuseReason, Sink, StoreError, Want};
+use crate::sink::{Lost, ObjectProgress, RefuseReason, Sink, StoreError, Want};
 use crate::store::Staged;
 
 /// A bundle that nobody signed for makes room for others when it is silent for so long, in milliseconds.
@@ -159,10 +159,10 @@ impl Sink for Delivery {
         }
     }
 
-    fn lost(&self) -> Vec<BundleId> {
+    fn lost(&self) -> Vec<(BundleId, Lost)> {
         let lost = std::mem::take(&mut *self.lost.lock().unwrap_or_else(PoisonError::into_inner));
         let mut lives = self.lives();
-        for id in &lost {
+        for id in lost.keys() {
             if let Some(live) = lives.get_mut(id) {
                 live.progress = None;
             }

@@ -14,6 +14,7 @@ use super::Delivery;
 use super::manifests::{Refusal, number};
 use crate::audit::Event;
 use crate::ledger::{Entry, State};
+use crate::sink::Lost;
 
 /// The rule for which bundles are in quarantine whose key is trusted no more.
 pub(crate) const NO_KEY: &str = "unknown-key";
@@ -146,7 +147,7 @@ impl Delivery {
         }
         self.unspurn(id);
         self.save();
-        self.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        self.lose(id, Lost::All);
         self.wake();
         Ok(())
     }

@@ -11,17 +11,17 @@ use checkvalve_protocol::crypto::TrustStore;
 use checkvalve_protocol::fec::Plans;
 use checkvalve_protocol::id::{BundleId, SessionId};
 use checkvalve_protocol::receive::intake::{BlockOutcome, Intake, NextWork};
-use checkvalve_protocol::receive::{Check, Limits, NextCheck, ReceivedBlock, Usage};
+use checkvalve_protocol::receive::{Check, Drops, Limits, NextCheck, ReceivedBlock, Usage};
 use checkvalve_protocol::seal::Opener;
 use checkvalve_protocol::ticket::Loss;
 use checkvalve_protocol::time::Time;
-use checkvalve_protocol::wire::ObjectKind;
+use checkvalve_protocol::wire::{ObjectKind, Symbol};
 use checkvalve_receiver::delivery::ticket::{TicketError, TicketView};
 use checkvalve_receiver::delivery::{Delivery, OpenError, Policy, Settings};
 use checkvalve_receiver::hook::HookPolicy;
 use checkvalve_receiver::inbox::Durability;
 use checkvalve_receiver::pipeline::{ask, outcome};
-use checkvalve_receiver::sink::{ObjectProgress, Sink};
+use checkvalve_receiver::sink::{Lost, ObjectProgress, Sink};
 use checkvalve_receiver::store::space;
 
 use super::low::{LINK_KEY, signing_key};
@@ -166,7 +166,18 @@ impl High {
             }
         }
         let delivery = &self.delivery;
-        self.intake.handle_datagram(now, &mut self.opener, datagram, &mut |symbol| ask(delivery, symbol));
+        let mut want = |symbol: &Symbol| ask(delivery, symbol);
+        if self.rng.chance(700) {
+            self.intake.handle_datagram(now, &mut self.opener, datagram, &mut want);
+        } else {
+            // As where there are several lanes.
+            let mut drops = Drops::default();
+            match self.opener.open(datagram) {
+                Ok((header, payload)) => self.intake.handle_opened(now, &header, payload, &mut want),
+                Err(error) => drops.add(error.into()),
+            }
+            self.intake.handle_drops(&drops);
+        }
         self.wake();
     }
 
@@ -221,7 +232,14 @@ impl High {
             self.delivery.progress(p.bundle, p.kind, ObjectProgress::of(&p));
         }
         self.delivery.tick(wall_ms);
-        self.delivery.lost().into_iter().for_each(|bundle| self.intake.ask_again(bundle));
+        for (bundle, lost) in self.delivery.lost() {
+            let delivery = &self.delivery;
+            match lost {
+                Lost::All => self.intake.forget(bundle),
+                Lost::Stored => self.intake.ask_again(now, bundle, &mut |symbol| ask(delivery, symbol)),
+            }
+            self.wake();
+        }
     }
 
     /// What the command `ticket` prints; none named: `ticket --all`.
@@ -242,6 +260,9 @@ impl High {
                 }
             }
             self.work(wall_ms, false, true);
+        }
+        if self.intake.waiting() > 0 || self.intake.has_checks() {
+            self.fault = Some("something waits after a stop".to_owned());
         }
     }
 

@@ -522,7 +522,7 @@ impl<'a> World<'a> {
         if SimDisk::until_power_cut(|| process.stop(wall)).is_none() {
             return self.die_armed(Side::High, None);
         }
-        Ok(())
+        process.fault().map_or(Ok(()), Err)
     }
 
     fn look_into_inbox(&mut self, always: bool) -> Held {

@@ -362,10 +362,10 @@ fn blocks_of_an_object_that_goes_while_they_are_out_come_back() {
                 match n % 3 {
                     0 => reassembly.stored(block),
                     1 => reassembly.undecodable(Time(5), block),
-                    _ => reassembly.failed(block),
+                    _ => reassembly.failed(Time(5), block),
                 }
             }
-            new.into_iter().for_each(|block| reassembly.failed(block));
+            new.into_iter().for_each(|block| reassembly.failed(Time(5), block));
             reassembly.forget(BundleId(7));
             assert_eq!((reassembly.memory(), reassembly.usage().open_blocks), (0, 0));
         }

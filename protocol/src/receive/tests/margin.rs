@@ -29,7 +29,7 @@ fn margin_after(refused: std::ops::Range<u32>, lost: impl Fn(usize) -> bool) -> 
             }
             let is_data = block.kind() == ObjectKind::Data;
             if is_data && refused.contains(&(blocks + 1)) {
-                high.failed(block);
+                high.failed(now, block);
             } else {
                 high.stored(block);
             }

@@ -97,7 +97,7 @@ fn content_that_does_not_match_is_received_again() {
         let entry = delivery.ledger.lock().entry(sample.id()).cloned().unwrap();
         assert!(entry.state.is_open() && entry.spoilt == 1, "{entry:?}");
         assert_eq!(bench.audit().last().unwrap()["event"], "spoilt");
-        assert_eq!(delivery.lost(), [sample.id()], "the data plane asks again");
+        assert_eq!(delivery.lost(), [(sample.id(), crate::sink::Lost::All)], "the data plane asks again");
         // Only what touches the file that was spoilt has to come again; also after a restart.
         drop(delivery);
         let delivery = bench.open();
@@ -127,7 +127,7 @@ fn spoilt(bench: &Bench) -> (Delivery, Sample, Sample) {
 fn what_comes_after_spoilt_content_is_thrown_away_when_the_link_is_silent() {
     let bench = Bench::new().with_hook(None);
     let (delivery, sample, other) = spoilt(&bench);
-    assert_eq!(delivery.lost(), [sample.id()]);
+    assert_eq!(delivery.lost(), [(sample.id(), crate::sink::Lost::All)]);
     let have = |delivery: &Delivery| match delivery.want(sample.id(), ObjectKind::Data, &sample.oti()) {
         Want::Yes { have, .. } => have.iter().collect::<Vec<u32>>(),
         other => panic!("{other:?}"),
@@ -146,7 +146,7 @@ fn what_comes_after_spoilt_content_is_thrown_away_when_the_link_is_silent() {
     assert_eq!(have(&delivery), good, "what was proven stays");
     delivery.tick(40_300);
     assert_eq!(state(&delivery, &sample), Some(State::Incomplete));
-    assert_eq!(delivery.lost(), [sample.id()], "the data plane forgets what it has");
+    assert_eq!(delivery.lost(), [(sample.id(), crate::sink::Lost::All)], "the data plane forgets what it has");
     // What comes then stays, however long the link is silent.
     data(&delivery, &sample, bad[0]..bad[0] + 1).unwrap();
     delivery.tick(90_000);

@@ -97,7 +97,11 @@ fn a_sync_that_failed_while_publishing_is_not_tried_again_and_believed() {
             bench.disk.fail_once(nth, EIO);
             work(&delivery);
             bench.disk.heal();
-            assert_eq!(delivery.lost(), [sample.id()], "{durability:?} {nth}: the data plane asks again");
+            assert_eq!(
+                delivery.lost(),
+                [(sample.id(), crate::sink::Lost::Stored)],
+                "{durability:?} {nth}: the data plane asks again"
+            );
             assert!(have(&delivery, sample).is_empty());
             delivery.tick(20_000);
             work(&delivery);
@@ -140,7 +144,7 @@ fn what_the_device_did_not_keep_after_a_sync_that_failed_comes_again() {
         delivery.tick(40_000);
         let said = reason(&delivery, sample);
         assert!(said.starts_with("the disk did not keep 1 of its files"), "{said}");
-        assert_eq!(delivery.lost(), [sample.id()], "the data plane asks again");
+        assert_eq!(delivery.lost(), [(sample.id(), crate::sink::Lost::All)], "the data plane asks again");
     }
     send(&delivery, sample);
     sample.assert_at(&bench.inbox(3));
@@ -277,7 +281,7 @@ fn a_clock_that_jumps_loses_nothing_and_makes_nothing_wait() {
 
 /// It is reported with a ticket for all of it, and completes when that was answered.
 fn comes_again(bench: &Bench, delivery: &Delivery, sample: &Sample) {
-    assert_eq!(delivery.lost(), [sample.id()]);
+    assert_eq!(delivery.lost(), [(sample.id(), crate::sink::Lost::All)]);
     delivery.tick(40_000);
     assert_eq!(state(delivery, sample), Some(State::Missing));
     assert!(reason(delivery, sample).contains("come again"), "{}", reason(delivery, sample));
