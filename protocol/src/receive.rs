@@ -29,15 +29,16 @@ pub mod intake;
 mod lobby;
 mod objects;
 mod record;
+mod reports;
 mod room;
 mod take;
 mod tally;
 mod vouch;
+mod wanted;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use self::block::Open;
 pub use self::block::ReceivedBlock;
 use self::buffers::Buffers;
 use self::checks::Checks;
@@ -45,16 +46,15 @@ pub use self::checks::{Check, NextCheck};
 use self::counters::Counters;
 pub use self::drops::{DropReason, Drops};
 use self::lobby::{Lobby, Waiting};
-use self::objects::{Handle, Object, ObjectState, Objects, Room};
+use self::objects::{Handle, ObjectState, Objects};
 pub use self::record::{BlockMemory, Extent, recover};
 pub use self::take::Taken;
 use self::tally::Margins;
 pub use self::tally::Tally;
-use self::vouch::{Unplaced, crowded};
 use crate::id::{BundleId, SessionId};
 use crate::partition::{BlockSet, Oti};
 use crate::time::Time;
-use crate::wire::{ObjectKind, Symbol};
+use crate::wire::ObjectKind;
 
 /// What a reassembly may use.
 #[derive(Debug, Clone, Copy)]
@@ -272,165 +272,6 @@ impl Reassembly {
         self.counters.sent(session, datagrams);
     }
 
-    /// The block is stored: its further symbols are surplus.
-    pub fn stored(&mut self, block: ReceivedBlock) {
-        if let Some(handle) = self.worked_on(&block)
-            && let Some(object) = self.objects.get_mut(handle)
-        {
-            if object.open.get(&block.sbn()).is_some_and(Open::is_doubtful) {
-                object.is_stale = true;
-            } else {
-                object.have.insert(block.sbn());
-                object.parked.remove(&block.sbn());
-            }
-            self.close(handle, block.sbn());
-        }
-        self.buffers.recycle(block);
-    }
-
-    /// The caller keeps `symbols` symbols of this parked block: it gives them back when the block comes out again, which
-    /// may be at once ([`Reassembly::poll_block`]) when the others came meanwhile, or later when there is no room.
-    pub fn parked(&mut self, now: Time, block: ReceivedBlock, symbols: u32) {
-        let sbn = block.sbn();
-        let handle = self.objects.find(&block.symbol());
-        if let Some(object) = handle.and_then(|handle| self.objects.get_mut(handle)).filter(|o| !o.have.contains(sbn)) {
-            object.parked.insert(sbn, symbols);
-            let origin = object.origin;
-            if let Some(open) = object.open.get_mut(&sbn) {
-                self.ready.extend(open.complete(symbols, origin));
-            }
-        }
-        self.buffers.recycle(block);
-        if let Some(handle) = handle {
-            self.complete_parked(now, handle);
-        }
-    }
-
-    /// Takes every block out that is not being worked on, so that the caller can keep its symbols over a restart.
-    pub fn park_all(&mut self) {
-        for handle in self.objects.handles() {
-            let Some(object) = self.objects.get_mut(handle) else { continue };
-            let waiting = object.open.extract_if(|_, open| open.block.is_some());
-            let before = self.parked.len();
-            self.parked.extend(waiting.filter_map(|(_, open)| open.block));
-            self.open_blocks -= self.parked.len() - before;
-        }
-    }
-
-    /// The block's symbols did not suffice, or those that the caller keeps could not be read: it goes on collecting.
-    pub fn undecodable(&mut self, now: Time, mut block: ReceivedBlock) {
-        let sbn = block.sbn();
-        let handle = self.worked_on(&block);
-        let Some(object) = handle.and_then(|handle| self.objects.get_mut(handle)) else {
-            self.buffers.recycle(block);
-            return;
-        };
-        if block.has_parked() {
-            // Else it would be read again and again, without a new symbol.
-            object.retry = now + self.limits.ask_again;
-            if block.received() >= object.kept(sbn) {
-                object.parked.remove(&sbn);
-            }
-        }
-        let Some(open) = object.open.get_mut(&sbn) else {
-            self.buffers.recycle(block);
-            return;
-        };
-        let mut more = false;
-        for late in open.resume() {
-            more |= block.put(late.esi, &late.bytes, &mut self.buffers).is_ok();
-        }
-        block.clear_parked();
-        let (origin, is_empty) = (block.origin(), block.received() == 0);
-        open.block = Some(block);
-        if more && let Some(block) = open.complete(0, origin) {
-            self.hand_out(block);
-        } else if let Some(handle) = handle {
-            if is_empty { self.close(handle, sbn) } else { self.wait(handle, sbn) }
-        }
-    }
-
-    /// The block could not be stored: it counts as not received, and the object is asked about again. Its other blocks stay.
-    pub fn failed(&mut self, now: Time, block: ReceivedBlock) {
-        if block.kind() != ObjectKind::Data {
-            return self.unwanted(block);
-        }
-        if let Some(handle) = self.worked_on(&block) {
-            self.interrupt(handle);
-            self.close(handle, block.sbn());
-            if let Some(object) = self.objects.get_mut(handle) {
-                object.is_stale = true;
-                if block.has_parked() {
-                    // Else it would be tried again and again, without a new symbol.
-                    object.retry = now + self.limits.ask_again;
-                }
-            }
-        }
-        self.buffers.recycle(block);
-    }
-
-    /// The block's object is not wanted any more, or must come again: nothing of it was received, and it is asked about again.
-    pub fn unwanted(&mut self, block: ReceivedBlock) {
-        if let Some(handle) = self.worked_on(&block) {
-            self.interrupt(handle);
-            self.remove_object(handle, false);
-        }
-        self.buffers.recycle(block);
-    }
-
-    /// The block's object is not what it should be: nothing of it was received, and it is asked about again. What else came of its bundle
-    /// speaks half as much for it.
-    pub fn discarded(&mut self, block: ReceivedBlock) {
-        self.objects.spend(block.bundle());
-        self.lobby.spend(block.bundle());
-        self.unwanted(block);
-    }
-
-    /// The blocks of this bundle are not wanted any more, or the answer about them has changed.
-    pub fn forget(&mut self, bundle: BundleId) {
-        for handle in self.objects.of(bundle) {
-            self.interrupt(handle);
-            self.remove_object(handle, false);
-        }
-        let before = self.admitted.len();
-        self.admitted.retain(|waiting| waiting.symbol.bundle != bundle);
-        let gone = before - self.admitted.len() + self.lobby.take(bundle).len();
-        self.drops.add_many(DropReason::Limit, gone as u64);
-    }
-
-    /// What the caller has of this bundle has changed, or whether it wants it: `want` is asked. What is here of it stays, if it is wanted
-    /// and not stored.
-    pub fn ask_again(&mut self, now: Time, bundle: BundleId, want: &mut dyn FnMut(&Symbol) -> Wanted) {
-        for handle in self.objects.of(bundle) {
-            self.interrupt(handle);
-            let Some(object) = self.objects.get(handle) else { continue };
-            let symbol = Symbol { bundle, kind: object.kind, sbn: 0, esi: 0, oti: object.oti };
-            match object.state {
-                ObjectState::Wanted => drop(self.refresh(now, handle, &symbol, want)),
-                ObjectState::Unwanted { .. } => self.remove_object(handle, false),
-            }
-        }
-    }
-
-    /// Which blocks of a bundle's data have some of their symbols, those that the caller keeps among them, and how many they
-    /// lack. Blocks that are not named are stored, or lack all. Empty when nothing came of late.
-    #[must_use]
-    pub fn lacking(&self, bundle: BundleId) -> Vec<(u32, u32)> {
-        let wanted = |o: &&Object| o.kind == ObjectKind::Data && matches!(o.state, ObjectState::Wanted);
-        let objects = self.objects.of(bundle);
-        let Some(object) = objects.iter().filter_map(|&handle| self.objects.get(handle)).find(wanted) else {
-            return Vec::new();
-        };
-        let source = |sbn: u32| u32::from(object.oti.block_symbols(sbn).unwrap_or(0));
-        // One that is being stored at this moment lacks nothing, or one when it cannot be decoded.
-        let open = object.open.iter().map(|(&sbn, open)| (sbn, open.lacking().saturating_sub(object.kept(sbn)).max(1)));
-        let parked = object.parked.iter().filter(|(sbn, _)| !object.open.contains_key(sbn));
-        let parked = parked.map(|(&sbn, &symbols)| (sbn, source(sbn).saturating_sub(symbols).max(1)));
-        let mut all: Vec<(u32, u32)> = open.chain(parked).filter(|(sbn, _)| !object.have.contains(*sbn)).collect();
-        all.sort_unstable();
-        all
-    }
-
     /// What is known of the link; begins longest burst and margin anew.
     pub fn tally(&mut self) -> Tally {
         let (sent, received, longest_burst) = self.counters.tally();
@@ -468,11 +309,6 @@ impl Reassembly {
         self.drops.add_many(DropReason::Limit, gone);
     }
 
-    /// Gives back the memory of a parked block whose symbols nobody keeps.
-    pub fn recycle(&mut self, block: ReceivedBlock) {
-        self.buffers.recycle(block);
-    }
-
     /// How far each object is that is being collected.
     pub fn progress(&self) -> impl Iterator<Item = Progress> + '_ {
         self.objects.all().filter(|o| o.is_signed() && matches!(o.state, ObjectState::Wanted)).map(|o| Progress {
@@ -505,100 +341,6 @@ impl Reassembly {
             objects: self.objects.all().count(),
             unsigned_objects: self.objects.unsigned(),
             open_blocks: self.open_blocks,
-        }
-    }
-
-    fn object(
-        &mut self,
-        now: Time,
-        symbol: &Symbol,
-        want: &mut dyn FnMut(&Symbol) -> Wanted,
-    ) -> Result<Handle, Unplaced> {
-        if let Some(handle) = self.objects.find(symbol)
-            && let Some(object) = self.objects.get_mut(handle)
-        {
-            match object.state {
-                ObjectState::Wanted if object.is_stale => return self.refresh(now, handle, symbol, want),
-                ObjectState::Wanted => return Ok(handle),
-                ObjectState::Unwanted { reason, since } if now.since(since) < self.limits.ask_again => {
-                    object.heard = now;
-                    return Err(reason.into());
-                }
-                ObjectState::Unwanted { .. } => self.remove_object(handle, false),
-            }
-        }
-        let known = self.objects.is_signed(symbol.bundle);
-        let (state, have, parked, origin, answer) = match want(symbol) {
-            Wanted::Yes { have, parked, origin } => (ObjectState::Wanted, have, parked, origin, Ok(())),
-            Wanted::No(reason) => {
-                if reason == DropReason::Room {
-                    self.margins.interrupt(symbol.bundle);
-                }
-                // What is not wanted takes the room of those that nobody signed for.
-                let state = ObjectState::Unwanted { reason, since: now };
-                (state, BlockSet::new(), Vec::new(), Origin::Named, Err(reason.into()))
-            }
-        };
-        let origin = if known { Origin::Signed } else { origin };
-        let signed = origin == Origin::Signed;
-        match self.objects.room(now, symbol, origin, answer.is_ok(), &self.limits) {
-            Room::Free => {}
-            Room::After(handle) => self.remove_object(handle, signed),
-            Room::None => return answer.and_then(|()| Err(crowded(origin))),
-        }
-        let mut kept = self.objects.map();
-        kept.extend(parked);
-        let handle = self.objects.insert(Object {
-            bundle: symbol.bundle,
-            kind: symbol.kind,
-            oti: symbol.oti,
-            state,
-            origin,
-            have,
-            open: self.objects.map(),
-            parked: kept,
-            heard: now,
-            last: now,
-            is_stale: false,
-            retry: Time::ZERO,
-            generation: 0,
-            counted: self.buffers.object(signed),
-        });
-        self.complete_parked(now, handle);
-        answer.map(|()| handle)
-    }
-
-    /// Asks again about an object that is being collected. What is here of it stays, if it is wanted and not stored.
-    fn refresh(
-        &mut self,
-        now: Time,
-        handle: Handle,
-        symbol: &Symbol,
-        want: &mut dyn FnMut(&Symbol) -> Wanted,
-    ) -> Result<Handle, Unplaced> {
-        let answer = want(symbol);
-        let Some(object) = self.objects.get_mut(handle) else { return Err(DropReason::Limit.into()) };
-        object.is_stale = false;
-        match answer {
-            Wanted::Yes { have, parked, origin: _ } => {
-                object.have = have;
-                object.parked.clear();
-                object.parked.extend(parked);
-                let stored: Vec<u32> = object.open.keys().copied().filter(|&sbn| object.have.contains(sbn)).collect();
-                // Whether those that are being stored are among what the caller has now, only it can tell.
-                object.open.values_mut().for_each(Open::doubt);
-                stored.into_iter().for_each(|sbn| self.close(handle, sbn));
-                self.complete_parked(now, handle);
-                Ok(handle)
-            }
-            Wanted::No(reason) => {
-                if reason == DropReason::Room {
-                    self.margins.interrupt(symbol.bundle);
-                }
-                // Its symbols are kept, if the caller has room for these.
-                self.remove_object(handle, reason == DropReason::Room);
-                Err(reason.into())
-            }
         }
     }
 }

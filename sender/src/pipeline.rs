@@ -27,7 +27,7 @@ use checkvalve_protocol::id::{BundleId, ChannelName, SessionId};
 use checkvalve_protocol::seal::Sealer;
 use checkvalve_protocol::time::Time;
 pub use checkvalve_protocol::transmit::feed::Progress;
-use checkvalve_protocol::transmit::feed::{self, Feed, FeedError, FeedSetup, Order, Wakes};
+use checkvalve_protocol::transmit::feed::{self, Feed, FeedError, FeedSetup, FeedWakes, Order};
 use checkvalve_protocol::transmit::pacer::BUCKET;
 use checkvalve_protocol::transmit::{Parameters, Selection};
 use serde::{Deserialize, Serialize};
@@ -73,7 +73,7 @@ pub struct Job {
     /// Why the bundle is withdrawn: then announce and withdrawal are all that is sent, and nothing is read.
     pub withdrawn: Option<String>,
     /// The files' hashes, if they are known: what is read must have them. With them, parts can be read alone
-    /// ([`SpotReader`](crate::bundle::SpotReader)), since the engine has proven that nothing changed.
+    /// ([`SpotReader`]), since the engine has proven that nothing changed.
     pub known_hashes: Option<Arc<Vec<[u8; 32]>>>,
     /// Where to say how far it is.
     pub progress: Arc<Progress>,
@@ -360,7 +360,7 @@ impl Shared {
         self.wake(wakes);
     }
 
-    fn wake(&self, wakes: Wakes) {
+    fn wake(&self, wakes: FeedWakes) {
         if wakes.reader {
             self.room.notify_all();
         }

@@ -68,7 +68,7 @@ pub enum BlockOutcome {
 
 /// Who need not sleep any longer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Wakes {
+pub struct IntakeWakes {
     /// So many of the threads that store.
     pub workers: usize,
     /// The thread that checks signatures.
@@ -323,7 +323,7 @@ impl Intake {
 
     /// Whose sleep is over. Call after [`Intake::poll_work`] and every `handle_*`, or after some of them,
     /// before the lock is given up.
-    pub fn poll_wakes(&mut self, now: Time, want: Want<'_>) -> Wakes {
+    pub fn poll_wakes(&mut self, now: Time, want: Want<'_>) -> IntakeWakes {
         let before = self.waiting();
         self.collect_parked();
         if self.reassembly.has_admitted() && !self.stopping {
@@ -339,7 +339,7 @@ impl Intake {
         let lanes = std::mem::replace(&mut self.resting, pressed) && !pressed;
         let checker = self.idle && self.reassembly.has_checks();
         self.idle &= !checker;
-        Wakes { workers: self.waiting() - before, checker, lanes }
+        IntakeWakes { workers: self.waiting() - before, checker, lanes }
     }
 
     /// As many as those who keep them may keep up with. After a stop they are taken one by one.

@@ -3,7 +3,7 @@ use crate::fec::Plans;
 use crate::id::SessionId;
 use crate::seal::{Opener, Sealer};
 use crate::transmit::{Batch, Encoder, Link, Parameters, Selection, Transmit, Transmitter, Work, WorkShape};
-use crate::wire::{Content, Header};
+use crate::wire::{Content, Header, Symbol};
 
 const KEY: [u8; 32] = [3; 32];
 

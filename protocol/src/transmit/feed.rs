@@ -72,7 +72,7 @@ pub enum NextRead<J: Job> {
 
 /// Who need not sleep any longer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Wakes {
+pub struct FeedWakes {
     /// A thread that reads, or reports how jobs ended.
     pub reader: bool,
     /// So many of those that encode.
@@ -99,7 +99,7 @@ pub struct Feed<J: Job> {
     next_beacon: Time,
     /// Beacons that were made.
     beacons: u64,
-    wakes: Wakes,
+    wakes: FeedWakes,
 }
 
 impl<J: Job> Feed<J> {
@@ -120,7 +120,7 @@ impl<J: Job> Feed<J> {
             next_channel: 0,
             next_beacon: Time::ZERO,
             beacons: 0,
-            wakes: Wakes::default(),
+            wakes: FeedWakes::default(),
         }
     }
 
@@ -321,7 +321,7 @@ impl<J: Job> Feed<J> {
     }
 
     /// Whose sleep is over. Call after every mutator, `handle_*` and [`Feed::poll_transmit`], before the lock is given up.
-    pub fn poll_wakes(&mut self) -> Wakes {
+    pub fn poll_wakes(&mut self) -> FeedWakes {
         let mut wakes = std::mem::take(&mut self.wakes);
         if self.rest_until.is_some() && self.wants_reader() {
             (wakes.reader, self.rest_until) = (true, None);

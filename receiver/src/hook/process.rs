@@ -26,7 +26,7 @@ const NOT_INHERITED: [&str; 6] =
     ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
 
 /// Runs a hook to its end. Its standard input is made from `manifest` while it runs, its output goes to [`log_path`](super::log::log_path) in
-/// `logs`, [`MAX_LOG`](super::log::MAX_LOG) bytes at most. Waits for a disk in another thread only. When `stop` is ready the
+/// `logs`, [`MAX_LOG`] bytes at most. Waits for a disk in another thread only. When `stop` is ready the
 /// hook is ended, with all of its process group.
 pub async fn run(run: &HookRun, manifest: Manifest, logs: &Path, stop: impl Future<Output = ()>) -> Outcome {
     let log = match Log::create(logs, run).await {

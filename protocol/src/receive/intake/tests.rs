@@ -33,7 +33,7 @@ impl Bench {
         }
     }
 
-    fn put_of(&mut self, kind: ObjectKind, length: u64, sbn: u32, esi: u32) -> Wakes {
+    fn put_of(&mut self, kind: ObjectKind, length: u64, sbn: u32, esi: u32) -> IntakeWakes {
         let oti = Oti::new(length, T, K).unwrap();
         let symbol = Symbol { bundle: BundleId(1), kind, sbn, esi, oti };
         let header =
@@ -53,11 +53,11 @@ impl Bench {
     }
 
     /// A source or repair symbol of an object of eight blocks.
-    fn put(&mut self, sbn: u32, esi: u32) -> Wakes {
+    fn put(&mut self, sbn: u32, esi: u32) -> IntakeWakes {
         self.put_of(ObjectKind::Data, u64::from(T) * u64::from(K) * 8, sbn, esi)
     }
 
-    fn whole(&mut self, sbn: u32) -> Wakes {
+    fn whole(&mut self, sbn: u32) -> IntakeWakes {
         (0..u32::from(K)).map(|esi| self.put(sbn, esi)).last().unwrap()
     }
 
@@ -68,17 +68,17 @@ impl Bench {
         }
     }
 
-    fn tick(&mut self, ms: u64) -> Wakes {
+    fn tick(&mut self, ms: u64) -> IntakeWakes {
         self.now = self.now + Duration::from_millis(ms);
         self.intake.handle_timeout(self.now);
         self.wakes()
     }
 
-    fn wakes(&mut self) -> Wakes {
+    fn wakes(&mut self) -> IntakeWakes {
         self.intake.poll_wakes(self.now, &mut |_| unreachable!("nobody asks"))
     }
 
-    fn ask_again(&mut self) -> Wakes {
+    fn ask_again(&mut self) -> IntakeWakes {
         let (have, kept, no) = (&self.have, &self.kept, self.no);
         let mut want = |_: &Symbol| match no {
             Some(reason) => Wanted::No(reason),
@@ -189,9 +189,9 @@ fn symbols_that_are_kept_and_of_no_use_now_are_not_read_all_the_time() {
 fn whoever_sleeps_is_woken_and_nobody_else() {
     let mut bench = Bench::new(16 << 10);
     assert!(matches!(bench.intake.poll_work(bench.now), NextWork::Wait(Duration::MAX)));
-    assert_eq!(bench.put(0, 0), Wakes::default());
-    assert_eq!(bench.whole(0), Wakes { workers: 1, ..Wakes::default() });
-    assert_eq!(bench.wakes(), Wakes::default(), "once");
+    assert_eq!(bench.put(0, 0), IntakeWakes::default());
+    assert_eq!(bench.whole(0), IntakeWakes { workers: 1, ..IntakeWakes::default() });
+    assert_eq!(bench.wakes(), IntakeWakes::default(), "once");
     let block = bench.store();
     bench.report(block, BlockOutcome::Stored);
     // The one that checks: only when it has nothing else to do.

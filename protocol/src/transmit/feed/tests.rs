@@ -106,7 +106,7 @@ impl Bench {
         Sample { order, fails_at: None }
     }
 
-    fn submit(&mut self, job: Sample) -> Wakes {
+    fn submit(&mut self, job: Sample) -> FeedWakes {
         self.feed.submit(job);
         self.feed.poll_wakes()
     }
@@ -362,7 +362,7 @@ fn who_reads_rests_until_half_of_what_is_ahead_has_gone() {
     assert!(matches!(bench.feed.poll_read(), NextRead::Wait));
     let job = bench.job(1, "default", 0, 60_000_000);
     assert!(bench.submit(job).reader, "there is a job");
-    assert_eq!(bench.feed.poll_wakes(), Wakes::default(), "once");
+    assert_eq!(bench.feed.poll_wakes(), FeedWakes::default(), "once");
     let mut encoders = 0;
     while let Some(read) = bench.next_read() {
         bench.read(read);
