@@ -1,7 +1,8 @@
 //! The one place that decides whether something signed counts.
 //!
-//! What is not rightly signed changes nothing ([`Verdict::Discard`], [`Verdict::Unknown`]); what a key signed that may sign
-//! for the channel, and breaks a rule, is refused for good ([`Verdict::Refuse`]). SPEC.md, "What a receiver believes".
+//! An object that is not properly signed changes nothing ([`Verdict::Discard`], [`Verdict::Unknown`]). An object that
+//! breaks a rule, signed by a key that may sign for the channel, is refused for good ([`Verdict::Refuse`]). See
+//! SPEC.md, "What a receiver believes".
 #![deny(
     clippy::indexing_slicing,
     clippy::unwrap_used,
@@ -99,9 +100,10 @@ impl Trust {
     }
 }
 
-/// Whether what came as announce and hashes of `bundle` counts, by what `trust` says. Without hashes, whether the announce does.
+/// Whether the announce and the hashes that came for `bundle` count, as `trust` says. Without hashes, only the announce
+/// is judged.
 ///
-/// Errors: [`Verdict`]. That of the hashes only if the announce counts.
+/// Errors: [`Verdict`]; the one on the hashes only if the announce counts.
 pub fn admit(bundle: BundleId, announce: &[u8], hashes: Option<&[u8]>, trust: &Trust) -> Result<Admitted, Verdict> {
     let mut admitted = Admitted { announce: admit_announce(bundle, announce, trust)?, outcome: None };
     if let Some(hashes) = hashes {

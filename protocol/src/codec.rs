@@ -70,8 +70,8 @@ pub fn decode_prefix<'a, T: Deserialize<'a>>(bytes: &'a [u8], limit: usize) -> R
     if bytes.len() > limit {
         return Err(CodecError::TooLong { len: bytes.len(), limit });
     }
-    // bincode counts an integer at its full width (at most 16 bytes for one on the wire) and takes its limit as a
-    // constant, so: the first step that no honest input of this length can reach.
+    // bincode counts an integer at its full width (at most 16 bytes for one byte on the wire), and its limit must be a
+    // constant. So take the lowest of these limits that no honest input of this length can reach.
     let result = match bytes.len() {
         0..=0x100 => with_limit::<T, 0x1000>(bytes),
         0x101..=0x1000 => with_limit::<T, 0x1_0000>(bytes),

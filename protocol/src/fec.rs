@@ -3,10 +3,11 @@
 //! Each source block is one RaptorQ object of K symbols. The crate panics on symbols of a wrong size or a foreign OTI,
 //! so sizes are checked here before it is called, and a panic that comes all the same is caught and becomes an error.
 //!
-//! The code is linear: a repair symbol is a sum of the source symbols, each times a coefficient that only K and the ESI
-//! decide. What the crate makes of the K unit vectors are these coefficients ([`Plans`]). So a few repair symbols are one
-//! product of a small matrix with the block, and a few missing symbols the solution of as many equations ([`solve`]); both
-//! give the crate's bytes, and take a fraction of its time. Where there are many, the crate does it.
+//! The code is linear: a repair symbol is a sum of the source symbols, each multiplied by a coefficient that depends
+//! only on K and the ESI. Encoding the K unit vectors with the crate gives these coefficients ([`Plans`]). So a few
+//! repair symbols are the product of a small matrix and the block, and a few missing symbols are the solution of as
+//! many equations ([`solve`]). Both give the crate's bytes in a fraction of its time. For many symbols the crate is
+//! used.
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::arithmetic_side_effects)]
 
 mod plans;

@@ -36,7 +36,7 @@ pub struct Announce {
     pub channel: ChannelName,
     /// Its number in the channel, from 1.
     pub sequence: u64,
-    /// What was dropped is called so: one component, the path of the first entry.
+    /// The name of what was dropped: one component, the path of the first entry.
     pub name: Vec<u8>,
     /// When the sender made this, in milliseconds since 1970 by its clock.
     pub created_ms: u64,

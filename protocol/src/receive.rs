@@ -9,16 +9,17 @@
 //! 4. The caller gives it back: [`Reassembly::stored`], [`Reassembly::undecodable`], [`Reassembly::failed`] or
 //!    [`Reassembly::discarded`].
 //!
-//! Whoever has the link key can send symbols of anything. So bundles that a trusted key signed for ([`Wanted::Yes`],
-//! [`Reassembly::vouch`]) have room of their own, and the others share a small one, in which only the silent make room; their announces,
-//! which may change what they are, have another. What finds no room there waits symbol by symbol until its bundle is signed for, the
-//! oldest making room, so that nobody is kept out who was announced in time.
+//! Whoever has the link key can send symbols of any bundle. So bundles that a trusted key signed for ([`Wanted::Yes`],
+//! [`Reassembly::vouch`]) have room of their own. All others share a small room, in which only what is silent makes
+//! room for others. Their announces have another room, since an announce may get its bundle signed for. Symbols that
+//! find no room there wait one by one until their bundle is signed for, and the oldest make room: so no bundle is kept
+//! out that was announced in time.
 //!
-//! Memory is bounded by [`Limits::memory`], in which everything counts as what it takes: when it is full, the block that has waited
-//! longest for a symbol comes out of [`Reassembly::poll_parked`] with what it has, or is dropped if nobody signed for it; as long as
-//! the caller leaves one there, symbols of new blocks are dropped instead, so that those that are open complete. If the caller keeps
-//! these symbols ([`Reassembly::parked`]), they count when more arrive: the block that comes out then says so
-//! ([`ReceivedBlock::has_parked`]).
+//! [`Limits::memory`] bounds the memory, and everything counts as what it takes. When it is full, the block that has
+//! waited longest for a symbol comes out of [`Reassembly::poll_parked`] with the symbols that it has, or is dropped if
+//! nobody signed for its bundle. As long as the caller leaves a block there, symbols of new blocks are dropped instead,
+//! so that open blocks complete. If the caller keeps the symbols ([`Reassembly::parked`]), they count when more arrive:
+//! the block that comes out then says so ([`ReceivedBlock::has_parked`]).
 
 mod block;
 mod buffers;
@@ -63,8 +64,8 @@ pub struct Limits {
     pub memory: u64,
     /// How much of it bundles may take that nobody signed for.
     pub unsigned_memory: u64,
-    /// Objects of bundles that a trusted key signed for, known at once, as far as they take no more than an eighth of the memory; the one
-    /// unheard of for longest makes room.
+    /// At most this many objects of bundles that a trusted key signed for are known at once; fewer if these would take
+    /// more than an eighth of the memory. The object that has been silent for longest makes room.
     pub objects: usize,
     /// Objects of other bundles, without their announces.
     pub unsigned_objects: usize,
@@ -178,7 +179,7 @@ pub struct Reassembly {
     objects: Objects,
     buffers: Buffers,
     lobby: Lobby,
-    /// What waited there of bundles that were signed for since, and has no place in a block yet.
+    /// Symbols from the lobby whose bundle has been signed for since, and that have no place in a block yet.
     admitted: VecDeque<Waiting>,
     /// How often the first of these found no room.
     tries: u32,

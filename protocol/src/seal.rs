@@ -1,8 +1,8 @@
 //! Sealing and opening datagrams: AES-256-GCM under a key of the session, or a CRC-32 in `insecure` mode.
 //!
-//! The header is associated data and the datagram counter the nonce (SPEC.md, "Sealing"). [`Opener`] is what a receive
-//! thread owns: it never allocates for a session that has not proven the link key, and derives no more keys for such sessions
-//! than a sixteenth of their datagrams ask for.
+//! The header is associated data and the datagram counter the nonce (SPEC.md, "Sealing"). Each receive thread owns an
+//! [`Opener`]. It never allocates for a session that has not proven the link key, and derives at most one key for every
+//! sixteen datagrams of such sessions.
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::arithmetic_side_effects)]
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
@@ -41,7 +41,8 @@ pub struct Opener {
 struct Budget {
     /// A derivation costs [`DERIVE_EVERY`], a datagram brings 1.
     credit: u32,
-    /// Which datagrams are looked at while there are many: in no rhythm that a sender could fall out of for ever.
+    /// Decides which datagrams are looked at while there are many: in no fixed rhythm, so that no sender is out of step
+    /// for ever.
     dice: u32,
 }
 

@@ -127,7 +127,7 @@ pub struct Delivery {
     watched: Mutex<watch::Watched>,
     now_ms: AtomicU64,
     throttle: Throttle,
-    /// Each bundle has a line; of a flood of them some do.
+    /// Throttles the lines about announced bundles: each bundle has a line unless too many come at once.
     announced_log: Throttle,
     /// Lines about states that the passing of time brings about.
     states_log: Throttle,
@@ -163,7 +163,8 @@ pub enum OpenError {
 struct Live {
     announced: bool,
     hashes: bool,
-    /// The hashes came when the announce was not in memory: whether they are its, or a withdrawal, has yet to be seen.
+    /// The hashes came while the announce was not in memory: they must still be checked against it, and may be a
+    /// withdrawal.
     unjudged: bool,
     /// Length of its data object, once announced.
     data_len: u64,
@@ -182,7 +183,7 @@ struct Live {
     retry_ms: u64,
     /// Bytes that were spoilt on the way, until a ticket asks for them or they are right.
     spoilt: Vec<std::ops::Range<u64>>,
-    /// What came of them since is to be thrown away once the link is silent.
+    /// Whatever came for the spoilt bytes since then is to be discarded once nothing more comes.
     clear: bool,
 }
 
@@ -288,7 +289,7 @@ impl Delivery {
             states_log: Throttle::new(60, 60_000),
         };
         this.ledger.lock().configure(this.settings.channels.keys().cloned());
-        // Empty is also what is lost; where nothing ever came the audit trail has nothing either.
+        // A lost ledger is empty, too. If nothing ever came, so is the audit trail, and there is nothing to rebuild.
         if damaged || this.ledger.lock().entries().next().is_none() {
             let rebuilt = this.rebuild().map_err(OpenError::State)?;
             if rebuilt > 0 {
@@ -359,7 +360,7 @@ impl Delivery {
             if matches!(self.adopt_published(&staged), Ok(true)) {
                 continue;
             }
-            // Until something counts that is of it.
+            // It counts as unsigned until something signed vouches for it.
             self.strays.lock().unwrap_or_else(PoisonError::into_inner).insert(id, self.now());
             if known.is_some() {
                 self.lives().entry(id).or_default();
@@ -420,7 +421,8 @@ impl Delivery {
         }
     }
 
-    /// What each of so many keys may take when others want room: then what is above it and has stopped coming goes.
+    /// Bytes that each of `keys` keys may take when others need room. A key that takes more then loses bundles that
+    /// have stopped coming.
     fn fair_share(&self, keys: usize) -> u64 {
         self.part(1).bytes.checked_div(keys as u64).unwrap_or(u64::MAX)
     }
@@ -459,7 +461,7 @@ impl Delivery {
         }
     }
 
-    /// What staging has of a bundle is nothing: all of it has to come again.
+    /// Discards everything that staging has of a bundle: all of it has to come again.
     fn begin_again(&self, id: BundleId, why: &str) {
         self.trouble(id, why);
         self.discard(id);
@@ -523,8 +525,8 @@ impl Delivery {
         *known = what.max(*known);
     }
 
-    /// Gives back a bundle's memory, unless it is being moved on: that may take longer than it stands still, and would begin
-    /// again each time.
+    /// Frees a bundle's memory, unless a thread is advancing it: that may take longer than the idle time after which
+    /// memory is freed, and would start over each time.
     fn sleep(&self, staged: &Staged) {
         let Ok(_alone) = staged.advancing.try_lock() else { return };
         let announced = self.lives().get(&staged.id).is_some_and(|live| live.announced);

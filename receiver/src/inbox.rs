@@ -221,7 +221,7 @@ impl Inbox {
     /// Step 3. Errors: what was written may be lost although it can be read.
     pub fn settle(&self, tree: &Tree) -> io::Result<()> {
         match self.durability {
-            // What is no directory that can be opened, and no file, can only be synced with all the rest.
+            // Symlinks and unreadable directories cannot be synced alone, only with the whole file system.
             Durability::Fsync if tree.announce().entries.iter().all(|entry| can_be_synced(entry.kind)) => {
                 self.disk.sync_dir(tree.root())
             }
@@ -306,8 +306,8 @@ impl Inbox {
         self.disk.sync_dir(&self.quarantine)
     }
 
-    /// Moves what [`Inbox::withdraw`] moved back to the inbox, and forgets why it was moved. False: there is nothing to move. May be
-    /// done again.
+    /// Undoes [`Inbox::withdraw`]: moves the bundle back to the inbox, and forgets why it was moved. False: there is
+    /// nothing to move. May be done again.
     pub fn put_back(&self, place: &Place, channel: &ChannelName) -> io::Result<bool> {
         let (to, dir) = (self.path(channel, place.sequence), self.quarantine_path(place));
         let content = dir.join("content");

@@ -1,9 +1,10 @@
 //! Memory for blocks under way that outlives the process: a file on a tmpfs, mapped. After SIGKILL the next run goes on with what
 //! was in it, so that only what was on the wire meanwhile is missing; after a power cut there is nothing, as of any memory.
 //!
-//! A page of head (magic, version, boot, pages), a table that says of each page how many pages the extent has that begins there
-//! (`u32`, 0 for none), and the pages. An extent gets its pages from the file system before it is used, since writing to a page
-//! that has none ends the process when the file system is full; and gives them back when dropped.
+//! The file has a header page (magic, version, boot, pages), a table with the length in pages of the extent that begins
+//! at each page (`u32`, 0 for none), and the pages. An extent has its pages allocated by the file system before it is
+//! used, since writing to an unallocated page kills the process when the file system is full. It frees them when
+//! dropped.
 #![allow(unsafe_code)]
 
 use std::collections::BTreeMap;

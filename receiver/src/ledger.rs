@@ -19,7 +19,7 @@ pub use entry::{Announced, Conflict, Entry, Heard, Hold, Signer, Standing, State
 
 /// Ended bundles that are remembered per channel; of older ones only that their sequences are over.
 pub const HISTORY: usize = 10_000;
-/// Bundles per channel of which nothing but beacons told that are remembered by name.
+/// At most this many bundles of a channel that only beacons have named are remembered.
 pub const HEARD_ONLY: usize = 4_096;
 /// Bundles that are remembered (and kept in quarantine) of which nothing counted.
 pub const REFUSED: usize = 1_000;
@@ -214,8 +214,8 @@ impl Ledger {
         names.into_iter().filter(|name| !self.configured.contains(*name)).count() >= CHANNELS_OF_KEY
     }
 
-    /// Whether what is complete may be published, or another bundle of its sequence was. The answer takes effect at once: it has the
-    /// sequence from now on. Errors: the bundle that has it.
+    /// Gives a complete bundle its sequence, so that it may be published. Errors: another bundle of that sequence,
+    /// which is published already.
     pub fn win(&mut self, id: BundleId) -> Result<(), BundleId> {
         let Some(entry) = self.entries.get(&id) else { return Ok(()) };
         let (Some(name), sequence) = (entry.channel.clone(), entry.sequence) else { return Ok(()) };
@@ -515,7 +515,7 @@ impl Ledger {
         self.entries.insert(id, entry);
     }
 
-    /// Takes `id` out of a slot other than this, and whatever else is in this one out of it.
+    /// Removes `id` from any other slot, and forgets the bundles in this slot that only beacons have named.
     fn release(&mut self, id: BundleId, channel: &ChannelName, sequence: u64) {
         if let Some(old) = self.entries.get(&id)
             && let Some(name) = old.channel.clone()

@@ -5,8 +5,8 @@
 //!    that are to be stored, as long as the kernel's buffer has room for what comes.
 //! 2. `work`, several threads: decodes blocks that lack source symbols and hands each block to the [`Sink`], which stores it. Blocks wait
 //!    in memory when the disk is slow; when that memory is full, symbols are dropped and counted.
-//! 3. `check`, one thread: signed objects that came in one block, and beacons, as many a second as may be checked. What counts waits for
-//!    no disk, so that one that stands still keeps no bundle from being known.
+//! 3. `check`, one thread: checks signed objects that came in one block, and beacons, at a limited rate. Accepting one
+//!    does not wait for the disk, so that bundles become known even while the disk hangs.
 //! 4. `tend`, one thread: progress, time.
 //!
 //! A thread's loop is: lock, poll, unlock, do it, lock, report.

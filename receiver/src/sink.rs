@@ -48,8 +48,9 @@ pub trait Sink: Send + Sync {
     /// counts as not received.
     fn manifest(&self, bundle: BundleId, kind: ObjectKind, bytes: &[u8]) -> Result<(), StoreError>;
 
-    /// What came as a beacon in a datagram of a session; where many come, some, in no order. Touches no disk. `now_ms` as in
-    /// [`Sink::tick`]. If it counts, how many datagrams it says were sent before it.
+    /// Takes a beacon that came in a datagram of a session. If many come, only some are passed on, in no order. Touches
+    /// no disk. `now_ms` as in [`Sink::tick`]. Returns how many datagrams the beacon says were sent before it, if it
+    /// counts.
     fn beacon(&self, now_ms: u64, session: SessionId, signed: &[u8]) -> Option<u64>;
 
     /// Bundles that a trusted key signed for, as became known since the last call.
@@ -96,7 +97,7 @@ pub enum Want {
     Refuse(RefuseReason),
 }
 
-/// What a bundle that finds no room has for its reason, first of all.
+/// How the reason of a bundle that finds no room begins.
 pub const NO_ROOM: &str = "no room in staging";
 
 /// Why the symbols of an object are not collected.

@@ -48,7 +48,8 @@ use tree::Tree;
 const JOURNAL: &str = "journal";
 /// Bytes that are read or moved at a time.
 const SLICE: u64 = 256 << 10;
-/// The `crowd` of [`Store::open`] for real disks: files of 40 KB on average, of which most make fewer than they take bytes.
+/// The `crowd` of [`Store::open`] for real disks: files of 40 KB on average. Most disks take longer to create such
+/// files than to write their bytes.
 pub const CROWD: usize = 8;
 
 /// All of staging.
@@ -377,7 +378,7 @@ impl Store {
                 self.give_up_unsynced();
                 return Err(error);
             }
-            // What one beside it was told is lost does not count as synced.
+            // If a concurrent sync was told that data is lost, that data does not count as synced.
             sync.good();
             let log = self.log();
             // In a journal that was rewritten meanwhile these records are others.
@@ -401,7 +402,7 @@ impl Store {
 
     /// A sync failed: what was stored since the last checkpoint may be lost although it can be read.
     pub fn give_up_unsynced(&self) {
-        // In this order: who writes something down holds the log, and looks at the number.
+        // Lock the log first: whoever records something holds it while checking `failed_syncs`.
         let mut log = self.log();
         self.failed_syncs.fetch_add(1, Ordering::Relaxed);
         if let Err(error) = log.unsynced() {
@@ -424,9 +425,10 @@ impl Store {
         self.failed_syncs.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether a sync failed, and a bundle was not read from the device since: the kernel may have lost more than it told. A file system that
-    /// cannot write its own records calls later syncs good, also of what is written after that, and what it did not keep can be read
-    /// until it leaves the cache. Until the daemon starts anew there is no end to that.
+    /// Whether a sync failed, and a bundle was not read from the device since: the kernel may have lost more than it
+    /// reported. A file system that cannot write its own metadata reports later syncs as good, even for data that is
+    /// written after the failure, and lost data can be read until it leaves the cache. This holds until the daemon
+    /// restarts.
     #[must_use]
     pub fn is_doubtful(&self, staged: &Staged) -> bool {
         let failed = self.failed_syncs.load(Ordering::Relaxed);

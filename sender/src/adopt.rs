@@ -1,10 +1,10 @@
-//! Going on as another state, when the sender's own was lost, restored from a backup or cloned: a new epoch, sequences that
-//! the other side does not know yet, and what is unsent under new ids.
+//! Continues as another state when the sender's own was lost, restored from a backup or cloned: with a new epoch, with
+//! sequences that the other side does not know yet, and with unsent bundles under new ids.
 //!
-//! 1. What is held and not in a ledger that was lost is taken back into it.
-//! 2. The ledger is written anew, all at once: before that nothing has happened.
-//! 3. The next start finds held content that no bundle of the ledger has, and plans it as what was just claimed
-//!    ([`engine`](crate::engine)).
+//! 1. Held bundles that are missing from a lost ledger are taken back into it.
+//! 2. The ledger is rewritten, all at once: before that nothing has happened.
+//! 3. The next start finds held content that belongs to no bundle in the ledger, and plans it like something just
+//!    claimed ([`engine`](crate::engine)).
 
 use std::collections::BTreeMap;
 use std::io;

@@ -24,7 +24,7 @@ pub struct Identity {
     pub channel: ChannelName,
     /// Its number in the channel, from 1.
     pub sequence: u64,
-    /// What was dropped is called so: one component of a path, any bytes.
+    /// The name of what was dropped: one component of a path, any bytes.
     pub name: Vec<u8>,
     /// When it was claimed, in milliseconds since 1970.
     pub created_ms: u64,

@@ -335,7 +335,7 @@ impl Engine {
         const EVERY_MS: u64 = 600_000;
         if self.now.mono_ms >= self.next_uptime_ms {
             self.next_uptime_ms = self.now.mono_ms.saturating_add(EVERY_MS);
-            // Only retention is the longer for it.
+            // If this fails, bundles are only retained for longer.
             drop(self.ledger.write_uptime());
         }
     }

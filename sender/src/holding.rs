@@ -192,7 +192,7 @@ impl Holding {
         self.ensure_folder(disk, &home.channel)?;
         // Whoever may write into the channel's folder may tidy this one up.
         disk.create_dir_all(&failed, disk.lstat(&self.folder(&home.channel))?.mode)?;
-        // Without its own name it would take with it whatever is moved there.
+        // Make the name of `.failed` durable: if it were lost, everything moved there would be lost with it.
         disk.sync_dir(&self.folder(&home.channel))?;
         let text = format!("{reason}\n");
         let temporary = failed.join(".reason.tmp");

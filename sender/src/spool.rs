@@ -1,8 +1,8 @@
 //! Decides when something in the spool is whole and may be claimed.
 //!
-//! What is renamed in is whole at once. What is written in place is whole when it was closed and nothing about it moved for
-//! the settle time. Both are told by inotify where that works; a scan now and then finds what inotify missed, and for
-//! that nothing is known but whether it still changes.
+//! A name that is renamed in is whole at once. A name that is written in place is whole when it was closed and has not
+//! changed for the settle time. inotify reports both where it works. A scan now and then finds what inotify missed; of
+//! such a name it is only known whether it still changes.
 
 mod signature;
 mod watch;

@@ -66,8 +66,8 @@ impl fmt::Display for ConfigError {
 
 /// Reads a config file.
 ///
-/// Errors: the file cannot be read or is over 1 MiB; its group or others may write to it, and so decide what is trusted; it is no TOML; a key is unknown, missing or of the wrong type; a value
-/// is refused by its type.
+/// Errors: the file cannot be read or is over 1 MiB; its group or others may write to it (they would decide what is
+/// trusted); it is not TOML; a key is unknown, missing or of the wrong type; a value is refused by its type.
 pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
     let error = |(problem, hint): Told| ConfigError::new("", problem, hint).in_file(path);
     let file = open_regular(path).map_err(error)?;
@@ -181,7 +181,7 @@ fn read_checked(
 
 type Told = (String, &'static str);
 
-/// Opens a regular file without ever waiting, as the one at the other end of a FIFO would have us do.
+/// Opens a regular file without blocking. Opening a FIFO would otherwise wait for the process at its other end.
 fn open_regular(path: &Path) -> Result<std::fs::File, Told> {
     let shown = escape_path(path);
     let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);

@@ -17,7 +17,7 @@ pub struct Given {
     pub bytes: Vec<u8>,
 }
 
-/// What a line that was typed makes of all the lines so far.
+/// The verdict on a typed line, together with all lines before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Typed {
     /// It is right, and there is more to come.
@@ -50,10 +50,10 @@ pub enum InputError {
     Ended,
 }
 
-/// Takes what `values` name: `-` is standard input, what is the path of a file that is there is that file, and all
-/// others together, joined by blanks, are the text itself (a shell parts words at blanks). Without values: standard
-/// input, and if that is a terminal the lines are asked for one by one until `check` says that the last one came, which
-/// gets all lines so far.
+/// Reads the inputs that `values` name: `-` is standard input, and the path of an existing file is that file. All other
+/// values, joined by blanks, are the text itself (a shell splits words at blanks). Without values it reads standard
+/// input; on a terminal it asks for one line after the other until `check`, which gets all lines so far, says that the
+/// last one came.
 ///
 /// Errors: [`InputError`].
 pub fn gather(values: &[String], check: impl FnMut(&str) -> Typed) -> Result<Vec<Given>, InputError> {

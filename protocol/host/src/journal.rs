@@ -138,8 +138,8 @@ impl Journal {
         if mended {
             file.write_all_at(&MAGIC, 0).map_err(io)?;
         }
-        // What is found may be in the cache alone if only the process died; who reads it acts on it. The same goes for the
-        // name, should a rewrite have been killed before it synced the directory.
+        // If only the process died, the records found may be in the cache alone, and the caller acts on them: make them
+        // durable. The same goes for the file's name, in case a rewrite was killed before it synced the directory.
         file.sync_all().map_err(io)?;
         disk.sync_dir(path.parent().unwrap_or(path)).map_err(io)?;
         let end = end.max(HEADER);

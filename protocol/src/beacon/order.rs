@@ -7,7 +7,7 @@ use crate::id::SessionId;
 
 /// Sessions before the newest whose ids are kept.
 pub const KEPT_SESSIONS: usize = 16;
-/// Sessions that do not count, or no more, of which it is kept how far they were heard.
+/// Sessions that do not count, or no longer count, whose highest beacon counter is kept.
 pub const KEPT_ASIDE: usize = 32;
 
 /// What is known of the sender that has a key. Outlives restarts.
@@ -19,7 +19,7 @@ pub struct Known {
     earlier: Vec<Session>,
     /// The sender's clock when the newest session was first heard of.
     since_ms: u64,
-    /// Those of other epochs, or whose number another has. Oldest first.
+    /// Sessions of other epochs, and sessions whose number another session has. Oldest first.
     aside: Vec<(Epoch, Session)>,
 }
 
@@ -66,9 +66,10 @@ impl Known {
         }
     }
 
-    /// Takes a beacon that the key signed, and says what it is. Only [`Order::is_news`] may change anything else. What does not count
-    /// is more than [`Order::Repeated`] only where it is newer than all that came of its session, and was signed after the newest
-    /// session began: recordings raise no alarm.
+    /// Takes a beacon that the key signed, and says what it is. Only a beacon for which [`Order::is_news`] is true may
+    /// change anything else. A beacon that does not count is reported as more than [`Order::Repeated`] only if it is
+    /// newer than everything that came of its session, and was signed after the newest session began: so recordings
+    /// raise no alarm.
     pub fn take(&mut self, beacon: &Beacon) -> Order {
         let order = self.order(beacon);
         if !order.is_news() && beacon.clock_ms < self.since_ms {

@@ -68,7 +68,8 @@ pub(super) fn solve(
 /// Equations in `count` unknowns, reduced as they come.
 struct Equations {
     count: usize,
-    /// For each independent one: its unknown, and its coefficients followed by which of the equations taken it is made of.
+    /// For each independent equation: its unknown, and its coefficients followed by the factors of the taken equations
+    /// that it is the sum of.
     reduced: Vec<(usize, Vec<u8>)>,
 }
 

@@ -182,7 +182,7 @@ impl Buffers {
         (payload.to_vec(), self.lease(payload.len() as u64, signed))
     }
 
-    /// The block's bytes are one's that somebody signed for.
+    /// Counts the block's bytes as those of a bundle that a trusted key signed for.
     pub(super) fn vouch(&self, lease: &mut Lease) {
         lease.move_to(&self.signed);
     }

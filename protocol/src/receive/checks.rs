@@ -1,9 +1,10 @@
 //! Signed objects that came in one block, and beacons, on their way to be checked: no more of them a second than signatures may be
 //! checked.
 //!
-//! Beacons, objects of bundles that a trusted key signed for, and those of bundles whose id names a trusted key take turns; one in
-//! sixteen is of a bundle whose id names none. In both of these keys take turns. Where a key is only named those go first of whose
-//! bundle more came: to get before an honest one, somebody has to send as much, and half of that again after each check that fails.
+//! Beacons, objects of bundles that a trusted key signed for, and objects of bundles whose id names a trusted key take
+//! turns. One check in sixteen goes to a bundle whose id names none. Within both groups of objects, keys take turns.
+//! Where a key is only named, the bundle of which more came goes first: to get ahead of an honest bundle, an attacker
+//! has to send as much, and half of that again after each check that fails.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -18,9 +19,9 @@ use crate::wire::ObjectKind;
 const UNKNOWN: usize = 16;
 /// Checks that may be made at once after a rest.
 const AHEAD: Duration = Duration::from_millis(100);
-/// Of those that wait too many, so many are compared to find one that goes.
+/// If too many wait, this many are compared to choose the one that is turned away.
 const COMPARED: usize = 8;
-/// Every so many checks it is the turn of what nobody is named for.
+/// One check in this many goes to a bundle whose id names no trusted key.
 const TURNS: u8 = 16;
 
 /// Something to be checked.
@@ -196,7 +197,8 @@ impl ByKey {
         self.remove(tag, at)
     }
 
-    /// The next key's, with the most traffic; of one bundle an announce, which says what the others are of, and else the newest.
+    /// An object of the next key: of the bundle with the most traffic, the announce, which says what the others belong
+    /// to, or else the newest object.
     fn next(&mut self, traffic: Traffic<'_>) -> Option<ReceivedBlock> {
         let after = self.last.and_then(|last| self.blocks.range((Bound::Excluded(last), Bound::Unbounded)).next());
         let (&tag, blocks) = after.or_else(|| self.blocks.first_key_value())?;

@@ -1,7 +1,7 @@
 //! What datagram counters tell of the link: how many of those that were sent came, and how long the gaps were.
 //!
-//! What was sent is what signed beacons say ([`Counters::sent`]); counters only say which of these came. So nobody without a
-//! signing key makes losses up, however high the counters are that he sends.
+//! Signed beacons say how many datagrams were sent ([`Counters::sent`]); counters only say which of these came. So
+//! nobody without a signing key can fake losses, however high the counters that he sends are.
 
 use std::collections::VecDeque;
 

@@ -163,8 +163,9 @@ impl Intake {
         self.reassembly.progress()
     }
 
-    /// Whether memory is nearly full of blocks that wait to be stored. Who receives goes before who stores, so on few cores these would
-    /// never get the processor, and symbols be lost for it: a lane rests until it is woken, or the kernel's buffer is half full.
+    /// Whether memory is nearly full of blocks that wait to be stored. Threads that receive go before threads that
+    /// store. On few cores the latter would never get the processor, and symbols would be lost. So a lane rests until
+    /// it is woken, or the kernel's buffer is half full.
     #[must_use]
     pub fn is_pressed(&self) -> bool {
         self.reassembly.memory() >= self.pressed && self.queue.len() > 0 && !self.stopping

@@ -1,5 +1,6 @@
-//! Where symbols wait of bundles that nobody signed for yet, when there is no room for them as blocks: as they came, the oldest making
-//! room. To get one out, somebody has to fill all of it before the bundle's announce is checked.
+//! Symbols of bundles that nobody signed for yet wait here when there is no room for them as blocks. They are kept in
+//! the order in which they came, and the oldest make room. To push a symbol out, an attacker has to fill the whole
+//! lobby before the bundle's announce is checked.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
@@ -99,7 +100,7 @@ impl Lobby {
         numbers.iter().filter_map(|number| self.symbols.remove(number)).collect()
     }
 
-    /// Takes out the announce that `last`, which came last, is of, if all of it is here: as many symbols as it has.
+    /// Takes out the announce that `last`, the newest symbol, belongs to, if as many of its symbols are here as it has.
     pub(super) fn take_announce(&mut self, last: &Symbol) -> Vec<Waiting> {
         let wanted = last.oti.block_symbols(0).map(usize::from);
         let wanted = wanted.filter(|_| last.kind == ObjectKind::Announce && last.oti.blocks() == 1);

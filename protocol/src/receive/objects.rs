@@ -80,7 +80,8 @@ pub(super) struct Objects {
     free: Vec<usize>,
     by_key: HashMap<Key, usize>,
     bundles: HashMap<BundleId, Bundle>,
-    /// By when they were heard of, roughly, oldest first: who was heard of since goes to the end when its turn comes.
+    /// By when they were last heard of, roughly, oldest first. An object heard of since goes to the end when its turn
+    /// comes.
     queues: [VecDeque<(Time, Handle)>; POOLS],
     counts: [usize; POOLS],
     generation: u64,

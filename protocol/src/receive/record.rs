@@ -147,9 +147,9 @@ impl fmt::Debug for Record {
     }
 }
 
-/// The blocks that a process which was killed had in a [`BlockMemory`], from the bytes of every extent that was not dropped.
-/// What is no record, or too short for what it says, is left out. Their symbols were authentic when they came; that nothing
-/// else has written there is for the caller to know.
+/// The blocks that a killed process had in a [`BlockMemory`], from the bytes of every extent that was not dropped.
+/// Bytes that are not a record, or are too short for what they say, are left out. The symbols were authentic when they
+/// came; the caller has to know that nothing else has written there.
 pub fn recover<'a>(extents: impl Iterator<Item = &'a [u8]>) -> impl Iterator<Item = ReceivedBlock> {
     let (mut sources, mut repairs) = (Vec::new(), HashMap::<&[u8], Vec<&[u8]>>::new());
     for bytes in extents {

@@ -55,10 +55,10 @@ impl Reassembly {
         }
     }
 
-    /// Sees to it that `bytes` fit, for a bundle that was `signed` for or not. For one that was, drops the blocks of those that nobody signed
-    /// for, then parks those that have waited longest; for another, drops what is silent and nobody signed for. False: what is left is
-    /// being worked on, or the caller has no time to keep more. Evicting one interleaved block for the next would livelock: none would
-    /// complete.
+    /// Makes room for `bytes` of a bundle that was `signed` for or not. For a bundle that was, drops the blocks of
+    /// bundles that nobody signed for, then parks the blocks that have waited longest. For another, drops only silent
+    /// blocks of bundles that nobody signed for. False: the remaining blocks are being worked on, or the caller has no
+    /// time to keep more. Evicting one interleaved block for the next would livelock: none would complete.
     pub(super) fn make_room(&mut self, now: Time, bytes: u64, signed: bool) -> bool {
         let silent = (!signed).then_some((now, self.limits.junk_idle));
         while self.buffers.is_full(bytes, signed) || self.open_blocks >= self.limits.open_blocks {

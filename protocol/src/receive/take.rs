@@ -147,7 +147,7 @@ impl Reassembly {
         Some(Ok(Ok(())))
     }
 
-    /// `counts`: it tells how near the repair came to its end.
+    /// `counts`: whether the block tells how close the repair came to running out.
     fn completed(&mut self, now: Time, symbol: &Symbol, counts: bool, block: Option<ReceivedBlock>) {
         let Some(block) = block else { return };
         if counts && symbol.kind == ObjectKind::Data {

@@ -8,7 +8,7 @@ use crate::id::BundleId;
 use crate::time::Time;
 use crate::wire::Symbol;
 
-/// A symbol that waited, and finds no room once its bundle is signed for, is tried so often, and after so long.
+/// How often, and after how long, a waiting symbol is tried again if it finds no room once its bundle is signed for.
 pub(super) const TRIES: u32 = 50;
 pub(super) const TRY_AGAIN: Duration = Duration::from_millis(10);
 
@@ -66,7 +66,7 @@ impl Reassembly {
             }
             self.buffers.vouch(&mut object.counted);
         }
-        // What is not what was signed for goes.
+        // Remove objects other than those that were signed for.
         for handle in self.objects.of(bundle) {
             let Some(object) = self.objects.get(handle) else { continue };
             let symbol = Symbol { bundle, kind: object.kind, sbn: 0, esi: 0, oti: object.oti };

@@ -79,7 +79,7 @@ fn joined(ranges: &[Lack], oti: &Oti, budget: u64) -> Vec<Lack> {
     joined
 }
 
-/// What asking for both and all between as one would cost over asking for both.
+/// How many more symbols are asked for if both ranges and all between them become one range.
 fn extra(a: Lack, b: Lack, oti: &Oti) -> u64 {
     let source = oti.max_block_symbols();
     let most = a.need.max(b.need).symbols(source);

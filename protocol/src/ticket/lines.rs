@@ -29,7 +29,7 @@ pub struct LineError {
 pub enum Problem {
     /// A character that no ticket has.
     Character(char),
-    /// So many symbols, where a line has 32, and the last one at least two groups of four.
+    /// This many symbols, which is wrong. A line has 32, and the last line at least two groups of four.
     Length(usize),
     /// One symbol is wrong, it seems, and the line right with another.
     Symbol {

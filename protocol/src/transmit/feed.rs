@@ -366,7 +366,7 @@ impl<J: Job> Feed<J> {
         let active = || self.running.iter().filter(|(_, running)| running.is_active());
         let top = active().map(|(_, running)| running.order.priority).max()?;
         let limit = self.setup.parameters.depth() as usize + self.ahead();
-        // Streams of several channels share the memory of two; one that starves all the same gets its block.
+        // All streams together share the memory of two. If nothing can be sent all the same, one more block is read.
         if self.held() >= 2 * limit && !self.starved {
             return None;
         }

@@ -1,7 +1,7 @@
 //! How many symbols to send so that enough of them arrive.
 
-/// Fewest symbols to send so that, where each is lost with probability `loss` (0 to below 1) by itself, at least
-/// `enough` of them arrive but for a probability of `failure`.
+/// The fewest symbols to send so that at least `enough` of them arrive, except with a probability of `failure`. Each
+/// symbol is lost independently with probability `loss` (0 to below 1).
 ///
 /// At most 2¹⁴, which no block needs.
 #[must_use]

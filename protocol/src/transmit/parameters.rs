@@ -78,8 +78,9 @@ impl Parameters {
         }
         let payload = usize::from(link.mtu) - IP_UDP_LEN - OVERHEAD;
         let symbol_size = (payload as u16 / SYMBOL_ALIGNMENT * SYMBOL_ALIGNMENT).min(MAX_SYMBOL_SIZE);
-        // 360 KB at MTU 1500 and 1.7 MB at MTU 9000: as large as a usual second-level cache can hold while it is coded. The more
-        // symbols in a block, the nearer to the share of repair the loss that it survives; these two survive the same.
+        // 360 KB at MTU 1500 and 1.7 MB at MTU 9000: as much as a usual second-level cache can hold while a block is
+        // coded. The more symbols a block has, the closer the loss that it survives comes to its share of repair. Both
+        // of these block sizes survive the same loss.
         let block_symbols = if symbol_size <= 2_048 { 256 } else { 192 };
         let mut this = Self {
             symbol_size,

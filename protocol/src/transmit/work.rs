@@ -15,8 +15,9 @@ use crate::wire::{ObjectKind, Symbol};
 pub enum Selection {
     /// All of them.
     All,
-    /// These ranges of SBNs, in order, with how many symbols of each block should arrive from a link without bursts;
-    /// as many more go out, later, as a burst could take of these. None is as many as the block has and the usual repair.
+    /// These ranges of SBNs, in order, each with the number of symbols of each block that should arrive over a link
+    /// without bursts. As many more as a burst could take of these are sent later. None: as many as the block has and
+    /// the usual repair.
     Ranges(Vec<(Range<u32>, Option<u32>)>),
 }
 

@@ -148,7 +148,7 @@ pub(crate) fn of(status: &Status, link: &LinkView, noted: Vec<Alarm>) -> Vec<Ala
             ),
         );
     }
-    // What happened before what it led to.
+    // Events come before the states that they led to.
     noted.into_iter().chain(alarms).collect()
 }
 
@@ -156,7 +156,7 @@ fn reason(bundle: &BundleStatus) -> &str {
     bundle.reason.as_deref().unwrap_or_default()
 }
 
-/// Where what its hook wrote is.
+/// Names the log file of a bundle's hook, if there is one.
 fn log(bundle: &BundleStatus) -> String {
     bundle.log.as_ref().map_or_else(String::new, |log| format!("; what it wrote is in {log}"))
 }
@@ -164,7 +164,7 @@ fn log(bundle: &BundleStatus) -> String {
 /// Its hook was run again, and that did not help: once may be by design.
 fn is_run_again(bundle: &&BundleStatus) -> bool {
     let again = bundle.attempt > 2 || bundle.attempt == 2 && bundle.retry_at.is_some();
-    // That the daemon was stopped says nothing of the hook.
+    // A stop of the daemon says nothing about the hook.
     let asked = bundle.reason.as_ref().is_some_and(|reason| *reason != Outcome::Interrupted.to_string());
     bundle.state == State::Installing && asked && again
 }
@@ -186,7 +186,7 @@ fn hook_again(status: &Status, bundle: &BundleStatus) -> String {
     )
 }
 
-/// How many are held up.
+/// Says how many later bundles wait for a bundle.
 fn waiting(count: usize) -> String {
     match count {
         0 => String::new(),

@@ -33,7 +33,8 @@ use crate::store::tree::Tree;
 /// Bytes read back for hashing before others get the lock.
 const CATCH_UP: u64 = 16 << 20;
 
-/// A bundle that is as it shall be, the hashes of its files as signed, and how often something of it was lost before they were compared.
+/// A bundle that is ready to be published, the signed hashes of its files, and how often it had lost data before they
+/// were compared.
 type Prepared = (Arc<Tree>, Vec<[u8; 32]>, u64);
 
 /// What stands between a bundle and the inbox.
@@ -50,7 +51,7 @@ pub(super) enum Stop {
     Refuse(Refusal),
     /// The sender gave it up, for this reason.
     Withdrawn(String),
-    /// These files do not have the content that was signed, since a sync failed.
+    /// These files do not have the content that was signed, and a sync has failed: the disk may be to blame.
     NotKept(Vec<Range<u64>>),
     /// These files do not have the content that was signed: it was sent wrong.
     Spoilt(Vec<Range<u64>>),
@@ -73,7 +74,7 @@ impl From<io::Error> for Stop {
 impl Delivery {
     /// Takes a bundle as far as it can go.
     pub(super) fn advance(&self, id: BundleId) {
-        // What somebody signed for has its place, also before its first block: it may have none.
+        // A known bundle gets its place in staging even before its first block, since it may have no blocks.
         let is_known = self.lives().contains_key(&id);
         let Some(staged) = (if is_known { self.begin(id) } else { self.store.get(id) }) else { return };
         let _alone = staged.advancing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -153,8 +154,9 @@ impl Delivery {
         );
     }
 
-    /// Whoever spoils what is on the link goes on for a while after it was noticed: what came meanwhile is no better. It is thrown away
-    /// once nothing comes any more, and again when a ticket is printed, so that what is sent again does not meet it. True: it was.
+    /// Whoever spoils data on the link may go on after it was noticed, so data that came meanwhile may be spoilt as
+    /// well. It is discarded once nothing more comes, and again when a ticket is printed, so that it does not mix with
+    /// what is sent again. True: there was something to discard.
     pub(super) fn clear_spoilt(&self, id: BundleId, for_ticket: bool) -> bool {
         if self.lives().get(&id).is_none_or(|live| live.spoilt.is_empty()) {
             return false;
@@ -209,7 +211,7 @@ impl Delivery {
     fn prepare(&self, staged: &Staged, entry: &Entry) -> Result<Option<Prepared>, Stop> {
         self.adopt(staged)?;
         let losses = staged.losses();
-        // What came in the meantime is not on the disk yet: whoever brought it has said that there is more to do.
+        // What came in the meantime is not on the disk yet; the thread that took it has queued another job.
         let on_disk = |live: &Live| {
             let hashes = live.hashes && live.pending_hashes.is_none();
             (live.announced && live.adopting.is_none(), hashes, hashes && live.unjudged)
@@ -226,7 +228,7 @@ impl Delivery {
             return Ok(None);
         }
         if unjudged {
-            // Of a withdrawn bundle no data may come, and right hashes do while others are in their place.
+            // Do not wait for the data: a withdrawn bundle may get none, and wrong hashes keep the right ones out.
             let tree = self.store.tree(staged)?.ok_or(Stop::Wait)?;
             self.signed_hashes(staged, entry, &tree)?;
             if let Some(live) = self.lives().get_mut(&staged.id) {
@@ -260,7 +262,7 @@ impl Delivery {
             live.clear = false;
         }
         if !wrong.is_empty() {
-            // It may be the disk: what a sync that failed left behind is not believed to be what came.
+            // It may be the disk: after a failed sync, what it returns may not be what came.
             let by_disk = self.store.has_failed_syncs();
             return Err(if by_disk { Stop::NotKept(wrong) } else { Stop::Spoilt(wrong) });
         }

@@ -16,11 +16,11 @@ use super::alarms::Code;
 use super::{Delivery, Job};
 use crate::ledger::{self, Ledger, Signer, State};
 
-/// Beacons of a kind that may have been overtaken, before they are an alarm.
+/// This many late beacons of a key raise an alarm; fewer may just have been overtaken on the way.
 const OVERTAKEN: u32 = 3;
 /// Without a beacon for so long, in milliseconds, the sender is silent.
 const SILENT_MS: u64 = 3_000;
-/// Milliseconds after which another of them is the first again.
+/// After this many milliseconds without a late beacon, the count starts over.
 const LATE_MS: u64 = 60_000;
 
 /// What the newest beacon that counted said.
@@ -38,7 +38,8 @@ pub(super) struct Heard {
     pub on_wire: Option<OnWire>,
     /// Sessions heard of since the start.
     pub sessions: u64,
-    /// Beacons of late sessions and old epochs, with little time between them, and when the last came. Some are overtaken on the way.
+    /// For each key, how many beacons of late sessions or old epochs came in quick succession, and when the last one
+    /// came. A few may just have been overtaken on the way.
     late: BTreeMap<KeyId, (u32, u64)>,
 }
 

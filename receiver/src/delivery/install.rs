@@ -1,7 +1,7 @@
 //! Whose turn it is for the hook, and what became of it. Running it is [`crate::hook`]'s part.
 //!
-//! That a hook starts is durable before it does, so that after a crash it is known to have been interrupted; it then
-//! runs again, as the next attempt. What it said is durable before the next one's turn comes.
+//! The start of a hook is made durable before the hook runs. So after a crash it is known that the hook was
+//! interrupted, and it runs again as the next attempt. Its outcome is made durable before the next hook's turn comes.
 
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};

@@ -1,5 +1,5 @@
-//! Work that may take long, for several threads. Of one bundle only one thread has a piece, so that none waits for another while
-//! other bundles wait for it.
+//! A queue of jobs that may take long, for several threads. Only one thread works on a bundle at a time, so that no
+//! thread waits for another while other bundles have work to do.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};

@@ -1,7 +1,8 @@
-//! Announce and hashes: what counts of them ([`admit`]), and what becomes of a bundle for it.
+//! Announce and hashes: which of them are accepted ([`admit`]), and what that means for their bundle.
 //!
-//! 1. [`Delivery::take_object`] judges, in memory alone, so that a disk that stands still keeps no bundle from being known.
-//! 2. [`Delivery::adopt`] makes room for an announced bundle on the disk: by whoever stores its first block, or a worker.
+//! 1. [`Delivery::take_object`] judges in memory only, so that bundles become known even while the disk hangs.
+//! 2. [`Delivery::adopt`] makes room on the disk for an announced bundle. It is called by the thread that stores the
+//!    bundle's first block, or by a worker.
 
 use std::sync::{Arc, PoisonError};
 
@@ -122,7 +123,7 @@ impl Delivery {
         let place = AdoptionPlace::take(&self.adoptions, bytes.len()).ok_or(StoreError::NoRoom)?;
         let is_spoken_of = self.ledger.lock().entry(id).is_some();
         if !is_spoken_of {
-            // Before its announce, hashes are no more than data is.
+            // Hashes that come before their announce count as unsigned, just like data.
             self.begin_unsigned(id).ok_or(StoreError::NoRoom)?;
             self.strays.lock().unwrap_or_else(PoisonError::into_inner).insert(id, now);
         }
@@ -439,7 +440,7 @@ impl Delivery {
         self.ledger.save(Durable::Yes).inspect_err(|error| tracing::error!(%error, "ledger cannot be written")).is_ok()
     }
 
-    /// What somebody signed for has the room of those from now on, and the data plane is told.
+    /// Counts a bundle as signed from now on: it takes room from its channel's share, and the data plane is told.
     pub(super) fn vouch(&self, id: BundleId, channel: Option<&checkvalve_protocol::id::ChannelName>) {
         self.strays.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         let channel = channel.cloned().or_else(|| self.ledger.lock().entry(id).and_then(|entry| entry.channel.clone()));
@@ -469,7 +470,7 @@ impl Delivery {
     }
 }
 
-/// What commands take to mean a bundle: its number if it is alone with that, else its id.
+/// How commands name a bundle: by its number if no other bundle has it, else by its id.
 pub(super) fn handle(entry: &Entry, is_alone: bool) -> String {
     if is_alone { number(entry) } else { entry.id.to_string() }
 }

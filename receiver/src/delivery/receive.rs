@@ -203,8 +203,8 @@ impl Delivery {
         Some(staged)
     }
 
-    /// A place among those that nobody signed for. If there is none the one that is silent for longest goes, so that many of them do
-    /// not keep out another whose announce is late.
+    /// A place among the unsigned bundles. If none is free, the bundle that has been silent for longest is removed, so
+    /// that many of them do not keep out one whose announce is late.
     pub(super) fn begin_unsigned(&self, id: BundleId) -> Option<Arc<Staged>> {
         if let Some(staged) = self.store.begin(id) {
             return Some(staged);
@@ -256,7 +256,7 @@ impl Delivery {
         }
         let Some(staged) = self.begin(bundle) else { return Err(StoreError::NoRoom) };
         if self.is_over(bundle) {
-            // It ended after the first look, and was removed before it began again here.
+            // It ended and was removed after the check above, and `begin` has created it again.
             self.store.remove(bundle)?;
             return Err(StoreError::Unwanted);
         }

@@ -253,7 +253,7 @@ impl Delivery {
             waiting.insert(name, blocked_by);
         }
         let mut entries: Vec<Entry> = self.ledger.lock().entries().cloned().collect();
-        // Its hook sent it to quarantine, and it is on its way: what a state names should be found there.
+        // Its hook sent it to quarantine, but it is still being moved: a bundle should be where its state says.
         let moving = self.running.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for entry in entries.iter_mut().filter(|entry| entry.state == State::Quarantined && entry.published) {
             if entry.channel.as_ref().is_some_and(|channel| moving.contains(channel)) {

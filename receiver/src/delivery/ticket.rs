@@ -86,7 +86,7 @@ impl Delivery {
                     channel.gaps(0, MOST_GAPS).into_iter().map(|(first, last)| first..last.saturating_add(1));
                 of_channel.for_each(|gap| gaps.entry(name.clone()).or_default().insert(gap));
             }
-            // What nothing came of is asked for by its number, which takes one ticket for many.
+            // Bundles of which nothing came are asked for by number: one ticket covers many of them.
             entries.retain(|entry| match self.is_untouched(entry) {
                 Some(channel) => {
                     gaps.entry(channel).or_default().insert(entry.sequence..entry.sequence.saturating_add(1));

@@ -15,7 +15,7 @@ use super::alarms::Code;
 
 /// Announces that are kept.
 const KEPT: usize = 16;
-/// Bytes of one that is kept; of a longer one only what it claims.
+/// Longest announce that is kept, in bytes; of a longer one only the bundle's id and the key are kept.
 const MOST_BYTES: usize = 1 << 20;
 
 /// The newest of them, oldest first.

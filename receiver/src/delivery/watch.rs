@@ -89,8 +89,8 @@ impl Delivery {
         channels.iter().for_each(|channel| self.store.space().set_share(channel, self.share(channel)));
     }
 
-    /// Where several keys are trusted, what one of them left unfinished beyond its fair share gives way to what another sends: the newest
-    /// first, one at a time. It has to come again.
+    /// If several keys are trusted and one takes more than its fair share, its silent, unfinished bundles make room for
+    /// what another key sends: the newest first, one at a time. A removed bundle has to come again.
     fn make_room_for_others(&self, now_ms: u64) {
         let keys = self.trust().keys.len();
         let space = self.store.space();
@@ -126,7 +126,7 @@ impl Delivery {
         self.begin_again(id, "its room was needed by the bundles of another key; all of it has to come again");
     }
 
-    /// Whoever set the clock back must not make anything wait until it is again what it was.
+    /// The clock was set back: nothing may wait until it shows the old time again.
     pub(super) fn clock_went_back(&self, now_ms: u64) {
         for live in self.lives().values_mut() {
             live.last_ms = live.last_ms.min(now_ms);
@@ -228,7 +228,7 @@ impl Delivery {
         due
     }
 
-    /// Of bundles that nothing comes for, memory; of those that nobody signed for, all of it.
+    /// Frees the memory of bundles for which nothing comes, and removes unsigned ones altogether.
     fn give_back_memory(&self, now_ms: u64) {
         let silent = |last_ms: u64, most: u64| now_ms.saturating_sub(last_ms) >= most;
         let idle: Vec<BundleId> =

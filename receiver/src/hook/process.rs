@@ -114,8 +114,8 @@ async fn piece(log: &Log, output: &mut Receiver, buf: &mut [u8]) -> bool {
     }
 }
 
-/// What is in the pipe when the hook has ended, however long the log's disk takes. A child that it left behind may keep the pipe open, or
-/// write, for ever.
+/// Reads what is left in the pipe after the hook has ended, however slow the log's disk is. Time and bytes are limited,
+/// since a child that the hook left behind may keep the pipe open, or write, for ever.
 async fn rest(log: &Log, output: &mut Receiver, buf: &mut [u8]) {
     let (mut left, mut bytes) = (LINGER, 0);
     while let Some(room) = log.room().await {

@@ -159,7 +159,7 @@ impl Open {
     fn extra(&mut self, next: Option<&OsStr>) -> Vec<Mismatch> {
         let before = |name: &OsString| next.is_none_or(|next| name.as_bytes() < next.as_bytes());
         let names: Vec<OsString> = std::iter::from_fn(|| self.names.next_if(before)).collect();
-        // Whether it is there is seen when it is looked at.
+        // Skip the entry itself; `compare` finds out whether it is there.
         self.names.next_if(|name| next.is_some_and(|next| name == next));
         names.into_iter().map(|name| Mismatch::Extra(self.path.join(name))).collect()
     }

@@ -171,7 +171,7 @@ impl Ledger {
         let mut entries: Vec<_> = self.entries.values().filter(placed).filter_map(place).collect();
         entries.sort();
         for (_, _, channel, sequence, id) in entries {
-            // As while it ran: what is no place of its channel was given none.
+            // As in the run before: a sequence that its channel cannot have gets no place.
             if self.is_near(&channel, sequence) {
                 self.take_slot(id, &channel, sequence);
             }

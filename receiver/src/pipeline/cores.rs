@@ -40,10 +40,10 @@ impl Cores {
         Instant::now()
     }
 
-    /// Blocks wait to be stored: leaves a processor that a lane's thread is on for one where none is, if there is one. The
-    /// scheduler counts threads, or their weight, and leaves two of ours on one processor while two of somebody else have the
-    /// other; then storing gets what receiving leaves, the other side of the link does not, and memory runs full. Returns whether
-    /// it left.
+    /// Blocks wait to be stored: moves this thread from a processor that a lane's thread is on to one without such a
+    /// thread, if there is any. The scheduler balances the number or the weight of threads, so it may leave two of ours
+    /// on one processor while two of another program have the other. Storing then gets only the time that receiving
+    /// leaves, the sender does not slow down, and memory fills up. Returns whether the thread moved.
     pub(super) fn keep_apart(&self, left: &mut Instant) -> bool {
         let taken = |cpu: usize| self.lanes.iter().any(|lane| lane.load(Ordering::Relaxed) == cpu);
         if !taken(sched_getcpu()) || left.elapsed() < SETTLE {

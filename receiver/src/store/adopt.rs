@@ -132,7 +132,8 @@ impl Store {
         Ok(())
     }
 
-    /// Flat bytes of `range` are in their places; `copied`: in the flat file as well, and failed syncs when the copying began.
+    /// Records that the flat bytes of `range` are in their files. `copied`: given if they are still in the flat file as
+    /// well; holds the number of failed syncs when copying began.
     fn moved(&self, staged: &Staged, range: Range<u64>, copied: Option<u64>) -> Result<(), StoreError> {
         let mut log = self.log();
         if copied.is_some_and(|before| before != self.failed_syncs.load(Ordering::Relaxed)) {

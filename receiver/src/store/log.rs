@@ -180,8 +180,8 @@ impl Log {
         self.journal.sync()
     }
 
-    /// A sync failed. Errors: this could not be written down, and nothing else is before [`Log::rewrite`]; a restart before that would
-    /// believe what the journal says.
+    /// Records that a sync failed. Errors: this could not be recorded. Nothing else is recorded before
+    /// [`Log::rewrite`], and a restart before that would believe the journal as it is.
     pub fn unsynced(&mut self) -> Result<(), JournalError> {
         let written = self.append(Record::Unsynced);
         self.unsaid |= written.is_err();
@@ -255,7 +255,7 @@ impl Log {
     }
 }
 
-/// What is flat last, since what is in its place is said to have moved there.
+/// Writes flat ranges last, since a `Tree` record says that its bytes are no longer in the flat file.
 fn ranges(records: &mut Vec<Record>, id: u64, all: &Ranges, flat: &Ranges) {
     let tree = all.iter().flat_map(|range| flat.gaps(range));
     records.extend(tree.map(|r| Record::Tree { id, start: r.start, end: r.end }));

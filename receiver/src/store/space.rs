@@ -388,7 +388,8 @@ impl Used {
     }
 }
 
-/// What grows stays within its limit; what does not may be over it, as after a limit was lowered.
+/// Whether every amount that grows stays within its limit. One that does not grow may exceed it, for example after the
+/// limit was lowered.
 fn within(used: Cost, more: Cost, most: Cost) -> bool {
     let one = |used: u64, more: u64, most: u64| more == 0 || used.saturating_add(more) <= most;
     one(used.bytes, more.bytes, most.bytes)

@@ -1,5 +1,6 @@
-//! Syncs that run at the same time. The kernel tells each error once: to whoever syncs first. Who syncs next to a sync that failed
-//! learns nothing, and must not publish before the other has said what is lost.
+//! Syncs that run at the same time. The kernel reports each error only once, to whichever thread syncs first. A thread
+//! whose sync runs beside a failed one gets no error, and must not publish before the other thread has recorded what is
+//! lost.
 
 use std::collections::BTreeSet;
 use std::sync::{Condvar, Mutex, PoisonError};

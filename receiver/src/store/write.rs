@@ -55,7 +55,7 @@ impl Store {
     pub fn catch_up(&self, staged: &Staged, limit: u64) -> Result<bool, StoreError> {
         let Some(tree) = self.tree(staged)? else { return Ok(false) };
         self.hash_on(staged, &tree, limit)?;
-        // A block that continues what is hashed is hashed before it is written, so that alone says little.
+        // A block in sequence is hashed before it is written, so fully hashed does not mean fully stored.
         let in_place = {
             let stored = &staged.blocks().stored;
             stored.is_whole() && stored.flat.is_empty()
@@ -110,7 +110,7 @@ impl Store {
                         hashing.feed(tree.files(), buf);
                     }
                 }
-                // The wire does not wait for thousands of files to be made; one write it does not feel.
+                // Creating thousands of files takes longer than the wire waits; one write to the flat file does not.
                 let crowded = tree.files_in(&(offset..offset + buf.len() as u64)) >= self.crowd;
                 // Both the flat file and the files need room until the former is cut.
                 let in_flat = staged.blocks().stored.flat.len();

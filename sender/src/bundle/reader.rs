@@ -32,8 +32,8 @@ impl Reader {
         Self { files, next: 0, open: None, hashes: Vec::new(), expected: None }
     }
 
-    /// Lets each file fail with [`ReadError::Different`] whose hash is not the one it had before. `hashes`: one for each
-    /// regular file, in order.
+    /// Makes reading a file fail with [`ReadError::Different`] if its hash is not the one it had before. `hashes`: one
+    /// for each regular file, in order.
     #[must_use]
     pub fn expecting(mut self, hashes: Arc<Vec<[u8; 32]>>) -> Self {
         self.expected = Some(hashes);

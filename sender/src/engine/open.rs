@@ -1,8 +1,12 @@
 //! Opening an engine: what was found on the disk becomes what is to be done.
 //!
-//! The ledger says what was decided, the holding area what is there. Any crash leaves one of these:
-//! claimed and not in the ledger: it is planned, under another id; in the ledger and held: it goes on where it was; failed and still held: it is
-//! moved to `.failed`; let go and still held: it is removed; unsent and not held any more: it is withdrawn.
+//! The ledger says what was decided, and the holding area what is there. Any crash leaves one of these:
+//!
+//! - claimed and not in the ledger: it is planned, under another id;
+//! - in the ledger and held: it goes on where it was;
+//! - failed and still held: it is moved to `.failed`;
+//! - let go and still held: it is removed;
+//! - unsent and no longer held: it is withdrawn.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -186,8 +190,8 @@ impl Engine {
     }
 }
 
-/// What a ledger that was lost or damaged should know of a bundle that its announce says had a sequence: nothing may have that
-/// sequence again.
+/// The record that a lost or damaged ledger should have of a bundle whose announce says that it had a sequence: no
+/// other bundle may get that sequence.
 pub(crate) fn taken_back(
     ledger: &Ledger,
     disk: &dyn Disk,

@@ -405,7 +405,8 @@ impl Engine {
         self.failing.insert(id, (channel, reason));
     }
 
-    /// A bundle that was transmitted cannot be sent again, nor in the passes that are left; that does not unmake it.
+    /// A bundle that was transmitted cannot be sent any more, neither again nor in its remaining passes. It still
+    /// counts as transmitted.
     fn stop_sending(&mut self, mut record: BundleRecord, reason: &str) {
         if record.state != State::Transmitted {
             record.state = State::Transmitted;

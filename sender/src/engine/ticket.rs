@@ -44,15 +44,16 @@ pub struct Priced {
 pub type Asked = (String, Result<Priced, ResendError>);
 
 impl Engine {
-    /// Has what a ticket asks for sent again, durably, with so many fresh symbols that it arrives at the loss that the ticket
-    /// states but for a probability of 10⁻⁴; with `dry_run` only says what that costs. One answer a bundle.
+    /// Has what a ticket asks for sent again, durably. Sends enough fresh symbols that, at the loss that the ticket
+    /// states, the probability that something does not arrive is 10⁻⁴. With `dry_run` only says what that costs. One
+    /// answer for each bundle.
     pub fn resend_ticket(&mut self, ticket: &Ticket, dry_run: bool, now: Now) -> Vec<Asked> {
         self.tick(now);
         match ticket.subject() {
             Subject::Bundle { bundle, announce, data, .. } => {
                 let id = bundle.to_string();
                 let mut result = self.resend_part(&id, data, ticket.loss(), dry_run, now);
-                // Without the announce the receiver knows of the blocks what symbols say, which nobody signed.
+                // Without the announce, the receiver knows the blocks only from what symbols say, which nobody signed.
                 if *announce && matches!(result, Err(ResendError::Blocks(..))) {
                     result = self.resend_part(&id, &Data::All, ticket.loss(), dry_run, now);
                 }
@@ -102,7 +103,7 @@ impl Engine {
             Err(_) => Vec::new(),
         };
         let resend = Resend {
-            // No blocks is not the same as no ranges, which is all of them.
+            // An empty list of ranges would mean all blocks; one empty range means none.
             ranges: if ranges.is_empty() {
                 vec![(0, 0)]
             } else {

@@ -38,7 +38,7 @@ pub struct BundleRecord {
     pub channel: ChannelName,
     /// Its number in the channel, from 1. None: refused before it had one.
     pub sequence: Option<u64>,
-    /// What was dropped is called so; any bytes.
+    /// The name of what was dropped; any bytes.
     #[serde(with = "codec::bytes")]
     pub name: Vec<u8>,
     /// The inode of what was dropped, by which `send --wait` knows it again.

@@ -12,7 +12,7 @@ use crate::link::Sent;
 pub(super) fn run(shared: &Shared, lane: usize) {
     let Some(link) = shared.links.get(lane) else { return };
     let mut batch = Batch::new();
-    // Nobody but the producer waits while a lane that is alone seals, and that for a few microseconds.
+    // With only one lane, nobody but the producer waits while it seals, and only for a few microseconds.
     let alone = (shared.links.len() == 1).then_some(&shared.sealer);
     while !shared.stopping() {
         let mut feed = shared.lock();

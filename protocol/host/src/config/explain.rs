@@ -4,7 +4,7 @@ use serde_path_to_error::{Path as KeyPath, Segment};
 
 use super::ConfigError;
 
-/// What is no TOML.
+/// The error for text that is not TOML.
 pub(super) fn syntax(text: &str, error: &toml::de::Error) -> ConfigError {
     let at = error.span().map_or(0, |span| span.start.min(text.len()));
     let before = &text.as_bytes()[..at];
@@ -21,7 +21,7 @@ pub(super) fn syntax(text: &str, error: &toml::de::Error) -> ConfigError {
     ConfigError::new("", format!("line {line}: {problem}"), hint)
 }
 
-/// What is TOML, but not this configuration.
+/// The error for TOML that does not fit this configuration.
 pub(super) fn value(error: &serde_path_to_error::Error<toml::de::Error>) -> ConfigError {
     let key = dotted(error.path());
     let text = error.inner().message();
@@ -48,7 +48,7 @@ pub(super) fn value(error: &serde_path_to_error::Error<toml::de::Error>) -> Conf
             return ConfigError::new(key, format!("{is}{found}"), format!("write {}", type_name(expected)));
         }
     }
-    // What our own types say carries its advice after the last semicolon.
+    // The messages of our own types end with the advice, after the last semicolon.
     match text.rsplit_once("; write ") {
         Some((problem, hint)) => ConfigError::new(key, problem, format!("write {hint}")),
         None => ConfigError::new(key, text, ""),

@@ -17,10 +17,11 @@ const MOST_LANES: u16 = 64;
 pub struct Addresses(Vec<String>);
 
 impl Addresses {
-    /// The address of each lane: every address with its port and the `ports` − 1 above it, the first address's first.
+    /// The address of each lane: for each configured address, its port and the `ports` − 1 ports above it, in the order
+    /// of the addresses.
     ///
-    /// `key` is where they stand and `hint` what to write there; `unusable` says why an address cannot be used. Errors: one
-    /// about `key` or `link.lanes`.
+    /// `key` is the config key that holds the addresses, and `hint` says what to write there; `unusable` gives the
+    /// reason if an address cannot be used. Errors: one about `key` or `link.lanes`.
     pub fn lanes(
         &self,
         ports: u16,

@@ -35,8 +35,8 @@ impl Client {
         let mut socket = connect(path).map_err(|error| told(path, error))?;
         let asked = serde_json::to_writer(&mut socket, request).map_err(io::Error::from);
         match asked.and_then(|()| socket.write_all(b"\n")) {
-            // A daemon that refuses before it has read everything has said why, and then closed (EPIPE), or has closed while
-            // something was on its way to it (ECONNRESET).
+            // A daemon may refuse before it has read the whole request. It has then sent the reason and closed the
+            // connection: writing fails with EPIPE, or with ECONNRESET if data was still on its way. Read the reason.
             Err(error) if !matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
                 Err(told(path, error))
             }

@@ -83,7 +83,7 @@ impl<T> StoreQueue<T> {
         }
     }
 
-    /// Of the bundle that the block at `at` is of, the first block of the data.
+    /// Where the lowest data block of a bundle is in the queue: of the bundle that the block at `at` belongs to.
     fn lowest(&self, at: usize) -> usize {
         let bundle = self.blocks[at].1.bundle;
         let same = self
