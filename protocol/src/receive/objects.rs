@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::Duration;
 
 use super::block::Open;
 use super::buffers::Lease;
@@ -18,6 +19,8 @@ const UNKNOWN: usize = 32;
 /// Objects that are looked at to find one that makes room, before the newcomer is turned away.
 const LOOKS: usize = 16;
 
+/// How often blocks that the caller keeps, and that are of no use, are tried before it is asked again.
+const TRIES: u8 = 8;
 /// Objects that are looked at in one go, whether they are over.
 const RETIRED: usize = 4_096;
 
@@ -40,6 +43,8 @@ pub(super) struct Object {
     pub(super) is_stale: bool,
     /// Blocks that the caller keeps are not taken up before.
     pub(super) retry: Time,
+    /// How often that was of no use since the caller was asked.
+    pub(super) tries: u8,
     /// Tells it from another that had its slot before.
     pub(super) generation: u64,
     pub(super) counted: Lease,
@@ -107,6 +112,19 @@ pub(super) enum Room {
     After(Handle),
     /// There is none.
     None,
+}
+
+impl Object {
+    /// Blocks that the caller keeps were of no use: they are tried again in a while, some times, and then when it was asked again.
+    pub(super) fn try_later(&mut self, now: Time, wait: Duration) {
+        self.retry = now + wait;
+        self.tries = self.tries.saturating_add(1);
+        self.is_stale = true;
+    }
+
+    pub(super) fn may_try(&self, now: Time) -> bool {
+        now >= self.retry && self.tries < TRIES
+    }
 }
 
 impl Objects {

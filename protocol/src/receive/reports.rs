@@ -59,12 +59,13 @@ impl Reassembly {
             self.buffers.recycle(block);
             return;
         };
-        if block.has_parked() {
-            // Else it would be read again and again, without a new symbol.
+        if block.has_parked() && block.received() >= object.kept(sbn) {
+            // They do not suffice: it waits for another symbol, here or where they are kept.
+            object.parked.remove(&sbn);
             object.retry = now + self.limits.ask_again;
-            if block.received() >= object.kept(sbn) {
-                object.parked.remove(&sbn);
-            }
+        } else if block.has_parked() {
+            // Else they would be read again and again, without a new symbol.
+            object.try_later(now, self.limits.ask_again);
         }
         let Some(open) = object.open.get_mut(&sbn) else {
             self.buffers.recycle(block);
@@ -96,7 +97,7 @@ impl Reassembly {
                 object.is_stale = true;
                 if block.has_parked() {
                     // Else it would be tried again and again, without a new symbol.
-                    object.retry = now + self.limits.ask_again;
+                    object.try_later(now, self.limits.ask_again);
                 }
             }
         }

@@ -13,7 +13,7 @@ impl Reassembly {
     /// Blocks of which the caller keeps enough, so that nothing more need come of them: as many as there is room for.
     pub(super) fn complete_parked(&mut self, now: Time, handle: Handle) {
         let Some(object) = self.objects.get(handle).filter(|object| !object.parked.is_empty()) else { return };
-        if now < object.retry {
+        if !object.may_try(now) {
             return;
         }
         let source = |sbn: u32| object.oti.block_symbols(sbn).unwrap_or(u16::MAX);

@@ -63,6 +63,7 @@ impl Reassembly {
             last: now,
             is_stale: false,
             retry: Time::ZERO,
+            tries: 0,
             generation: 0,
             counted: self.buffers.object(signed),
         });
@@ -80,7 +81,7 @@ impl Reassembly {
     ) -> Result<Handle, Unplaced> {
         let answer = want(symbol);
         let Some(object) = self.objects.get_mut(handle) else { return Err(DropReason::Limit.into()) };
-        object.is_stale = false;
+        (object.is_stale, object.tries) = (false, 0);
         match answer {
             Wanted::Yes { have, parked, origin: _ } => {
                 object.have = have;
@@ -97,8 +98,8 @@ impl Reassembly {
                 if reason == DropReason::Room {
                     self.margins.interrupt(symbol.bundle);
                 }
-                // Its symbols are kept, if the caller has room for these.
-                self.remove_object(handle, reason == DropReason::Room);
+                // To keep its symbols would take the room that is left for others.
+                self.remove_object(handle, false);
                 Err(reason.into())
             }
         }
