@@ -35,6 +35,8 @@ pub struct ReceivedBlock {
     origin: Origin,
     /// Source symbols were rebuilt.
     decoded: bool,
+    /// As many symbols as it has were not enough, and none came since.
+    insufficient: bool,
 }
 
 impl ReceivedBlock {
@@ -159,6 +161,7 @@ impl ReceivedBlock {
             parked: 0,
             origin: Origin::Signed,
             decoded: false,
+            insufficient: false,
         }
     }
 
@@ -206,6 +209,16 @@ impl ReceivedBlock {
         self.parked = 0;
     }
 
+    /// It could not be decoded with what it has: if that is K symbols, it needs another.
+    pub(super) fn was_undecodable(&mut self) {
+        self.insufficient = self.lacking() == 0;
+    }
+
+    /// Whether it needs another symbol although it has K.
+    pub(super) fn is_insufficient(&self) -> bool {
+        self.insufficient
+    }
+
     pub(super) fn put(&mut self, esi: u32, payload: &[u8], buffers: &mut Buffers) -> Result<(), DropReason> {
         let mut lease = self.lease.take();
         let put = self.place_symbol(esi, payload, &mut |len| buffers.repair_record(len, &mut lease));
@@ -225,6 +238,7 @@ impl ReceivedBlock {
         let word = &mut self.have[usize::from(esi) / 64];
         *word |= 1 << (esi % 64);
         self.source += 1;
+        self.insufficient = false;
         self.record.has_source(esi, *word);
     }
 
@@ -259,6 +273,7 @@ impl ReceivedBlock {
                 if let Some(record) = self.repair_records.last_mut() {
                     record.put_repair(at, esi, payload);
                     self.repair.push(esi);
+                    self.insufficient = false;
                 }
             }
         }

@@ -26,6 +26,9 @@ impl Reassembly {
     /// may be at once ([`Reassembly::poll_block`]) when the others came meanwhile, or later when there is no room.
     pub fn parked(&mut self, now: Time, block: ReceivedBlock, symbols: u32) {
         let sbn = block.sbn();
+        // One that needs another symbol must not come out again without it.
+        let most = if block.is_insufficient() { u32::from(block.symbols()) - 1 } else { u32::MAX };
+        let symbols = symbols.min(most);
         let handle = self.objects.find(&block.symbol());
         if let Some(object) = handle.and_then(|handle| self.objects.get_mut(handle)).filter(|o| !o.have.contains(sbn)) {
             object.parked.insert(sbn, symbols);
@@ -60,9 +63,7 @@ impl Reassembly {
             return;
         };
         if block.has_parked() && block.received() >= object.kept(sbn) {
-            // They do not suffice: it waits for another symbol, here or where they are kept.
             object.parked.remove(&sbn);
-            object.retry = now + self.limits.ask_again;
         } else if block.has_parked() {
             // Else they would be read again and again, without a new symbol.
             object.try_later(now, self.limits.ask_again);
@@ -71,6 +72,7 @@ impl Reassembly {
             self.buffers.recycle(block);
             return;
         };
+        block.was_undecodable();
         let mut more = false;
         for late in open.resume() {
             more |= block.put(late.esi, &late.bytes, &mut self.buffers).is_ok();

@@ -231,7 +231,7 @@ impl World<'_> {
             return Err(format!("what nobody signed for is still held: {usage:?}"));
         }
         let extents = self.memory.in_use();
-        if usage.open_blocks != 0 || extents != 0 && !self.peer.there {
+        if (usage.open_blocks, extents) != (0, 0) {
             return Err(format!("the line is silent, and {extents} blocks are in memory: {usage:?}"));
         }
         if self.high.faulty {

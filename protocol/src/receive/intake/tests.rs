@@ -196,6 +196,24 @@ fn symbols_that_are_kept_and_of_no_use_now_are_not_read_all_the_time() {
 }
 
 #[test]
+fn a_block_that_needs_more_than_k_symbols_waits_for_one() {
+    let mut bench = Bench::new(1 << 20);
+    bench.whole(0);
+    let block = bench.store();
+    bench.report(block, BlockOutcome::Undecodable);
+    bench.tick(20_000);
+    let NextWork::Park(block) = bench.intake.poll_work(bench.now) else { panic!("it is not parked") };
+    bench.intake.handle_parked(bench.now, block, K.into());
+    for _ in 0..20 {
+        bench.tick(1_000);
+        assert!(matches!(bench.intake.poll_work(bench.now), NextWork::Wait(_)), "nothing came");
+    }
+    assert_eq!(bench.intake.lacking(BundleId(1)), [(0, 1)]);
+    bench.put(0, u32::from(K));
+    assert!(bench.store().has_parked());
+}
+
+#[test]
 fn whoever_sleeps_is_woken_and_nobody_else() {
     let mut bench = Bench::new(16 << 10);
     assert!(matches!(bench.intake.poll_work(bench.now), NextWork::Wait(Duration::MAX)));
