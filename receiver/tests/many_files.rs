@@ -176,6 +176,7 @@ fn receive_publish_install(count: usize, budget: u64) {
     store.remove(id).unwrap();
     drop((tree, staged));
     assert_eq!(store.space().used(), Default::default());
+    std::thread::sleep(Duration::from_millis(200)); // as above
     let (announce, digests) = inbox.manifest(&place, &Trust::new(trust.clone())).unwrap();
     step("manifest");
     check::check(&OsDisk, &inbox.path(&channel, 1), &announce, &digests).unwrap();
