@@ -23,11 +23,11 @@ use checkvalve_host::disk::Disk;
 use checkvalve_protocol::beacon::{ChannelState, Epoch};
 use checkvalve_protocol::crypto::{LinkKey, SigningKey};
 use checkvalve_protocol::fec::Plans;
-use checkvalve_protocol::id::{BundleId, ChannelName, SessionId};
+use checkvalve_protocol::id::{BundleId, SessionId};
 use checkvalve_protocol::seal::Sealer;
 use checkvalve_protocol::time::Time;
-pub use checkvalve_protocol::transmit::feed::Progress;
-use checkvalve_protocol::transmit::feed::{self, Feed, FeedError, FeedSetup, FeedWakes, Order};
+use checkvalve_protocol::transmit::feed::{self, Feed, FeedError, FeedSetup, FeedWakes};
+pub use checkvalve_protocol::transmit::feed::{Order, Progress};
 use checkvalve_protocol::transmit::pacer::BUCKET;
 use checkvalve_protocol::transmit::{Parameters, Selection};
 use serde::{Deserialize, Serialize};
@@ -38,45 +38,17 @@ use crate::trouble::Trouble;
 
 /// One transmission of a bundle: a pass, a resend of parts, or its withdrawal.
 pub struct Job {
-    /// The bundle.
-    pub bundle: BundleId,
-    /// Its channel.
-    pub channel: ChannelName,
-    /// Its number in the channel, from 1.
-    pub sequence: u64,
-    /// The highest goes first.
-    pub priority: i16,
-    /// The signed announce.
-    pub announce: Arc<Vec<u8>>,
-    /// BLAKE3 of it.
-    pub announce_digest: [u8; 32],
-    /// Length of the data in bytes.
-    pub data_len: u64,
+    /// What is to be sent.
+    pub order: Order,
     /// What to read.
     pub plan: Arc<Plan>,
     /// The directory that the bundle's name is in.
     pub root: PathBuf,
-    /// T in bytes, which the bundle was first sent with: its symbols must go on fitting together.
-    pub symbol_size: u16,
-    /// B in symbols, likewise.
-    pub block_symbols: u16,
-    /// First ESI that may be used: 0 for the first pass, which then begins with the source symbols.
-    pub first_esi: u32,
     /// First ESI that may not be used any more.
     pub esi_limit: u32,
-    /// The pass, from 1.
-    pub pass: u32,
-    /// How many there will be.
-    pub passes: u32,
-    /// What of the data to send.
-    pub selection: Selection,
-    /// Why the bundle is withdrawn: then announce and withdrawal are all that is sent, and nothing is read.
-    pub withdrawn: Option<String>,
     /// The files' hashes, if they are known: what is read must have them. With them, parts can be read alone
     /// ([`SpotReader`]), since the engine has proven that nothing changed.
     pub known_hashes: Option<Arc<Vec<[u8; 32]>>>,
-    /// Where to say how far it is.
-    pub progress: Arc<Progress>,
 }
 
 /// How a job ended.
@@ -94,31 +66,15 @@ impl feed::Job for Job {
     type Reader = JobReader;
     type Error = ReadError;
 
-    fn order(&self) -> Order {
-        Order {
-            bundle: self.bundle,
-            channel: self.channel.clone(),
-            sequence: self.sequence,
-            priority: self.priority,
-            announce: Arc::clone(&self.announce),
-            announce_digest: self.announce_digest,
-            data_len: self.data_len,
-            symbol_size: self.symbol_size,
-            block_symbols: self.block_symbols,
-            first_esi: self.first_esi,
-            pass: self.pass,
-            passes: self.passes,
-            selection: self.selection.clone(),
-            withdrawn: self.withdrawn.clone(),
-            progress: Arc::clone(&self.progress),
-        }
+    fn order(&self) -> &Order {
+        &self.order
     }
 }
 
 impl Job {
     fn open(&self, disk: &Arc<dyn Disk>) -> JobReader {
         let (disk, plan, root) = (Arc::clone(disk), Arc::clone(&self.plan), self.root.clone());
-        match (&self.selection, &self.known_hashes) {
+        match (&self.order.selection, &self.known_hashes) {
             (Selection::Ranges(_), Some(_)) => JobReader::Parts(SpotReader::new(disk, plan, root)),
             (_, Some(hashes)) => {
                 JobReader::Whole(Box::new(Reader::new(disk, plan, root).expecting(Arc::clone(hashes))))

@@ -99,7 +99,7 @@ impl Low {
                 engine.done(done, self.now);
             }
             for job in actions.jobs {
-                let id = job.bundle;
+                let id = job.order.bundle;
                 let finished = self.send(job);
                 engine.finished(id, finished, self.now);
             }
@@ -113,7 +113,7 @@ impl Low {
     fn send(&mut self, job: Job) -> Finished {
         let name = String::from_utf8(job.plan.announce.name.clone()).unwrap();
         // It may be on the wire from now on, however reading it ends.
-        self.sent.push((name, job.sequence, job.announce_digest, job.first_esi..job.esi_limit));
+        self.sent.push((name, job.order.sequence, job.order.announce_digest, job.order.first_esi..job.esi_limit));
         let mut reader = Reader::new(self.disk(), Arc::clone(&job.plan), job.root.clone());
         let mut buf = [0; 1_000];
         loop {

@@ -85,7 +85,7 @@ pub struct FeedWakes {
 pub struct Feed<J: Job> {
     setup: FeedSetup,
     transmitter: Transmitter,
-    queue: VecDeque<(Order, J)>,
+    queue: VecDeque<J>,
     running: BTreeMap<StreamId, Running<J>>,
     to_encode: VecDeque<ToEncode>,
     finished: VecDeque<(BundleId, Finished<J::Error>)>,
@@ -157,7 +157,7 @@ impl<J: Job> Feed<J> {
 
     /// Takes a job. The highest priority runs first, and in a channel the oldest.
     pub fn submit(&mut self, job: J) {
-        self.queue.push_back((job.order(), job));
+        self.queue.push_back(job);
     }
 
     /// What beacons say about the channels from now on.
@@ -167,9 +167,9 @@ impl<J: Job> Feed<J> {
 
     /// Ends all jobs, as [`Finished::Aborted`].
     pub fn stop(&mut self) {
-        let running = std::mem::take(&mut self.running).into_values().map(|running| running.order.bundle);
+        let running = std::mem::take(&mut self.running).into_values().map(|running| running.order().bundle);
         let queued = std::mem::take(&mut self.queue);
-        let bundles = running.chain(queued.into_iter().map(|(order, _)| order.bundle));
+        let bundles = running.chain(queued.into_iter().map(|job| job.order().bundle));
         self.finished.extend(bundles.map(|bundle| (bundle, Finished::Aborted)));
     }
 
@@ -177,8 +177,8 @@ impl<J: Job> Feed<J> {
     pub fn poll_read(&mut self) -> NextRead<J> {
         self.rest_until = None;
         loop {
-            while let Some((order, job)) = self.admissible().and_then(|at| self.queue.remove(at)) {
-                self.begin(order, job);
+            while let Some(job) = self.admissible().and_then(|at| self.queue.remove(at)) {
+                self.begin(job);
             }
             let Some(id) = self.next_to_read() else { break };
             let Some(running) = self.running.get_mut(&id) else { break };
@@ -255,18 +255,10 @@ impl<J: Job> Feed<J> {
     /// A block was encoded, or could not be: its job fails.
     pub fn handle_encoded(&mut self, encoded: Encoded) {
         let Encoded { stream, result } = encoded;
-        if let Some(running) = self.running.get_mut(&stream) {
-            running.encoding -= 1;
-        }
-        let is_failed = self.running.get(&stream).is_none_or(|r| matches!(r.ended, Some(Finished::Failed { .. })));
+        let Some(running) = self.running.get_mut(&stream) else { return };
+        running.encoding -= 1;
         match result {
-            Ok((block, _)) if is_failed => {
-                self.buffers.extend([block.source, block.repair]);
-                if let Some(running) = self.running.get_mut(&stream) {
-                    running.held -= 1;
-                }
-            }
-            Ok((block, back)) => {
+            Ok((block, back)) if !running.has_failed() => {
                 assert!(
                     self.transmitter.schedule().takes_blocks(stream),
                     "a stream is open until all of it is encoded"
@@ -277,11 +269,13 @@ impl<J: Job> Feed<J> {
                 let lanes = if std::mem::take(&mut self.starved) { self.setup.lanes } else { 1 };
                 self.wakes.lanes = self.wakes.lanes.max(lanes);
             }
+            Ok((block, _)) => {
+                running.held -= 1;
+                self.buffers.extend([block.source, block.repair]);
+            }
             Err(error) => {
-                if let Some(running) = self.running.get_mut(&stream) {
-                    running.held -= 1;
-                    self.fail(stream, FeedError::from(error).into());
-                }
+                running.held -= 1;
+                self.fail(stream, FeedError::from(error).into());
             }
         }
         self.close_if_encoded(stream);
@@ -337,20 +331,21 @@ impl<J: Job> Feed<J> {
             return None;
         }
         let active = || self.running.values().filter(|running| running.is_active());
-        let best = active().map(|running| running.order.priority).max();
-        let waiting = self.queue.iter().map(|(order, _)| order).enumerate().filter(|(_, order)| {
+        let best = active().map(|running| running.order().priority).max();
+        let waiting = self.queue.iter().map(J::order).enumerate().filter(|(_, order)| {
             best.is_none_or(|best| order.priority >= best)
-                && (order.withdrawn.is_some() || active().all(|running| running.order.channel != order.channel))
+                && (order.withdrawn.is_some() || active().all(|running| running.order().channel != order.channel))
         });
         waiting.min_by_key(|(at, order)| (-i32::from(order.priority), *at)).map(|(at, _)| at)
     }
 
-    fn begin(&mut self, order: Order, job: J) {
+    fn begin(&mut self, job: J) {
+        let order = job.order();
         let bundle = order.bundle;
         let parameters = self.setup.parameters.with_block(order.symbol_size, order.block_symbols);
-        match Running::new(job, order, &parameters) {
+        match Running::new(job, &parameters) {
             Ok(running) => {
-                let id = self.transmitter.schedule().open(running.work.stream(running.order.priority));
+                let id = self.transmitter.schedule().open(running.work.stream(running.order().priority));
                 self.running.insert(id, running);
             }
             Err(error) => {
@@ -364,13 +359,14 @@ impl<J: Job> Feed<J> {
     /// wire. None: no job has room.
     fn next_to_read(&self) -> Option<StreamId> {
         let active = || self.running.iter().filter(|(_, running)| running.is_active());
-        let top = active().map(|(_, running)| running.order.priority).max()?;
+        let top = active().map(|(_, running)| running.order().priority).max()?;
         let limit = self.setup.parameters.depth() as usize + self.ahead();
         // All streams together share the memory of two. If nothing can be sent all the same, one more block is read.
         if self.held() >= 2 * limit && !self.starved {
             return None;
         }
-        let has_room = |running: &Running<J>| running.order.priority == top && !running.is_away && running.held < limit;
+        let has_room =
+            |running: &Running<J>| running.order().priority == top && !running.is_away && running.held < limit;
         active()
             .filter(|(_, running)| has_room(running))
             .min_by_key(|(id, running)| (running.held, **id))
@@ -396,7 +392,7 @@ impl<J: Job> Feed<J> {
             let symbols = ((spent.source.len() + spent.repair.len()) / size) as u64;
             if let Some(running) = self.running.get_mut(&spent.stream) {
                 running.held -= 1;
-                let progress = &running.order.progress;
+                let progress = &running.order().progress;
                 let is_data = spent.symbol.kind == ObjectKind::Data;
                 progress.blocks_sent.fetch_add(u64::from(is_data), Ordering::Relaxed);
                 progress.datagrams.fetch_add(symbols, Ordering::Relaxed);
@@ -428,10 +424,10 @@ impl<J: Job> Feed<J> {
     fn finish_if_over(&mut self, id: StreamId) {
         let is_over = |running: &Running<J>| running.held == 0 && running.ended.is_some() && !running.is_away;
         if self.running.get(&id).is_some_and(is_over)
-            && let Some(Running { order, ended: Some(how), .. }) = self.running.remove(&id)
+            && let Some(Running { job, ended: Some(how), .. }) = self.running.remove(&id)
         {
             assert!(!self.transmitter.schedule().is_open(id), "a job is over when its last symbol has gone");
-            self.finished.push_back((order.bundle, how));
+            self.finished.push_back((job.order().bundle, how));
         }
     }
 
@@ -443,8 +439,8 @@ impl<J: Job> Feed<J> {
 
     /// Takes some 30 microseconds, in which no lane may send: the count of datagrams would be wrong.
     fn push_beacon(&mut self, wall_ms: u64) {
-        let newest = self.running.values().max_by_key(|r| (r.order.priority, std::cmp::Reverse(r.order.sequence)));
-        let on_wire = newest.map(|running| running.order.on_wire());
+        let newest = self.running.values().max_by_key(|r| (r.order().priority, std::cmp::Reverse(r.order().sequence)));
+        let on_wire = newest.map(|running| running.order().on_wire());
         let channel = match self.channels.len() {
             0 => None,
             count => {

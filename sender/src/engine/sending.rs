@@ -15,7 +15,7 @@ use super::{Actions, Due, Engine, HeldUp, KEEP_MS, Topic};
 use crate::bundle::{Plan, Shown};
 use crate::holding::Home;
 use crate::ledger::{BundleRecord, LedgerError, Resend, State};
-use crate::pipeline::{Finished, Job, Progress};
+use crate::pipeline::{Finished, Job, Order, Progress};
 use crate::work::{LoadError, Loaded, Loading, Work, digest, hashes_digest};
 
 /// Jobs of a channel that the pipeline has at a time: one on the wire, one to follow without a pause.
@@ -124,7 +124,7 @@ impl Engine {
             let Some(record) = self.ledger.get(id).cloned() else { continue };
             let Withdrawal { announced, esis, reason } = withdrawal;
             let mut job = self.job_of(record, Kind::Withdrawal, announced, esis, PathBuf::new());
-            job.withdrawn = Some(reason);
+            job.order.withdrawn = Some(reason);
             actions.jobs.push(job);
         }
     }
@@ -306,25 +306,27 @@ impl Engine {
         tracing::info!(channel = %record.channel, sequence = record.sequence, bundle = %record.id,
             bytes = record.bytes, pass, passes = rules.passes, kind = kind.name(), "transmitting");
         Job {
-            bundle: record.id,
-            sequence: record.sequence.unwrap_or_default(),
-            priority: rules.priority,
-            announce: announced.announce,
-            announce_digest: record.announce,
-            data_len: record.bytes,
+            order: Order {
+                bundle: record.id,
+                sequence: record.sequence.unwrap_or_default(),
+                priority: rules.priority,
+                announce: announced.announce,
+                announce_digest: record.announce,
+                data_len: record.bytes,
+                symbol_size: record.symbol_size,
+                block_symbols: record.block_symbols,
+                first_esi: esis.start,
+                pass,
+                passes: rules.passes.max(pass),
+                selection: if kind == Kind::Resend { selection(record.resends.first()) } else { Selection::All },
+                withdrawn: None,
+                progress,
+                channel: record.channel,
+            },
             plan: announced.plan,
             root,
-            symbol_size: record.symbol_size,
-            block_symbols: record.block_symbols,
-            first_esi: esis.start,
             esi_limit: esis.end,
-            pass,
-            passes: rules.passes.max(pass),
-            selection: if kind == Kind::Resend { selection(record.resends.first()) } else { Selection::All },
-            withdrawn: None,
             known_hashes: None,
-            progress,
-            channel: record.channel,
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use checkvalve_host::disk::OsDisk;
 use checkvalve_protocol::beacon::Beacon;
 use checkvalve_protocol::crypto::TrustStore;
-use checkvalve_protocol::id::EpochId;
+use checkvalve_protocol::id::{ChannelName, EpochId};
 use checkvalve_protocol::manifest::{Announce, Hashes, Outcome};
 use checkvalve_protocol::partition::BlockSet;
 use checkvalve_protocol::receive::{Limits, Origin, Reassembly, Wanted};
@@ -92,25 +92,27 @@ fn job(root: &Path, name: &str, sequence: u64, parameters: &Parameters) -> Job {
     let plan = plan(&OsDisk, root, identity).unwrap();
     let announce = plan.announce.sign(&SigningKey::from_seed([1; 32])).unwrap();
     Job {
-        bundle: plan.announce.bundle,
-        channel: plan.announce.channel.clone(),
-        sequence,
-        priority: 0,
-        announce_digest: blake3::hash(&announce).into(),
-        announce: Arc::new(announce),
-        data_len: plan.data_len(),
+        order: Order {
+            bundle: plan.announce.bundle,
+            channel: plan.announce.channel.clone(),
+            sequence,
+            priority: 0,
+            announce_digest: blake3::hash(&announce).into(),
+            announce: Arc::new(announce),
+            data_len: plan.data_len(),
+            symbol_size: parameters.symbol_size(),
+            block_symbols: parameters.block_symbols(),
+            first_esi: 0,
+            pass: 1,
+            passes: 1,
+            selection: Selection::All,
+            withdrawn: None,
+            progress: Arc::default(),
+        },
         plan: Arc::new(plan),
         root: root.to_path_buf(),
-        symbol_size: parameters.symbol_size(),
-        block_symbols: parameters.block_symbols(),
-        first_esi: 0,
         esi_limit: parameters.esis_per_pass(),
-        pass: 1,
-        passes: 1,
-        selection: Selection::All,
-        withdrawn: None,
         known_hashes: None,
-        progress: Arc::default(),
     }
 }
 
@@ -175,7 +177,7 @@ fn a_file_that_changed_withdraws_its_bundle_and_the_next_one_goes() {
     let (pipeline, parameters, told) = pipeline(&to, 0);
     let (first, second) = (job(dir.path(), "changed", 1, &parameters), job(dir.path(), "next", 2, &parameters));
     let mut withdrawal = job(dir.path(), "changed", 1, &parameters);
-    (withdrawal.first_esi, withdrawal.withdrawn) = (first.esi_limit, Some("it shrank".to_owned()));
+    (withdrawal.order.first_esi, withdrawal.order.withdrawn) = (first.esi_limit, Some("it shrank".to_owned()));
     std::fs::write(dir.path().join("changed"), vec![2; 1_500_000]).unwrap();
     let receiver = std::thread::spawn({
         let to = to.try_clone().unwrap();
@@ -208,7 +210,7 @@ fn a_later_transmission_that_cannot_be_read_is_over_all_the_same() {
     let (pipeline, parameters, told) = pipeline(&socket, 0);
     for (sequence, name) in [(1, "gone"), (2, "next")] {
         let mut job = job(dir.path(), name, sequence, &parameters);
-        job.first_esi = parameters.esis_per_pass();
+        job.order.first_esi = parameters.esis_per_pass();
         job.esi_limit = 2 * parameters.esis_per_pass();
         job.known_hashes = Some(Arc::new(vec![blake3::hash(name.as_bytes()).into()]));
         if name == "gone" {

@@ -170,12 +170,12 @@ impl Low {
             }
             for job in &actions.jobs {
                 told.jobs.push(Started {
-                    bundle: job.bundle,
-                    channel: job.channel.to_string(),
-                    sequence: job.sequence,
+                    bundle: job.order.bundle,
+                    channel: job.order.channel.to_string(),
+                    sequence: job.order.sequence,
                     name: job.plan.announce.name.clone(),
-                    announce: job.announce_digest,
-                    esis: job.first_esi..job.esi_limit,
+                    announce: job.order.announce_digest,
+                    esis: job.order.first_esi..job.esi_limit,
                 });
             }
             actions.jobs.into_iter().for_each(|job| self.feed.submit(job));

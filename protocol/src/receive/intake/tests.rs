@@ -230,31 +230,32 @@ fn whoever_sleeps_is_woken_and_nobody_else() {
     assert!(!bench.wakes().checker, "it is awake");
 }
 
+/// Memory is nearly full of so many blocks.
+fn pressed() -> (Bench, u32) {
+    let mut bench = Bench::new(10 << 10);
+    let mut blocks = 0;
+    while !bench.intake.is_pressed() {
+        bench.whole(blocks);
+        blocks += 1;
+        assert!(blocks < 8, "{:?}", bench.intake.usage());
+    }
+    (bench, blocks)
+}
+
 #[test]
 fn lanes_rest_while_memory_is_nearly_full_of_what_waits() {
-    let mut bench = Bench::new(10 << 10);
-    let mut sbn = 0;
-    while !bench.intake.is_pressed() {
-        bench.whole(sbn);
-        sbn += 1;
-        assert!(sbn < 8, "{:?}", bench.intake.usage());
-    }
+    let (mut bench, blocks) = pressed();
     assert!(!bench.wakes().lanes);
-    let taken: Vec<_> = (0..sbn).map(|_| bench.store()).collect();
+    let taken: Vec<_> = (0..blocks).map(|_| bench.store()).collect();
     assert!(bench.wakes().lanes, "nothing waits for those who store, however long the disk takes");
     drop(taken);
 }
 
 #[test]
 fn lanes_go_on_when_memory_is_free_again() {
-    let mut bench = Bench::new(10 << 10);
-    let mut sbn = 0;
-    while !bench.intake.is_pressed() {
-        bench.whole(sbn);
-        sbn += 1;
-    }
+    let (mut bench, blocks) = pressed();
     let mut lanes = Vec::new();
-    for _ in 0..sbn {
+    for _ in 0..blocks {
         let block = bench.store();
         bench.report(block, BlockOutcome::Stored);
         lanes.push(bench.wakes().lanes);

@@ -14,7 +14,6 @@ use crate::wire::ObjectKind;
 /// A job from its first block until its last symbol has gone.
 pub(super) struct Running<J: Job> {
     pub(super) job: Arc<J>,
-    pub(super) order: Order,
     pub(super) work: Work,
     /// None before the first block, after the last, and while a thread has it.
     pub(super) reader: Option<J::Reader>,
@@ -54,7 +53,6 @@ pub struct ToRead<J: Job> {
 pub struct ToConclude<J: Job> {
     stream: StreamId,
     job: Arc<J>,
-    order: Order,
     reader: Option<J::Reader>,
 }
 
@@ -86,7 +84,8 @@ pub struct Encoded {
 }
 
 impl<J: Job> Running<J> {
-    pub(super) fn new(job: J, order: Order, parameters: &Parameters) -> Result<Self, OtiError> {
+    pub(super) fn new(job: J, parameters: &Parameters) -> Result<Self, OtiError> {
+        let order = job.order();
         let shape = WorkShape {
             bundle: order.bundle,
             announce_len: order.announce.len() as u64,
@@ -98,7 +97,6 @@ impl<J: Job> Running<J> {
         order.progress.blocks_total.store(work.blocks(), Ordering::Relaxed);
         Ok(Self {
             job: Arc::new(job),
-            order,
             work,
             reader: None,
             is_away: false,
@@ -110,16 +108,26 @@ impl<J: Job> Running<J> {
         })
     }
 
+    /// What is to be sent.
+    pub(super) fn order(&self) -> &Order {
+        self.job.order()
+    }
+
     /// Whether more of it is to be read.
     pub(super) fn is_active(&self) -> bool {
         self.ended.is_none()
+    }
+
+    /// Whether the rest of it is not sent.
+    pub(super) fn has_failed(&self) -> bool {
+        matches!(self.ended, Some(Finished::Failed { .. }))
     }
 
     /// Where the next block of this object comes from. It is away until it is reported.
     pub(super) fn bytes_of(&mut self, kind: ObjectKind) -> Bytes<J::Reader> {
         self.is_away = true;
         match kind {
-            ObjectKind::Announce => Bytes::Object(Arc::clone(&self.order.announce)),
+            ObjectKind::Announce => Bytes::Object(Arc::clone(&self.order().announce)),
             ObjectKind::Hashes => Bytes::Object(self.hashes.clone().unwrap_or_default()),
             ObjectKind::Data => Bytes::Data(self.reader.take()),
         }
@@ -127,8 +135,7 @@ impl<J: Job> Running<J> {
 
     pub(super) fn conclude(&mut self, stream: StreamId) -> ToConclude<J> {
         self.is_away = true;
-        let (job, order) = (Arc::clone(&self.job), self.order.clone());
-        ToConclude { stream, job, order, reader: self.reader.take() }
+        ToConclude { stream, job: Arc::clone(&self.job), reader: self.reader.take() }
     }
 }
 
@@ -161,7 +168,8 @@ impl<J: Job> ToConclude<J> {
         key: &SigningKey,
         finish: impl FnOnce(&J, Option<J::Reader>) -> Result<Vec<[u8; 32]>, J::Error>,
     ) -> Concluded<J> {
-        let Self { stream, job, order, reader } = self;
+        let Self { stream, job, reader } = self;
+        let order = job.order();
         let said = match &order.withdrawn {
             Some(reason) => Ok((Outcome::withdrawn(reason), Finished::Withdrawn)),
             None => finish(&job, reader)

@@ -18,7 +18,7 @@ pub trait Job {
     type Error: From<FeedError>;
 
     /// What is to be sent.
-    fn order(&self) -> Order;
+    fn order(&self) -> &Order;
 }
 
 /// What is to be sent: a pass, a resend of parts, or a withdrawal.

@@ -30,8 +30,8 @@ impl Job for Sample {
     type Reader = usize;
     type Error = Broken;
 
-    fn order(&self) -> Order {
-        self.order.clone()
+    fn order(&self) -> &Order {
+        &self.order
     }
 }
 

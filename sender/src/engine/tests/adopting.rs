@@ -63,7 +63,7 @@ fn of<'a>(sent: &'a [Sent], name: &str) -> Vec<&'a Sent> {
 fn what_is_unsent_begins_anew_after_what_the_other_side_knows() {
     let mut rig = Rig::with_a_past();
     let before = rig.engine().epoch();
-    let begun: Vec<_> = rig.jobs.iter().map(|job| job.bundle).collect();
+    let begun: Vec<_> = rig.jobs.iter().map(|job| job.order.bundle).collect();
     assert_eq!(before.number, 1);
     rig.open();
     assert_eq!((rig.engine().epoch(), rig.engine().session_number()), (before, 2));

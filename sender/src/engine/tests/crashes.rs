@@ -212,13 +212,13 @@ fn what_the_other_side_was_told_to_be_withdrawn_is_never_sent() {
         rig.running = false;
         rig.drop_file("a", "f", b"content");
         rig.run(100);
-        let id = rig.jobs[0].bundle;
+        let id = rig.jobs[0].order.bundle;
         rig.disk.fail_once(0, 5);
         rig.finish_job(0);
         rig.disk.heal();
         rig.run(100);
         assert_eq!(rig.jobs.len(), 1, "the withdrawal");
-        assert!(rig.jobs[0].withdrawn.is_some() && rig.jobs[0].first_esi >= rig.sent[0].esis.end);
+        assert!(rig.jobs[0].order.withdrawn.is_some() && rig.jobs[0].order.first_esi >= rig.sent[0].esis.end);
         // The reason goes first: after a beacon's word the other side would not take it any more.
         assert_eq!(rig.engine().beacon()[0].recent[0].state, RecentState::Transmitting);
         if told {

@@ -174,7 +174,7 @@ impl Rig {
             let now = self.now;
             let actions = self.engine().step(now);
             for job in actions.jobs {
-                job.progress.blocks_total.store(1, std::sync::atomic::Ordering::Relaxed);
+                job.order.progress.blocks_total.store(1, std::sync::atomic::Ordering::Relaxed);
                 self.jobs.push(job);
             }
             let idle = actions.work.is_empty() && (self.jobs.is_empty() || !self.running);
@@ -206,14 +206,17 @@ impl Rig {
     pub(super) fn finish_job(&mut self, index: usize) {
         let job = self.jobs.remove(index);
         let now = self.now;
-        let announce = Announce::peek(&job.announce).unwrap();
-        assert_eq!((announce.bundle, announce.sequence), (job.bundle, job.sequence));
-        if job.withdrawn.is_none() {
-            assert_eq!((announce.symbol_size, announce.block_symbols), (job.symbol_size, job.block_symbols));
+        let announce = Announce::peek(&job.order.announce).unwrap();
+        assert_eq!((announce.bundle, announce.sequence), (job.order.bundle, job.order.sequence));
+        if job.order.withdrawn.is_none() {
+            assert_eq!(
+                (announce.symbol_size, announce.block_symbols),
+                (job.order.symbol_size, job.order.block_symbols)
+            );
         }
-        if job.withdrawn.is_some() {
-            self.withdrew.push(job.bundle);
-            return self.engine().finished(job.bundle, Finished::Withdrawn, now);
+        if job.order.withdrawn.is_some() {
+            self.withdrew.push(job.order.bundle);
+            return self.engine().finished(job.order.bundle, Finished::Withdrawn, now);
         }
         let disk = Arc::clone(&self.disk) as Arc<dyn Disk>;
         let mut reader = Reader::new(disk, Arc::clone(&job.plan), job.root.clone());
@@ -229,24 +232,24 @@ impl Rig {
             }
         };
         self.sent.push(Sent {
-            bundle: job.bundle,
-            channel: job.channel.to_string(),
-            sequence: job.sequence,
+            bundle: job.order.bundle,
+            channel: job.order.channel.to_string(),
+            sequence: job.order.sequence,
             name: String::from_utf8_lossy(&job.plan.announce.name).into_owned(),
-            announce: job.announce_digest,
-            pass: job.pass,
-            selection: job.selection,
-            esis: job.first_esi..job.esi_limit,
-            symbol_size: job.symbol_size,
+            announce: job.order.announce_digest,
+            pass: job.order.pass,
+            selection: job.order.selection,
+            esis: job.order.first_esi..job.esi_limit,
+            symbol_size: job.order.symbol_size,
             hashes: read.as_ref().ok().cloned(),
             knew_hashes: job.known_hashes.is_some(),
         });
-        assert_eq!(blake3::hash(&job.announce), job.announce_digest);
+        assert_eq!(blake3::hash(&job.order.announce), job.order.announce_digest);
         let finished = match read {
             Ok(hashes) => Finished::Transmitted { hashes },
             Err(reason) => Finished::Failed { reason },
         };
-        self.engine().finished(job.bundle, finished, now);
+        self.engine().finished(job.order.bundle, finished, now);
     }
 
     pub(super) fn bundles(&mut self) -> Vec<BundleView> {

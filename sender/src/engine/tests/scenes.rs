@@ -423,9 +423,9 @@ fn jobs_that_were_stopped_go_on_with_fresh_esis() {
     rig.running = false;
     rig.drop_file("a", "f", b"x");
     rig.run(100);
-    let first = rig.jobs[0].first_esi..rig.jobs[0].esi_limit;
+    let first = rig.jobs[0].order.first_esi..rig.jobs[0].esi_limit;
     let (job, now) = (rig.jobs.remove(0), rig.now);
-    rig.engine().finished(job.bundle, crate::pipeline::Finished::Aborted, now);
+    rig.engine().finished(job.order.bundle, crate::pipeline::Finished::Aborted, now);
     rig.running = true;
     rig.run(100);
     assert!(rig.sent[0].esis.start >= first.end);
