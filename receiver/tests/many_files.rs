@@ -27,6 +27,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Tells [`make_a_bundle`] how many entries, and where.
 const MAKE: &str = "CHECKVALVE_MAKE_BUNDLE";
+/// Tells a half of the test what it is to do.
+const MEASURE: &str = "CHECKVALVE_MEASURE_BUNDLE";
 
 fn resident(field: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
@@ -46,16 +48,15 @@ fn key() -> SigningKey {
     SigningKey::from_seed([1; 32])
 }
 
-/// The signed announce and hashes of a bundle of `count` entries, in files. By another process, so that what making them takes
-/// is not in the memory of this one.
-fn made_elsewhere(dir: &Path, count: usize) -> [PathBuf; 2] {
+/// Puts the signed announce and hashes of a bundle of `count` entries into `dir`. By another process, so that what making them
+/// takes is not in the memory of this one.
+fn made_elsewhere(dir: &Path, count: usize) {
     let made = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "make_a_bundle"])
         .env(MAKE, format!("{count} {}", dir.display()))
         .output()
         .unwrap();
     assert!(made.status.success(), "{made:?}");
-    ["announce", "hashes"].map(|name| dir.join(name))
 }
 
 #[test]
@@ -117,45 +118,105 @@ fn receive(store: &Store, id: BundleId, kind: ObjectKind, from: &Path) -> Vec<u8
     panic!("it never got whole")
 }
 
-/// One measures at a time: memory is that of the process.
+/// One measures at a time: a sync of one's file system would wait for the other's files.
 static ALONE: Mutex<()> = Mutex::new(());
 
-fn receive_publish_install(count: usize, budget: u64) {
+/// Each of the two halves in a process of its own: memory is measured by the process, and what the allocator keeps of the first
+/// half is not a part of the second.
+fn takes_less(count: usize, budget: u64) {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = tempfile::tempdir().unwrap();
-    let at = |name: &str| dir.path().join(name);
-    let key = key();
+    made_elsewhere(dir.path(), count);
+    for half in ["receive_and_publish", "check_and_install"] {
+        let measured = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", half, "--nocapture"])
+            .env(MEASURE, format!("{count} {budget} {}", dir.path().display()))
+            .output()
+            .unwrap();
+        println!("{}", String::from_utf8_lossy(&measured.stdout));
+        assert!(measured.status.success(), "{}", String::from_utf8_lossy(&measured.stderr));
+    }
+}
+
+/// What [`takes_less`] asks this process to do: how many entries, how many bytes they may take, and where they are. None: it is run
+/// with all the others, and has nothing to do.
+fn asked() -> Option<(usize, u64, PathBuf)> {
+    let what = std::env::var(MEASURE).ok()?;
+    let mut what = what.splitn(3, ' ');
+    let mut next = || what.next().unwrap();
+    Some((next().parse().unwrap(), next().parse().unwrap(), next().into()))
+}
+
+/// Measures steps.
+struct Steps {
+    before: u64,
+    since: Instant,
+    peaks: Vec<u64>,
+}
+
+impl Steps {
+    fn begin() -> Self {
+        std::thread::sleep(Duration::from_millis(200)); // the allocator gives back what is free
+        std::fs::write("/proc/self/clear_refs", "5").unwrap();
+        Self { before: resident("VmRSS:"), since: Instant::now(), peaks: Vec::new() }
+    }
+
+    fn end(&mut self, name: &str) {
+        self.peaks.push(peak(name, self.before, self.since));
+        self.since = Instant::now();
+    }
+}
+
+impl Drop for Steps {
+    fn drop(&mut self) {
+        println!("{:?}", self.peaks);
+    }
+}
+
+fn trusted() -> TrustStore {
     let mut trust = TrustStore::new();
-    trust.insert(key.public(), "k");
-    let [announce, hashes] = made_elsewhere(dir.path(), count);
-    let (id, channel) = (BundleId::new(1, key.public().id()), ChannelName::new("default").unwrap());
-    for name in ["inbox", "quarantine"] {
+    trust.insert(key().public(), "k");
+    trust
+}
+
+fn place() -> Place {
+    Place {
+        id: BundleId::new(1, key().public().id()),
+        channel: Some(ChannelName::new("default").unwrap()),
+        sequence: 1,
+    }
+}
+
+fn inbox(disk: Arc<dyn Disk>, dir: &Path) -> Inbox {
+    let at = |name: &str| dir.join(name);
+    Inbox::new(disk, at("inbox"), at("quarantine"), at("manifests"), at("staging"), Durability::Syncfs)
+}
+
+#[test]
+fn receive_and_publish() {
+    let Some((_, budget, dir)) = asked() else { return };
+    let (place, trust, at) = (place(), trusted(), |name: &str| dir.join(name));
+    let (id, channel) = (place.id, place.channel.clone().unwrap());
+    for name in ["inbox", "quarantine", "manifests"] {
         std::fs::create_dir(at(name)).unwrap();
     }
     let disk: Arc<dyn Disk> = Arc::new(OsDisk);
     let space = Space::new(Limits::new(0, u64::MAX));
     let store = Store::open(Arc::clone(&disk), &at("staging"), [1; 16], space, CROWD).unwrap();
-    let inbox = Inbox::new(disk, at("inbox"), at("quarantine"), at("manifests"), at("staging"), Durability::Syncfs);
-    std::fs::create_dir(at("manifests")).unwrap();
+    let inbox = inbox(disk, &dir);
 
-    std::thread::sleep(Duration::from_millis(200)); // the allocator gives back what is free
-    std::fs::write("/proc/self/clear_refs", "5").unwrap();
-    let (before, mut since, mut peaks) = (resident("VmRSS:"), Instant::now(), Vec::new());
-    let mut step = |name| {
-        peaks.push(peak(name, before, since));
-        since = Instant::now();
-    };
+    let mut steps = Steps::begin();
     let staged = store.begin_signed(id, &channel, Share { bytes: u64::MAX, files: u64::MAX });
-    let bytes = receive(&store, id, ObjectKind::Announce, &announce);
+    let bytes = receive(&store, id, ObjectKind::Announce, &at("announce"));
     let opened = Announce::open(&bytes, &trust).unwrap();
     store.adopt(&staged, Arc::new(opened.value), &bytes).unwrap();
     drop(bytes);
-    step("announced");
-    let bytes = receive(&store, id, ObjectKind::Hashes, &hashes);
+    steps.end("announced");
+    let bytes = receive(&store, id, ObjectKind::Hashes, &at("hashes"));
     assert!(Hashes::open(&bytes, &trust).is_ok());
     store.keep_object(&staged, ObjectKind::Hashes, &bytes).unwrap();
     drop(bytes);
-    step("hashes");
+    steps.end("hashes");
     assert!(store.catch_up(&staged, u64::MAX).unwrap());
     let tree = store.tree(&staged).unwrap().unwrap();
     {
@@ -165,22 +226,30 @@ fn receive_publish_install(count: usize, budget: u64) {
         let Outcome::Complete { files } = signed.outcome else { panic!() };
         assert_eq!(store.differing(&staged, &tree, &files).unwrap(), [0; 0]);
     }
-    step("proven");
+    steps.end("proven");
     inbox.finish(&tree).unwrap();
-    step("made");
-    let place = Place { id, channel: Some(channel.clone()), sequence: 1 };
+    steps.end("made");
     inbox.record(&place, &staged.object(ObjectKind::Announce), &staged.object(ObjectKind::Hashes)).unwrap();
     inbox.settle(&tree).unwrap();
     inbox.publish(tree.root(), &channel, 1).unwrap();
-    step("published");
+    steps.end("published");
     store.remove(id).unwrap();
     drop((tree, staged));
     assert_eq!(store.space().used(), Default::default());
-    std::thread::sleep(Duration::from_millis(200)); // as above
-    let (announce, digests) = inbox.manifest(&place, &Trust::new(trust.clone())).unwrap();
-    step("manifest");
+    assert!(steps.peaks.iter().all(|&peak| peak < budget));
+}
+
+#[test]
+fn check_and_install() {
+    let Some((count, budget, dir)) = asked() else { return };
+    let (place, at) = (place(), |name: &str| dir.join(name));
+    let (id, channel) = (place.id, place.channel.clone().unwrap());
+    let inbox = inbox(Arc::new(OsDisk), &dir);
+    let mut steps = Steps::begin();
+    let (announce, digests) = inbox.manifest(&place, &Trust::new(trusted())).unwrap();
+    steps.end("manifest");
     check::check(&OsDisk, &inbox.path(&channel, 1), &announce, &digests).unwrap();
-    step("checked");
+    steps.end("checked");
 
     let install = at("hook");
     std::fs::write(&install, "#!/bin/sh\nsleep 0.5; cat >\"$0.json\"\n").unwrap();
@@ -202,19 +271,19 @@ fn receive_publish_install(count: usize, budget: u64) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let ended = runtime.block_on(hook::process::run(&run, manifest, &at("logs"), std::future::pending()));
     assert_eq!(ended, hook::Outcome::Done);
-    step("installed");
+    steps.end("installed");
     let written = std::fs::metadata(at("hook.json")).unwrap().len();
     println!("{written} bytes of input");
     assert!(written > count as u64 * 100);
-    assert!(peaks.iter().all(|&peak| peak < budget), "{peaks:?}");
+    assert!(steps.peaks.iter().all(|&peak| peak < budget));
 }
 
 #[test]
 fn it_takes_little_memory() {
-    receive_publish_install(1 << 15, 24 << 20);
+    takes_less(1 << 15, 24 << 20);
 }
 
 #[test]
 fn the_largest_takes_less_than_200_mib() {
-    receive_publish_install(MAX_ENTRIES, 180 << 20);
+    takes_less(MAX_ENTRIES, 180 << 20);
 }
