@@ -18,9 +18,10 @@ use checkvalve_protocol::id::{ChannelName, EpochId};
 use checkvalve_protocol::limits::MAX_SEQUENCE;
 use checkvalve_protocol::transmit::Parameters;
 
+use crate::bundles::Bundles;
 use crate::engine::taken_back;
 use crate::holding::Holding;
-use crate::ledger::{BundleRecord, Ledger, LedgerError, State};
+use crate::ledger::{BundleRecord, LedgerError};
 
 /// What an operator knows of the other side.
 #[derive(Debug, Clone)]
@@ -92,8 +93,8 @@ pub enum AdoptError {
 /// adopt again does no harm. Errors: [`AdoptError`].
 pub fn adopt(disk: &Arc<dyn Disk>, adoption: &Adoption) -> Result<Adopted, AdoptError> {
     let Adoption { spool, state, parameters, sequences, .. } = adoption;
-    let (mut ledger, damage) = Ledger::open(disk, &state.join("ledger"))?;
-    let before = ledger.epoch();
+    let (mut bundles, damage) = Bundles::open(disk, &state.join("ledger"))?;
+    let before = bundles.epoch();
     // The first epoch of a state that was lost had the number 1.
     let number = before.map_or(1, |epoch| epoch.number).saturating_add(1);
     let number = number.max(adoption.epoch.unwrap_or_default());
@@ -105,34 +106,32 @@ pub fn adopt(disk: &Arc<dyn Disk>, adoption: &Adoption) -> Result<Adopted, Adopt
     if damage.is_real() || damage.empty {
         let held = Holding::closed(spool, state).scan(disk.as_ref());
         for found in held.map_err(|error| AdoptError::Disk { path: state.clone(), error })? {
-            let Some(mut record) = taken_back(&ledger, disk.as_ref(), parameters, &found) else { continue };
+            let Some(mut record) = taken_back(&bundles, disk.as_ref(), parameters, &found) else { continue };
             if record.hashes.is_some() {
                 // It was read to its end, so it was transmitted; a ticket tells if it has to be again.
-                record.state = State::Transmitted;
-                record.due_ms = None;
-                record.retained_since_ms = Some(ledger.uptime_ms());
+                record.end(None, bundles.uptime_ms());
             }
-            ledger.remember(record);
+            bundles.remember(record);
             count += 1;
         }
     }
-    let newest = |ledger: &Ledger| ledger.channels().map(|c| (c.clone(), ledger.last_sequence(c))).collect();
-    let old: BTreeMap<ChannelName, u64> = newest(&ledger);
+    let newest = |bundles: &Bundles| bundles.channels().map(|c| (c.clone(), bundles.last_sequence(c))).collect();
+    let old: BTreeMap<ChannelName, u64> = newest(&bundles);
     let holding = Holding::closed(spool, state);
     // What cannot be looked at may be there.
     let is_there = |record: &BundleRecord| !matches!(holding.find(disk.as_ref(), &record.channel, record.id), Ok(None));
-    let again = ledger.bundles().filter(|record| is_sent_again(record, &adoption.again) && is_there(record));
+    let again = bundles.saved().filter(|record| is_sent_again(record, &adoption.again) && is_there(record));
     let mut again: Vec<_> = again.cloned().collect();
     again.sort_by(|a, b| (&a.channel, a.sequence).cmp(&(&b.channel, b.sequence)));
     let ids: Vec<_> = again.iter().map(|record| record.id).collect();
-    ledger.begin_anew(epoch, sequences, &ids)?;
+    bundles.begin_anew(epoch, sequences, &ids)?;
     let raised = |(channel, newest): (ChannelName, u64)| Raised {
         before: old.get(&channel).copied().unwrap_or_default(),
         newest,
         named: sequences.get(&channel).copied(),
         channel,
     };
-    let now: BTreeMap<ChannelName, u64> = newest(&ledger);
+    let now: BTreeMap<ChannelName, u64> = newest(&bundles);
     Ok(Adopted { epoch, before, channels: now.into_iter().map(raised).collect(), taken_back: count, again })
 }
 

@@ -22,7 +22,7 @@ mod ticket;
 mod trouble;
 mod view;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -33,17 +33,19 @@ use checkvalve_protocol::crypto::SigningKey;
 use checkvalve_protocol::id::{BundleId, ChannelName, KeyId};
 use checkvalve_protocol::transmit::Parameters;
 
-use crate::holding::{Holding, Home};
-use crate::ledger::{BundleRecord, Ledger, LedgerError};
+use crate::bundles::Bundles;
+use crate::holding::Holding;
+use crate::ledger::{BundleRecord, LedgerError};
 use crate::pipeline::{Finished, Job};
 use crate::spool::{Place, Seen, Spool};
-use crate::work::{Done, Loading, Work};
+use crate::work::{Done, Work};
 use trouble::Topic;
 
+pub use crate::bundles::Restoring;
 pub use open::OpenError;
 pub(crate) use open::taken_back;
 pub use resending::{Chosen, ResendError};
-pub use restoring::{PREFIX as RESTORE_PREFIX, RestoreError, Restoring};
+pub use restoring::{PREFIX as RESTORE_PREFIX, RestoreError};
 pub use ticket::{Asked, Priced};
 pub use view::{BundleState, BundleView, ChannelView, OnWireView, RetainedView, SpoolView, View, WaitingView};
 
@@ -127,7 +129,7 @@ pub struct Actions {
 pub struct Engine {
     setup: Setup,
     holding: Holding,
-    ledger: Ledger,
+    bundles: Bundles,
     epoch: Epoch,
     session_number: u64,
     /// The id of the key that signs.
@@ -137,56 +139,18 @@ pub struct Engine {
     next_scan_ms: u64,
     next_keeping_ms: u64,
     next_uptime_ms: u64,
-    /// Claimed and not planned yet, oldest first.
-    claims: BTreeMap<ChannelName, VecDeque<Claim>>,
-    planning: BTreeMap<ChannelName, Claim>,
-    /// What each channel has to send, by when it is due (on the ledger's clock).
-    pending: BTreeMap<ChannelName, BTreeSet<Due>>,
-    /// On their way to the pipeline or in it.
-    active: BTreeMap<BundleId, sending::Active>,
-    /// Ready for the wire, waiting for their turn.
-    ready: BTreeMap<BundleId, sending::Ready>,
-    /// States that the disk did not take yet.
-    unsaved: BTreeMap<BundleId, BundleRecord>,
-    /// Given up, and the other side is still to be told.
-    withdrawing: BTreeMap<BundleId, sending::Withdrawal>,
-    /// Given up, and still to be moved to `.failed`.
-    failing: BTreeMap<BundleId, (ChannelName, String)>,
-    /// Being removed, with their content.
-    removing: BTreeSet<BundleId>,
-    /// To be removed.
-    leftovers: Vec<Home>,
-    /// What came of taking bundles back, in this run.
-    restoring: BTreeMap<BundleId, Restoring>,
-    to_restore: Vec<Loading>,
-    /// Bundles and channels with which to wait, until when.
+    /// For threads, at the next step.
+    work: Vec<Work>,
+    /// What is not tried until when.
     held_up: BTreeMap<HeldUp, u64>,
     /// What a person should look at, by what it is about.
     troubles: BTreeMap<Topic, String>,
     beacon_changed: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Due {
-    /// False for what a person asked for, which goes first.
-    scheduled: bool,
-    at_ms: u64,
-    sequence: u64,
-    id: BundleId,
-}
-
-#[derive(Debug, Clone)]
-struct Claim {
-    home: Home,
-    name: Vec<u8>,
-    inode: u64,
-    claimed_ms: u64,
-}
-
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum HeldUp {
     Planning(ChannelName),
-    Loading(BundleId),
     Saving,
     Failing,
 }
@@ -241,7 +205,7 @@ impl Engine {
             Done::Planned(id, planned) => self.planned(id, planned),
             Done::Loaded(id, loaded) => self.loaded(id, loaded),
             Done::Restored(id, restored) => self.restored(id, restored),
-            Done::Removed(id, removed) => self.removed(id, &removed),
+            Done::Removed(removed) => self.removed(removed),
         }
     }
 
@@ -254,8 +218,9 @@ impl Engine {
     /// Decides what to do next.
     pub fn step(&mut self, now: Now) -> Actions {
         self.tick(now);
-        let mut actions = Actions::default();
+        let mut actions = Actions { work: std::mem::take(&mut self.work), ..Actions::default() };
         self.held_up.retain(|_, until| *until > now.mono_ms);
+        self.bundles.end_waits(now.mono_ms);
         self.look_at_jobs();
         self.save_again();
         self.withdraw_next(&mut actions);
@@ -264,7 +229,6 @@ impl Engine {
         self.claim(&mut actions);
         self.plan_next(&mut actions);
         self.send_next(&mut actions);
-        self.restore_next(&mut actions);
         self.keep_within_limits(&mut actions);
         self.write_uptime_if_due();
         actions.beacon = std::mem::take(&mut self.beacon_changed);
@@ -272,8 +236,13 @@ impl Engine {
         actions
     }
 
+    /// Panics unless what is derived from the records of bundles is what they say: for tests and the simulator.
+    pub fn assert_consistent(&self) {
+        self.bundles.assert_consistent();
+    }
+
     fn tick(&mut self, now: Now) {
-        self.ledger.run_for(now.mono_ms.saturating_sub(self.now.mono_ms));
+        self.bundles.run_for(now.mono_ms.saturating_sub(self.now.mono_ms));
         self.now = now;
     }
 
@@ -281,46 +250,44 @@ impl Engine {
         self.setup.channels.get(channel).copied().unwrap_or_default()
     }
 
-    /// Makes a bundle's new state durable and known, and puts it into its place in the queue.
+    /// Makes what is known of a bundle durable.
     fn put(&mut self, record: BundleRecord, sync: Sync) -> Result<(), LedgerError> {
-        let old = self.ledger.get(record.id).and_then(|old| self.due_of(old));
-        let result = self.ledger.put(record.clone(), sync);
-        if let Err(error) = &result {
-            self.trouble(Topic::Ledger, format!("the ledger cannot be written: {error}"));
-            return result;
+        let result = self.bundles.put(record, sync);
+        self.written(result)
+    }
+
+    /// The ledger was written, or not.
+    fn written(&mut self, result: Result<(), LedgerError>) -> Result<(), LedgerError> {
+        match &result {
+            Ok(()) => {
+                self.untrouble(&Topic::Ledger);
+                self.beacon_changed = true;
+            }
+            Err(error) => self.trouble(Topic::Ledger, format!("the ledger cannot be written: {error}")),
         }
-        self.untrouble(&Topic::Ledger);
-        self.beacon_changed = true;
-        let new = self.due_of(&record);
-        let pending = self.pending.entry(record.channel).or_default();
-        if let Some(old) = old {
-            pending.remove(&old);
-        }
-        pending.extend(new);
         result
     }
 
     /// As [`Engine::put`], for what happened anyway: if the disk refuses, it is kept in mind and tried again.
     fn put_later(&mut self, record: BundleRecord, sync: Sync) {
-        let id = record.id;
         if self.put(record.clone(), sync).is_err() {
-            self.unsaved.insert(id, record);
+            self.bundles.remember_unsaved(record);
             self.hold_up(HeldUp::Saving);
         }
     }
 
     fn save_again(&mut self) {
-        if self.unsaved.is_empty() || self.is_held_up(&HeldUp::Saving) {
+        if self.is_held_up(&HeldUp::Saving) {
             return;
         }
-        for (_, record) in std::mem::take(&mut self.unsaved) {
+        for record in self.bundles.unsaved() {
             self.put_later(record, Sync::Yes);
         }
     }
 
     /// A bundle as it is, also if the disk did not take that yet.
     fn record(&self, id: BundleId) -> Option<&BundleRecord> {
-        self.unsaved.get(&id).or_else(|| self.ledger.get(id))
+        self.bundles.record(id)?.latest()
     }
 
     fn hold_up(&mut self, what: HeldUp) {
@@ -336,29 +303,30 @@ impl Engine {
         if self.now.mono_ms >= self.next_uptime_ms {
             self.next_uptime_ms = self.now.mono_ms.saturating_add(EVERY_MS);
             // If this fails, bundles are only retained for longer.
-            drop(self.ledger.write_uptime());
+            drop(self.bundles.write_uptime());
         }
     }
 
     fn next_wake_ms(&self) -> u64 {
         let now = self.now.mono_ms;
-        let uptime = self.ledger.uptime_ms();
-        let due = |pending: &BTreeSet<Due>| {
-            let next = pending.iter().find(|due| !self.active.contains_key(&due.id) && !self.waits_for_disk(due.id))?;
+        let uptime = self.bundles.uptime_ms();
+        let due = |channel: &ChannelName| {
+            let next = self.bundles.next_due(channel)?;
             let wait = if next.scheduled { next.at_ms.saturating_sub(uptime) } else { 0 };
             // What is due already waits for a job to end, which wakes by itself.
             (wait > 0).then(|| now.saturating_add(wait))
         };
-        let dues = self.pending.values().filter_map(due);
+        let dues = self.bundles.channels().filter_map(due);
         let times = [self.next_scan_ms, self.next_keeping_ms, self.next_uptime_ms];
-        let held_up = self.held_up.values().copied();
-        let looks = self.active.values().any(sending::Active::is_waiting).then(|| now.saturating_add(LOOK_MS));
+        let held_up = self.held_up.values().copied().chain(self.bundles.next_wait_ms());
+        let looks = (!self.bundles.waiting().is_empty()).then(|| now.saturating_add(LOOK_MS));
         let all = times.into_iter().chain(self.spool.next_look_ms()).chain(dues).chain(held_up).chain(looks);
         all.min().unwrap_or(now.saturating_add(RETRY_MS))
     }
 
-    fn waits_for_disk(&self, id: BundleId) -> bool {
-        self.unsaved.contains_key(&id) || self.held_up.contains_key(&HeldUp::Loading(id))
+    /// Has a bundle rest for a while: the disk refused something.
+    fn wait(&mut self, id: BundleId) {
+        self.bundles.wait(id, self.now.mono_ms.saturating_add(RETRY_MS));
     }
 }
 

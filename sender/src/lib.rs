@@ -5,6 +5,7 @@
 
 pub mod adopt;
 pub mod bundle;
+pub mod bundles;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -37,10 +37,10 @@ pub enum Work {
     Load(Box<Loading>),
     /// Prove that what was claimed is the content of a bundle that was let go.
     Restore(Box<Loading>),
-    /// Remove what is held of a bundle.
+    /// Remove what is held of bundles.
     Remove {
-        /// Its directory.
-        home: Home,
+        /// Their directories.
+        homes: Vec<Home>,
     },
 }
 
@@ -55,7 +55,7 @@ pub enum Done {
     /// Of [`Work::Restore`].
     Restored(BundleId, Result<Loaded, LoadError>),
     /// Of [`Work::Remove`].
-    Removed(BundleId, io::Result<()>),
+    Removed(Vec<(BundleId, io::Result<()>)>),
 }
 
 /// See [`Work::Plan`].
@@ -121,7 +121,10 @@ impl Work {
             Self::Plan(planning) => Done::Planned(planning.identity.bundle, planning.run(disk.as_ref())),
             Self::Load(loading) => Done::Loaded(loading.record.id, loading.run(disk)),
             Self::Restore(loading) => Done::Restored(loading.record.id, loading.restore(disk)),
-            Self::Remove { home } => Done::Removed(home.id(), home.remove(disk.as_ref())),
+            Self::Remove { homes } => {
+                let removed = homes.into_iter().map(|home| (home.id(), home.remove(disk.as_ref())));
+                Done::Removed(removed.collect())
+            }
         }
     }
 }

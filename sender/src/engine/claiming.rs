@@ -9,8 +9,9 @@ use checkvalve_host::journal::Sync;
 use checkvalve_host::log::escape_path;
 use checkvalve_protocol::id::{BundleId, ChannelName};
 
-use super::{Actions, CLAIMS, Claim, Engine, HeldUp, RETRY_MS, Topic};
+use super::{Actions, CLAIMS, Engine, HeldUp, RETRY_MS, Topic};
 use crate::bundle::{Identity, RefuseReason, Shown};
+use crate::bundles::{Claim, Content, Record, Stage};
 use crate::holding::{Home, name_bytes};
 use crate::ledger::{BundleRecord, State};
 use crate::spool::{Decision, Place, is_ignored};
@@ -55,18 +56,13 @@ impl Engine {
 
     /// Plans each channel's oldest claim. One at a time in a channel: its sequence is not used up before it is planned.
     pub(super) fn plan_next(&mut self, actions: &mut Actions) {
-        let channels: Vec<_> =
-            self.claims.keys().filter(|channel| !self.planning.contains_key(channel)).cloned().collect();
+        let channels: Vec<_> = self.bundles.channels().cloned().collect();
         for channel in channels {
             if self.is_held_up(&HeldUp::Planning(channel.clone())) {
                 continue;
             }
-            let Some(claims) = self.claims.get_mut(&channel) else { continue };
-            let Some(claim) = claims.pop_front() else {
-                self.claims.remove(&channel);
-                continue;
-            };
-            let Some(sequence) = self.ledger.next_sequence(&channel) else {
+            let Some(claim) = self.bundles.next_claim(&channel).cloned() else { continue };
+            let Some(sequence) = self.bundles.next_sequence(&channel) else {
                 self.refuse(claim, &RefuseReason::NoSequence(channel));
                 continue;
             };
@@ -84,17 +80,14 @@ impl Engine {
                 },
                 key: Arc::clone(&self.setup.key),
             })));
-            self.planning.insert(channel, claim);
+            self.bundles.set_stage(claim.home.id(), Stage::Planning(claim));
         }
     }
 
     /// A bundle was planned, or is none.
     pub(super) fn planned(&mut self, id: BundleId, planned: Result<Loaded, RefuseReason>) {
-        let Some(channel) = self.planning.iter().find(|(_, claim)| claim.home.id() == id).map(|(c, _)| c.clone())
-        else {
-            return;
-        };
-        let Some(claim) = self.planning.remove(&channel) else { return };
+        let Some(Stage::Planning(claim)) = self.bundles.record(id).map(Record::stage) else { return };
+        let (claim, channel) = (claim.clone(), claim.home.channel().clone());
         match planned {
             Ok(loaded) => {
                 self.untrouble(&Topic::Planning);
@@ -109,7 +102,7 @@ impl Engine {
                     fingerprint: loaded.fingerprint,
                     symbol_size: loaded.plan.announce.symbol_size,
                     block_symbols: loaded.plan.announce.block_symbols,
-                    due_ms: Some(self.ledger.uptime_ms()),
+                    due_ms: Some(self.bundles.uptime_ms()),
                     ..BundleRecord::new(id, channel.clone(), State::Queued)
                 };
                 let (sequence, bytes, entries) = (record.sequence, record.bytes, record.entries);
@@ -131,18 +124,21 @@ impl Engine {
 
     /// Moves what was given up to `.failed`, those of earlier tries with it.
     pub(super) fn fail_again(&mut self) {
-        if self.failing.is_empty() || self.is_held_up(&HeldUp::Failing) {
+        if self.is_held_up(&HeldUp::Failing) {
             return;
         }
         let disk = Arc::clone(&self.setup.disk);
-        for (id, (channel, reason)) in std::mem::take(&mut self.failing) {
-            let home = self.holding.find(disk.as_ref(), &channel, id);
+        for id in self.bundles.failing() {
+            let Some(record) = self.bundles.record(id) else { continue };
+            let Content::Failing(reason) = record.content() else { continue };
+            let home = self.holding.find(disk.as_ref(), record.channel(), id);
             let moved = home.and_then(|home| match home {
-                Some(home) => self.holding.fail(disk.as_ref(), &home, &reason).map(drop),
+                Some(home) => self.holding.fail(disk.as_ref(), &home, reason).map(drop),
                 None => Ok(()),
             });
             match moved {
                 Ok(()) => {
+                    self.bundles.set_content(id, Content::Kept);
                     if let Some(mut record) = self.record(id).cloned() {
                         record.held = false;
                         self.put_later(record, Sync::No);
@@ -151,7 +147,6 @@ impl Engine {
                 }
                 Err(error) => {
                     self.trouble(Topic::Failed, format!("a refused bundle cannot be moved to .failed: {error}"));
-                    self.failing.insert(id, (channel, reason));
                     self.hold_up(HeldUp::Failing);
                 }
             }
@@ -180,8 +175,7 @@ impl Engine {
     /// Something was claimed, now or before a restart: it waits to be planned.
     pub(super) fn take(&mut self, home: Home, name: OsString) {
         let inode = home.meta(self.setup.disk.as_ref()).map_or(0, |meta| meta.ino);
-        let claim = Claim { home, name: name_bytes(name), inode, claimed_ms: self.now.wall_ms };
-        self.claims.entry(claim.home.channel().clone()).or_default().push_back(claim);
+        self.bundles.claimed(Claim { home, name: name_bytes(name), inode, claimed_ms: self.now.wall_ms, turn: 0 });
     }
 
     fn why_unclaimable(&self, place: &Place, error: &io::Error) -> String {
@@ -203,12 +197,12 @@ impl Engine {
     }
 
     fn plan_again(&mut self, channel: ChannelName, claim: Claim) {
-        self.hold_up(HeldUp::Planning(channel.clone()));
-        self.claims.entry(channel).or_default().push_front(claim);
+        self.hold_up(HeldUp::Planning(channel));
+        self.bundles.set_stage(claim.home.id(), Stage::Claimed(claim));
     }
 
     fn refuse(&mut self, claim: Claim, reason: &RefuseReason) {
-        let Claim { home, name, inode, claimed_ms } = claim;
+        let Claim { home, name, inode, claimed_ms, .. } = claim;
         let (id, channel, reason) = (home.id(), home.channel().clone(), reason.to_string());
         tracing::warn!(%channel, bundle = %id, name = %Shown::new(&name), "refused: {reason}");
         let record = BundleRecord {
@@ -218,14 +212,15 @@ impl Engine {
             ..BundleRecord::new(id, channel.clone(), State::Failed(reason.clone()))
         };
         self.put_later(record, Sync::No);
-        self.failing.insert(id, (channel, reason));
+        self.bundles.set_stage(id, Stage::Idle);
+        self.bundles.set_content(id, Content::Failing(reason));
     }
 
     pub(super) fn new_id(&mut self) -> BundleId {
         loop {
             let id = BundleId::new((self.setup.random)(), self.signer);
             // Zero looks like nothing, and a number that is taken is not random enough.
-            if id.0 != 0 && self.ledger.get(id).is_none() {
+            if id.0 != 0 && self.bundles.record(id).is_none() {
                 return id;
             }
         }

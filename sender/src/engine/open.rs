@@ -22,8 +22,9 @@ use checkvalve_protocol::transmit::Parameters;
 
 use super::{Engine, Now, Setup};
 use crate::bundle::Shown;
+use crate::bundles::{Bundles, Content};
 use crate::holding::{Found, Holding};
-use crate::ledger::{BundleRecord, Damage, Ledger, LedgerError, State};
+use crate::ledger::{BundleRecord, Damage, LedgerError, State};
 use crate::spool::Spool;
 use crate::work;
 
@@ -48,7 +49,7 @@ impl Engine {
     /// Errors: [`OpenError`]; nothing that was dropped is lost by it.
     pub fn open(setup: Setup, now: Now) -> Result<Self, OpenError> {
         let disk = Arc::clone(&setup.disk);
-        let (ledger, damage) = Ledger::open(&disk, &setup.state.join("ledger"))?;
+        let (bundles, damage) = Bundles::open(&disk, &setup.state.join("ledger"))?;
         let holding = Holding::open(disk.as_ref(), &setup.spool, &setup.state, setup.channels.keys().cloned())
             .map_err(|(path, error)| OpenError::Disk { path, error })?;
         let held = holding.scan(disk.as_ref()).map_err(|error| OpenError::Disk { path: setup.state.clone(), error })?;
@@ -57,7 +58,7 @@ impl Engine {
             spool: Spool::new(setup.settle_ms),
             setup,
             holding,
-            ledger,
+            bundles,
             epoch: Epoch { number: 0, id: EpochId(0) },
             session_number: 0,
             signer,
@@ -65,18 +66,7 @@ impl Engine {
             next_scan_ms: now.mono_ms,
             next_keeping_ms: now.mono_ms,
             next_uptime_ms: now.mono_ms,
-            claims: BTreeMap::new(),
-            planning: BTreeMap::new(),
-            pending: BTreeMap::new(),
-            active: BTreeMap::new(),
-            ready: BTreeMap::new(),
-            unsaved: BTreeMap::new(),
-            withdrawing: BTreeMap::new(),
-            failing: BTreeMap::new(),
-            removing: BTreeSet::new(),
-            leftovers: Vec::new(),
-            restoring: BTreeMap::new(),
-            to_restore: Vec::new(),
+            work: Vec::new(),
             held_up: BTreeMap::new(),
             troubles: BTreeMap::new(),
             beacon_changed: true,
@@ -88,15 +78,15 @@ impl Engine {
 
     /// Begins a session, and with a ledger that knows of none the first epoch.
     fn begin(&mut self) -> Result<(), LedgerError> {
-        self.epoch = match self.ledger.epoch() {
+        self.epoch = match self.bundles.epoch() {
             Some(epoch) => epoch,
             None => {
                 let first = Epoch { number: 1, id: EpochId((self.setup.random)()) };
-                self.ledger.begin_epoch(first)?;
+                self.bundles.begin_epoch(first)?;
                 first
             }
         };
-        self.session_number = self.ledger.begin_session()?;
+        self.session_number = self.bundles.begin_session()?;
         Ok(())
     }
 
@@ -113,31 +103,31 @@ impl Engine {
         if damaged || damage.empty {
             for found in &held {
                 let parameters = &self.setup.parameters;
-                if let Some(record) = taken_back(&self.ledger, self.setup.disk.as_ref(), parameters, found) {
-                    self.ledger.put(record, Sync::Yes)?;
+                if let Some(record) = taken_back(&self.bundles, self.setup.disk.as_ref(), parameters, found) {
+                    self.bundles.put(record, Sync::Yes)?;
                 }
             }
         }
         if damaged {
-            self.ledger.rewrite()?;
+            self.bundles.rewrite()?;
         }
         let there: BTreeSet<_> = held.iter().filter(|f| f.name.is_some()).map(|f| f.home.id()).collect();
         for found in held {
             self.mend_found(found)?;
         }
-        let records: Vec<_> = self.ledger.bundles().cloned().collect();
+        let records: Vec<_> = self.bundles.saved().cloned().collect();
         for record in records {
             let is_there = there.contains(&record.id);
             self.mend_record(record, is_there)?;
         }
-        let channels: Vec<_> = self.ledger.channels().cloned().collect();
+        let channels: Vec<_> = self.bundles.channels().cloned().collect();
         channels.iter().for_each(|channel| self.turn_carousel(channel));
         Ok(())
     }
 
     fn mend_found(&mut self, found: Found) -> Result<(), OpenError> {
         let Found { home, name, .. } = found;
-        match (self.ledger.get(home.id()), name) {
+        match (self.bundles.get(home.id()), name) {
             (None, Some(name)) => {
                 tracing::info!(channel = %home.channel(), name = %Shown::path(name.as_ref()), "claimed before the restart");
                 // The other side may know its id, from before the ledger forgot it; or the id is of another key.
@@ -148,11 +138,12 @@ impl Engine {
             }
             (None, None) => drop(home.remove(self.setup.disk.as_ref())),
             (Some(BundleRecord { state: State::Failed(reason), .. }), Some(_)) => {
-                self.failing.insert(home.id(), (home.channel().clone(), reason.clone()));
+                let failing = Content::Failing(reason.clone());
+                self.bundles.set_content(home.id(), failing);
             }
             (Some(record), Some(_)) if record.held => {}
             // Let go, and the crash came before it was removed.
-            (Some(_), _) => self.leftovers.push(home),
+            (Some(_), _) => self.bundles.set_content(home.id(), Content::Leftover(home)),
         }
         Ok(())
     }
@@ -163,47 +154,38 @@ impl Engine {
             record.held = false;
             record.resends.clear();
             if record.is_unsent() && record.passes_done > 0 {
-                record.state = State::Transmitted;
-                record.due_ms = None;
+                record.end(None, self.bundles.uptime_ms());
             } else if record.is_unsent() {
-                record.state = State::Failed("what was held of it is gone".to_owned());
+                record.give_up("what was held of it is gone".to_owned());
                 tracing::error!(channel = %record.channel, sequence = record.sequence, bundle = %record.id,
                     "gone from the holding area before it was sent: withdrawn");
             }
         }
         let rules = self.rules(&record.channel);
         if record.is_unsent() && record.passes_done > 0 && record.passes_done >= rules.passes {
-            record.state = State::Transmitted;
-            record.due_ms = None;
-            record.retained_since_ms = Some(self.ledger.uptime_ms());
+            record.end(None, self.bundles.uptime_ms());
         }
-        if record.due_ms.is_some_and(|at| at > self.ledger.after(rules.pass_interval_ms)) && record.is_unsent() {
-            record.due_ms = Some(self.ledger.after(rules.pass_interval_ms));
+        if record.due_ms.is_some_and(|at| at > self.bundles.after(rules.pass_interval_ms)) && record.is_unsent() {
+            record.due_ms = Some(self.bundles.after(rules.pass_interval_ms));
         }
-        if record == before {
-            // Into its place in the queue.
-            let due = self.due_of(&record);
-            self.pending.entry(record.channel).or_default().extend(due);
-            return Ok(());
-        }
-        self.put(record, Sync::No)
+        if record == before { Ok(()) } else { self.put(record, Sync::No) }
     }
 }
 
 /// The record that a lost or damaged ledger should have of a bundle whose announce says that it had a sequence: no
 /// other bundle may get that sequence.
 pub(crate) fn taken_back(
-    ledger: &Ledger,
+    bundles: &Bundles,
     disk: &dyn Disk,
     parameters: &Parameters,
     found: &Found,
 ) -> Option<BundleRecord> {
-    if ledger.get(found.home.id()).is_some() {
+    if bundles.get(found.home.id()).is_some() {
         return None;
     }
     let bytes = found.home.read_announce(disk).ok()?;
     let announce = Announce::peek(&bytes).ok()?;
-    if announce.bundle != found.home.id() || ledger.by_sequence(&announce.channel, announce.sequence).is_some() {
+    if announce.bundle != found.home.id() || bundles.by_sequence(&announce.channel, announce.sequence).is_some() {
         return None;
     }
     tracing::warn!(channel = %announce.channel, sequence = announce.sequence, bundle = %announce.bundle,
@@ -218,7 +200,7 @@ pub(crate) fn taken_back(
         hashes: found.home.read_hashes(disk).ok().map(|hashes| work::hashes_digest(&hashes)),
         // Which ESIs were used is not known any more. What follows is above what one pass takes.
         next_esi: 2 * parameters.with_block(symbol_size, block_symbols).esis_per_pass(),
-        due_ms: Some(ledger.uptime_ms()),
+        due_ms: Some(bundles.uptime_ms()),
         name: announce.name,
         symbol_size,
         block_symbols,

@@ -7,6 +7,7 @@ use checkvalve_protocol::id::{BundleId, ChannelName};
 use checkvalve_protocol::partition::Oti;
 
 use super::{Engine, Now};
+use crate::bundles::Record;
 use crate::ledger::{BundleRecord, LedgerError, Resend, State};
 
 /// Fewest digits of an id that name a bundle.
@@ -119,7 +120,7 @@ impl Engine {
         chosen: &Chosen,
     ) -> Result<(), ResendError> {
         // The first one may be on the wire and past what is asked for.
-        let on_its_way = usize::from(self.active.contains_key(&record.id));
+        let on_its_way = usize::from(self.bundles.record(record.id).is_some_and(Record::is_under_way));
         let is_asked = |other: &Resend| other.ranges == resend.ranges && other.symbols == resend.symbols;
         if record.resends.iter().skip(on_its_way).any(is_asked) {
             return Ok(());
@@ -141,13 +142,13 @@ impl Engine {
         if let Some((channel, sequence)) = which.split_once('/') {
             let channel = ChannelName::new(channel).map_err(|_| unknown())?;
             let sequence = sequence.parse().map_err(|_| unknown())?;
-            return self.ledger.by_sequence(&channel, sequence).ok_or_else(unknown);
+            return self.bundles.by_sequence(&channel, sequence).ok_or_else(unknown);
         }
         let prefix = which.to_ascii_lowercase();
         if prefix.len() < SHORTEST_PREFIX {
             return Err(unknown());
         }
-        let found: Vec<_> = self.ledger.bundles().filter(|b| b.id.to_string().starts_with(&prefix)).collect();
+        let found: Vec<_> = self.bundles.saved().filter(|b| b.id.to_string().starts_with(&prefix)).collect();
         match found.as_slice() {
             [one] => Ok(one),
             [] => Err(unknown()),

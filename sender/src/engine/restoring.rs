@@ -12,23 +12,13 @@ use checkvalve_host::journal::Sync;
 use checkvalve_protocol::id::BundleId;
 
 use super::resending::{self, ResendError};
-use super::{Actions, Engine, Now};
+use super::{Engine, Now};
+use crate::bundles::{Content, Record, Restoring};
 use crate::ledger::State;
 use crate::work::{LoadError, Loaded, Work};
 
 /// What names must begin with that are taken back.
 pub const PREFIX: &str = ".restore-";
-
-/// How far it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Restoring {
-    /// It is being read and compared.
-    Proving,
-    /// It is the same, and held again.
-    Held,
-    /// It is not, or it cannot be read: why.
-    Refused(String),
-}
 
 /// Why nothing is taken back.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +50,9 @@ impl Engine {
         if !name.as_bytes().starts_with(PREFIX.as_bytes()) || name.as_bytes().contains(&b'/') {
             return Err(RestoreError::Name);
         }
-        let is_busy = self.restoring.get(&record.id) == Some(&Restoring::Proving) || self.removing.contains(&record.id);
+        let known = self.bundles.record(record.id);
+        let is_proven = known.and_then(Record::restoring) == Some(&Restoring::Proving);
+        let is_busy = is_proven || known.is_some_and(|known| !matches!(known.content(), Content::Kept));
         if is_busy || self.home(&record).map_err(RestoreError::Disk)?.is_some() {
             return Err(RestoreError::Busy(resending::shown(&record)));
         }
@@ -68,27 +60,24 @@ impl Engine {
         let to = OsStr::from_bytes(&record.name);
         let home = self.holding.claim_as(disk, &record.channel, name, to, record.id).map_err(RestoreError::Disk)?;
         tracing::info!(channel = %record.channel, sequence = record.sequence, bundle = %record.id, "being taken back");
-        self.restoring.insert(record.id, Restoring::Proving);
-        self.to_restore.push(self.loading(home, record));
+        self.bundles.set_restoring(record.id, Restoring::Proving);
+        let loading = self.loading(home, record);
+        self.work.push(Work::Restore(Box::new(loading)));
         Ok(true)
     }
 
     /// What came of taking a bundle back in this run.
     #[must_use]
     pub fn restoring(&self, id: BundleId) -> Option<&Restoring> {
-        self.restoring.get(&id)
-    }
-
-    pub(super) fn restore_next(&mut self, actions: &mut Actions) {
-        actions.work.extend(self.to_restore.drain(..).map(|loading| Work::Restore(Box::new(loading))));
+        self.bundles.record(id)?.restoring()
     }
 
     pub(super) fn restored(&mut self, id: BundleId, restored: Result<Loaded, LoadError>) {
-        let Some(mut record) = self.ledger.get(id).cloned() else { return };
+        let Some(mut record) = self.bundles.get(id).cloned() else { return };
         let held = restored.map_err(|error| error.to_string()).and_then(|loaded| {
             record.held = true;
             record.fingerprint = loaded.fingerprint;
-            record.retained_since_ms = Some(self.ledger.uptime_ms());
+            record.retained_since_ms = Some(self.bundles.uptime_ms());
             let state = record.state == State::Transmitted;
             let put = state.then(|| self.put(record.clone(), Sync::Yes)).transpose();
             put.map_err(|error| error.to_string())
@@ -97,11 +86,13 @@ impl Engine {
             Ok(_) => Restoring::Held,
             Err(why) => {
                 // Only a copy: whoever gave it has another.
-                self.leftovers.extend(self.home(&record).ok().flatten());
+                if let Ok(Some(home)) = self.home(&record) {
+                    self.bundles.set_content(id, Content::Leftover(home));
+                }
                 Restoring::Refused(why)
             }
         };
         tracing::info!(channel = %record.channel, sequence = record.sequence, bundle = %id, ?outcome, "taken back");
-        self.restoring.insert(id, outcome);
+        self.bundles.set_restoring(id, outcome);
     }
 }

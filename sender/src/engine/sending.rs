@@ -4,15 +4,15 @@ use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use checkvalve_host::journal::Sync;
 use checkvalve_protocol::id::{BundleId, ChannelName};
 use checkvalve_protocol::limits::MAX_ESI;
 use checkvalve_protocol::transmit::Selection;
 
-use super::{Actions, Due, Engine, HeldUp, KEEP_MS, Topic};
+use super::{Actions, Engine, KEEP_MS, Topic};
 use crate::bundle::{Plan, Shown};
+use crate::bundles::{Announced, Content, Due, Kind, Ready, Record, Stage, Submitted, Withdrawal};
 use crate::holding::Home;
 use crate::ledger::{BundleRecord, LedgerError, Resend, State};
 use crate::pipeline::{Finished, Job, Order, Progress};
@@ -23,72 +23,6 @@ const SLOTS: usize = 2;
 /// Entries of planned bundles that are kept ready for their turn; others are planned again.
 const READY_ENTRIES: usize = 50_000;
 
-/// A bundle on its way to the wire, or on it.
-pub(super) struct Active {
-    channel: ChannelName,
-    kind: Kind,
-    /// Once it is a job.
-    progress: Option<Arc<Progress>>,
-    /// Whether it was seen on the wire: the pipeline may have others to send first.
-    begun: bool,
-    /// What was announced of it, once it is a job.
-    announced: Option<Announced>,
-}
-
-/// What a withdrawal takes of a bundle.
-#[derive(Clone)]
-struct Announced {
-    plan: Arc<Plan>,
-    announce: Arc<Vec<u8>>,
-}
-
-/// A bundle that the other side is to be told will not come.
-pub(super) struct Withdrawal {
-    announced: Announced,
-    esis: Range<u32>,
-    reason: String,
-}
-
-/// A bundle that waits for nothing but its turn.
-pub(super) struct Ready {
-    loaded: Loaded,
-    /// ESIs that are reserved for it already.
-    reserved: Option<Range<u32>>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Pass,
-    Carousel,
-    Resend,
-    Withdrawal,
-}
-
-impl Active {
-    /// How far it is, once it is on the wire.
-    pub(super) fn on_wire(&self) -> Option<&Progress> {
-        let begun =
-            |p: &Progress| p.blocks_total.load(Ordering::Relaxed) > 0 || p.datagrams.load(Ordering::Relaxed) > 0;
-        self.progress.as_deref().filter(|progress| begun(progress))
-    }
-
-    /// Whether it waits in the pipeline.
-    pub(super) fn is_waiting(&self) -> bool {
-        self.progress.is_some() && !self.begun
-    }
-}
-
-impl Kind {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Pass => "pass",
-            Self::Carousel => "carousel",
-            Self::Resend => "resend",
-            Self::Withdrawal => "withdrawal",
-        }
-    }
-}
-
 impl Engine {
     /// A new bundle takes its sequence. If its channel is idle, it is on its way at once, with one sync for both.
     pub(super) fn queue(&mut self, mut record: BundleRecord, loaded: Loaded) -> Result<(), LedgerError> {
@@ -96,20 +30,20 @@ impl Engine {
         let reserved = idle.then(|| self.reserve(&mut record));
         let id = record.id;
         self.put(record, Sync::Yes)?;
-        self.ready.insert(id, Ready { loaded, reserved });
+        self.bundles.set_stage(id, Stage::Ready(Ready { loaded, reserved }));
         Ok(())
     }
 
     /// Gives every channel with a free slot its next bundle.
     pub(super) fn send_next(&mut self, actions: &mut Actions) {
-        let channels: Vec<_> = self.pending.keys().cloned().collect();
+        let channels: Vec<_> = self.bundles.channels().cloned().collect();
         for channel in channels {
             while self.slots_free(&channel) > 0 {
                 let Some(id) = self.next_of(&channel) else { break };
-                let Some(record) = self.ledger.get(id).cloned() else { break };
-                match self.ready.remove(&id) {
-                    Some(ready) => actions.jobs.extend(self.job(record, ready)),
-                    None => self.load(record, actions),
+                let Some(record) = self.bundles.get(id).cloned() else { break };
+                match self.bundles.set_stage(id, Stage::Idle) {
+                    Some(Stage::Ready(ready)) => actions.jobs.extend(self.job(record, ready)),
+                    _ => self.load(record, actions),
                 }
             }
         }
@@ -118,10 +52,9 @@ impl Engine {
 
     /// Tells the other side what will not come, once that is written down: whoever starts here next must not send it.
     pub(super) fn withdraw_next(&mut self, actions: &mut Actions) {
-        let ids: Vec<_> = self.withdrawing.keys().filter(|id| !self.unsaved.contains_key(id)).copied().collect();
-        for id in ids {
-            let Some(withdrawal) = self.withdrawing.remove(&id) else { continue };
-            let Some(record) = self.ledger.get(id).cloned() else { continue };
+        for id in self.bundles.withdrawing() {
+            let Some(record) = self.bundles.get(id).cloned() else { continue };
+            let Some(Stage::Withdrawing(withdrawal)) = self.bundles.set_stage(id, Stage::Idle) else { continue };
             let Withdrawal { announced, esis, reason } = withdrawal;
             let mut job = self.job_of(record, Kind::Withdrawal, announced, esis, PathBuf::new());
             job.order.withdrawn = Some(reason);
@@ -129,17 +62,11 @@ impl Engine {
         }
     }
 
-    /// Whether a bundle that failed is still to be withdrawn on the wire, with the reason that beacons do not have.
-    pub(super) fn is_withdrawing(&self, id: BundleId) -> bool {
-        let on_its_way = self.active.get(&id).is_some_and(|active| active.kind == Kind::Withdrawal);
-        on_its_way || self.withdrawing.contains_key(&id)
-    }
-
     /// Looks which jobs came to the wire since the last time; beacons should say so.
     pub(super) fn look_at_jobs(&mut self) {
-        for active in self.active.values_mut().filter(|active| active.is_waiting()) {
-            if active.on_wire().is_some() {
-                active.begun = true;
+        for id in self.bundles.waiting() {
+            if self.bundles.record(id).is_some_and(|record| record.on_wire().is_some()) {
+                self.bundles.begun(id);
                 self.beacon_changed = true;
             }
         }
@@ -147,12 +74,15 @@ impl Engine {
 
     /// A bundle that was queued before is ready, or cannot be sent.
     pub(super) fn loaded(&mut self, id: BundleId, loaded: Result<Loaded, LoadError>) {
-        self.active.remove(&id);
-        let Some(record) = self.ledger.get(id).cloned() else { return };
+        let Some(record) = self.bundles.get(id).cloned() else { return };
+        if !matches!(self.bundles.record(id).map(Record::stage), Some(Stage::Loading)) {
+            return;
+        }
+        self.bundles.set_stage(id, Stage::Idle);
         match loaded {
             Ok(loaded) => {
                 self.untrouble(&Topic::Loading);
-                self.ready.insert(id, Ready { loaded, reserved: None });
+                self.bundles.set_stage(id, Stage::Ready(Ready { loaded, reserved: None }));
             }
             Err(LoadError::Disk(error)) => self.load_later(&record, &error),
             Err(LoadError::Withdraw { reason, .. }) if record.passes_done > 0 => self.stop_sending(record, &reason),
@@ -167,43 +97,31 @@ impl Engine {
     }
 
     pub(super) fn job_finished(&mut self, id: BundleId, finished: Finished) {
-        let Some(active) = self.active.remove(&id) else { return };
-        if active.kind == Kind::Withdrawal {
+        let Some(job) = self.bundles.take_submitted(id) else { return };
+        if job.kind() == Kind::Withdrawal {
             // From now on beacons say it.
             self.beacon_changed = true;
             return;
         }
-        let Some(record) = self.ledger.get(id).cloned() else { return };
+        let Some(record) = self.bundles.get(id).cloned() else { return };
         match finished {
-            Finished::Transmitted { hashes } => self.transmitted(record, active.kind, &hashes),
+            Finished::Transmitted { hashes } => self.transmitted(record, job.kind(), &hashes),
             // The other side was promised it, and may well have it.
             Finished::Failed { reason } if record.passes_done > 0 => self.stop_sending(record, &reason.to_string()),
-            Finished::Failed { reason } => self.fail(record, reason.to_string(), active.announced),
+            Finished::Failed { reason } => self.fail(record, reason.to_string(), Some(job.into_announced())),
             // It goes on with the next session, or at once if the pipeline lives.
             Finished::Aborted | Finished::Withdrawn => {}
         }
     }
 
-    /// When a bundle is to be sent next, if ever.
-    pub(super) fn due_of(&self, record: &BundleRecord) -> Option<Due> {
-        let sequence = record.sequence.filter(|_| record.held && !record.has_failed())?;
-        let due = |scheduled, at_ms| Due { scheduled, at_ms, sequence, id: record.id };
-        match record.resends.first() {
-            Some(_) if record.state == State::Transmitted => Some(due(false, 0)),
-            _ => record.due_ms.map(|at| due(true, at)),
-        }
-    }
-
     fn slots_free(&self, channel: &ChannelName) -> usize {
-        let takes = |active: &&Active| active.channel == *channel && active.kind != Kind::Withdrawal;
-        SLOTS.saturating_sub(self.active.values().filter(takes).count())
+        SLOTS.saturating_sub(self.bundles.under_way(channel))
     }
 
     fn next_of(&self, channel: &ChannelName) -> Option<BundleId> {
-        let uptime = self.ledger.uptime_ms();
-        let is_due = |due: &&Due| !due.scheduled || due.at_ms <= uptime;
-        let is_free = |due: &&Due| !self.active.contains_key(&due.id) && !self.waits_for_disk(due.id);
-        self.pending.get(channel)?.iter().take_while(is_due).find(is_free).map(|due| due.id)
+        let uptime = self.bundles.uptime_ms();
+        let is_due = |due: &Due| !due.scheduled || due.at_ms <= uptime;
+        self.bundles.next_due(channel).filter(is_due).map(|due| due.id)
     }
 
     fn load(&mut self, record: BundleRecord, actions: &mut Actions) {
@@ -220,9 +138,7 @@ impl Engine {
                 self.fail(record, reason.to_owned(), None)
             };
         }
-        let (channel, kind) = (record.channel.clone(), kind(&record));
-        let active = Active { channel, kind, progress: None, begun: false, announced: None };
-        self.active.insert(record.id, active);
+        self.bundles.set_stage(record.id, Stage::Loading);
         let loading = self.loading(home, record);
         actions.work.push(Work::Load(Box::new(loading)));
     }
@@ -242,7 +158,7 @@ impl Engine {
     /// The job for a bundle's next transmission, its ESIs reserved durably. None: not now.
     fn job(&mut self, mut record: BundleRecord, ready: Ready) -> Option<Job> {
         let Ready { loaded, reserved } = ready;
-        let kind = kind(&record);
+        let kind = Kind::of(&record);
         let home = match self.home(&record) {
             Ok(Some(home)) => home,
             Ok(None) => {
@@ -266,7 +182,7 @@ impl Engine {
                 let esis = self.reserve(&mut record);
                 record.fingerprint = loaded.fingerprint;
                 if self.put(record.clone(), Sync::Yes).is_err() {
-                    self.hold_up(HeldUp::Loading(record.id));
+                    self.wait(record.id);
                     return None;
                 }
                 esis
@@ -288,14 +204,8 @@ impl Engine {
         root: PathBuf,
     ) -> Job {
         let progress = Arc::new(Progress::default());
-        let active = Active {
-            channel: record.channel.clone(),
-            kind,
-            progress: Some(Arc::clone(&progress)),
-            begun: false,
-            announced: Some(announced.clone()),
-        };
-        self.active.insert(record.id, active);
+        let submitted = Submitted::new(kind, Arc::clone(&progress), announced.clone());
+        self.bundles.set_stage(record.id, Stage::Submitted(submitted));
         self.beacon_changed = true;
         let rules = self.rules(&record.channel);
         let pass = if kind == Kind::Pass {
@@ -340,9 +250,7 @@ impl Engine {
             _ => u32::from(record.block_symbols),
         };
         record.next_esi = first.saturating_add(count);
-        if record.state == State::Queued {
-            record.state = State::Transmitting;
-        }
+        record.begin();
         first..record.next_esi
     }
 
@@ -355,20 +263,17 @@ impl Engine {
             }
         }
         let rules = self.rules(&record.channel);
-        let uptime = self.ledger.uptime_ms();
+        let uptime = self.bundles.uptime_ms();
         record.sent = record.sent.saturating_add(1);
         match kind {
             Kind::Pass => {
                 record.passes_done = record.passes_done.saturating_add(1);
-                record.due_ms = Some(self.ledger.after(rules.pass_interval_ms));
+                record.due_ms = Some(self.bundles.after(rules.pass_interval_ms));
                 if record.passes_done >= rules.passes {
-                    record.state = State::Transmitted;
-                    record.due_ms = None;
-                    record.transmitted_ms = Some(self.now.wall_ms);
-                    record.retained_since_ms = Some(uptime);
+                    record.end(Some(self.now.wall_ms), uptime);
                 }
             }
-            Kind::Carousel => record.due_ms = rules.carousel_ms.map(|every| self.ledger.after(every)),
+            Kind::Carousel => record.due_ms = rules.carousel_ms.map(|every| self.bundles.after(every)),
             Kind::Resend => drop((!record.resends.is_empty()).then(|| record.resends.remove(0))),
             Kind::Withdrawal => {}
         }
@@ -397,23 +302,20 @@ impl Engine {
                 (record.symbol_size, record.block_symbols) = (parameters.symbol_size(), parameters.block_symbols());
             }
             let esis = self.reserve(&mut record);
-            self.withdrawing.insert(record.id, Withdrawal { announced, esis, reason: reason.clone() });
+            let withdrawal = Withdrawal { announced, esis, reason: reason.clone() };
+            self.bundles.set_stage(record.id, Stage::Withdrawing(withdrawal));
         }
-        record.state = State::Failed(reason.clone());
-        record.due_ms = None;
-        record.resends.clear();
-        let (id, channel) = (record.id, record.channel.clone());
+        record.give_up(reason.clone());
+        let id = record.id;
         self.put_later(record, Sync::Yes);
-        self.failing.insert(id, (channel, reason));
+        self.bundles.set_content(id, Content::Failing(reason));
     }
 
     /// A bundle that was transmitted cannot be sent any more, neither again nor in its remaining passes. It still
     /// counts as transmitted.
     fn stop_sending(&mut self, mut record: BundleRecord, reason: &str) {
         if record.state != State::Transmitted {
-            record.state = State::Transmitted;
-            record.transmitted_ms = Some(self.now.wall_ms);
-            record.retained_since_ms = Some(self.ledger.uptime_ms());
+            record.end(Some(self.now.wall_ms), self.bundles.uptime_ms());
         }
         let shown = format!("{}/{}", record.channel, record.sequence.unwrap_or_default());
         self.trouble(Topic::Bundle(shown), format!("cannot be sent again: {reason}"));
@@ -433,7 +335,7 @@ impl Engine {
 
     fn load_later(&mut self, record: &BundleRecord, error: &str) {
         self.trouble(Topic::Loading, format!("{}: {error}", Shown::new(&record.name)));
-        self.hold_up(HeldUp::Loading(record.id));
+        self.wait(record.id);
     }
 
     pub(super) fn home(&self, record: &BundleRecord) -> io::Result<Option<Home>> {
@@ -443,19 +345,12 @@ impl Engine {
     /// Plans of large trees are large: those that do not go out now are made again in their turn.
     fn keep_few_ready(&mut self) {
         let entries = |ready: &Ready| ready.loaded.plan.announce.entries.len();
-        let mut sum: usize = self.ready.values().map(entries).sum();
+        let mut sum: usize = self.bundles.ready().map(|(_, ready)| entries(ready)).sum();
         while sum > READY_ENTRIES {
-            let Some((_, ready)) = self.ready.pop_last() else { break };
-            sum -= entries(&ready);
+            let Some((id, ready)) = self.bundles.ready().next_back() else { break };
+            sum -= entries(ready);
+            self.bundles.set_stage(id, Stage::Idle);
         }
-    }
-}
-
-fn kind(record: &BundleRecord) -> Kind {
-    match record.state {
-        State::Transmitted if record.resends.is_empty() => Kind::Carousel,
-        State::Transmitted => Kind::Resend,
-        _ => Kind::Pass,
     }
 }
 

@@ -4,6 +4,7 @@ mod adopting;
 mod announced;
 mod crashes;
 mod extremes;
+mod retaining;
 mod rig;
 mod scenes;
 mod tickets;

@@ -57,11 +57,11 @@ impl Engine {
                 if *announce && matches!(result, Err(ResendError::Blocks(..))) {
                     result = self.resend_part(&id, &Data::All, ticket.loss(), dry_run, now);
                 }
-                let shown = self.ledger.get(*bundle).map_or(id, resending::shown);
+                let shown = self.bundles.get(*bundle).map_or(id, resending::shown);
                 vec![(shown, result)]
             }
             Subject::Sequences { channel, first, count } => {
-                let last = self.ledger.last_sequence(channel);
+                let last = self.bundles.last_sequence(channel);
                 let end = first.saturating_add(*count);
                 let known =
                     *first..end.min(last.saturating_add(1)).min(first.saturating_add(MAX_TICKET_SEQUENCES)).max(*first);

@@ -10,7 +10,8 @@ use checkvalve_protocol::beacon::{ChannelState, Recent, RecentState};
 use checkvalve_protocol::id::{BundleId, ChannelName};
 use serde::{Deserialize, Serialize};
 
-use super::{Claim, Engine, resending};
+use super::{Engine, resending};
+use crate::bundles::{Claim, Record};
 use crate::ledger::{BundleRecord, State};
 use crate::trouble::Trouble;
 
@@ -165,8 +166,8 @@ impl Engine {
         let state = |channel: &ChannelName| ChannelState {
             name: channel.clone(),
             priority: self.rules(channel).priority,
-            newest: self.ledger.last_sequence(channel),
-            recent: self.ledger.newest(channel).take(RECENT).filter_map(|record| self.recent(record)).collect(),
+            newest: self.bundles.last_sequence(channel),
+            recent: self.bundles.newest(channel).take(RECENT).filter_map(|record| self.recent(record)).collect(),
         };
         self.all_channels().iter().map(state).collect()
     }
@@ -174,24 +175,20 @@ impl Engine {
     /// One line for the service manager.
     #[must_use]
     pub fn summary(&self) -> String {
-        let unsent =
-            self.pending.values().flatten().filter(|due| self.record(due.id).is_some_and(BundleRecord::is_unsent));
-        let claimed = self.claims.values().flatten().count() + self.planning.len();
-        let on_wire = self.active.values().filter(|active| active.on_wire().is_some()).count();
+        let unsent = |record: &&Record| record.latest().is_none_or(|r| r.held && r.is_unsent());
+        let on_wire = self.bundles.records().filter(|record| record.on_wire().is_some()).count();
         let troubles = match self.troubles.len() {
             0 => String::new(),
             n => format!("; {n} things need a person, see status"),
         };
-        let waiting = counted((unsent.count() + claimed) as u64, "bundle");
+        let waiting = counted(self.bundles.records().filter(unsent).count() as u64, "bundle");
         format!("{waiting} to send, {on_wire} on the wire{troubles}")
     }
 
     /// What status says.
     #[must_use]
     pub fn view(&self) -> View {
-        let mut bundles: Vec<_> = self.ledger.bundles().map(|record| self.bundle_view(record)).collect();
-        let claims = self.claims.values().flatten().chain(self.planning.values());
-        bundles.extend(claims.map(claim_view));
+        let mut bundles: Vec<_> = self.bundles.records().filter_map(|record| self.record_view(record)).collect();
         bundles.sort_by(|a, b| {
             let key = |v: &BundleView| (v.sequence.is_none(), v.sequence, v.claimed_at, v.id);
             a.channel.cmp(&b.channel).then_with(|| key(a).cmp(&key(b)))
@@ -219,17 +216,26 @@ impl Engine {
     #[must_use]
     pub fn find_dropped(&self, channel: &ChannelName, inode: u64, since_ms: u64) -> Option<BundleView> {
         let is_it = |of: &ChannelName, its_inode, at_ms| of == channel && its_inode == inode && at_ms >= since_ms;
-        let mut claims = self.claims.values().flatten().chain(self.planning.values());
-        let claim = claims.find(|claim| is_it(claim.home.channel(), claim.inode, claim.claimed_ms));
-        let record = self.ledger.bundles().find(|record| is_it(&record.channel, record.inode, record.claimed_ms));
-        claim.map(claim_view).or_else(|| record.map(|record| self.bundle_view(record)))
+        let is_it = |record: &&Record| match (record.claim(), record.latest()) {
+            (Some(claim), _) => is_it(record.channel(), claim.inode, claim.claimed_ms),
+            (None, Some(known)) => is_it(record.channel(), known.inode, known.claimed_ms),
+            (None, None) => false,
+        };
+        self.bundles.records().find(is_it).and_then(|record| self.record_view(record))
+    }
+
+    fn record_view(&self, record: &Record) -> Option<BundleView> {
+        match record.claim() {
+            Some(claim) => Some(claim_view(claim)),
+            None => record.latest().map(|known| self.bundle_view(known)),
+        }
     }
 
     /// What status says of one bundle.
     #[must_use]
     pub fn bundle_view(&self, record: &BundleRecord) -> BundleView {
         let record = self.record(record.id).unwrap_or(record);
-        let progress = self.active.get(&record.id).and_then(|active| active.on_wire());
+        let progress = self.bundles.record(record.id).and_then(Record::on_wire);
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let reason = match &record.state {
             State::Failed(reason) => Some(reason.clone()),
@@ -249,7 +255,7 @@ impl Engine {
             passes_done: record.passes_done,
             passes: rules.passes.max(record.passes_done),
             sent: record.sent,
-            next_in_ms: record.due_ms.map(|at| at.saturating_sub(self.ledger.uptime_ms())),
+            next_in_ms: record.due_ms.map(|at| at.saturating_sub(self.bundles.uptime_ms())),
             resends: record.resends.len() as u64,
             retained: record.held && record.state == State::Transmitted,
             blocks: resending::blocks_of(record),
@@ -266,7 +272,7 @@ impl Engine {
     }
 
     fn state(&self, record: &BundleRecord) -> BundleState {
-        let on_wire = self.active.get(&record.id).is_some_and(|active| active.on_wire().is_some());
+        let on_wire = self.bundles.record(record.id).is_some_and(|record| record.on_wire().is_some());
         match record.state {
             State::Failed(_) => BundleState::Failed,
             _ if on_wire => BundleState::Transmitting,
@@ -283,7 +289,7 @@ impl Engine {
             return None;
         }
         let state = match self.state(record) {
-            _ if self.is_withdrawing(record.id) => RecentState::Transmitting,
+            _ if self.bundles.record(record.id).is_some_and(Record::is_withdrawing) => RecentState::Transmitting,
             BundleState::Queued => RecentState::Queued,
             BundleState::Transmitting => RecentState::Transmitting,
             BundleState::Transmitted => RecentState::Transmitted,
@@ -300,7 +306,7 @@ impl Engine {
             name: channel.clone(),
             priority: self.rules(channel).priority,
             configured: self.setup.channels.contains_key(channel),
-            newest: self.ledger.last_sequence(channel),
+            newest: self.bundles.last_sequence(channel),
             queued: queued.clone().count() as u64,
             queued_bytes: queued.fold(0, |sum, b| sum.saturating_add(b.bytes)),
             transmitting: bundles.iter().filter(ours(BundleState::Transmitting)).count() as u64,
@@ -308,7 +314,7 @@ impl Engine {
     }
 
     fn all_channels(&self) -> Vec<ChannelName> {
-        let mut channels: Vec<_> = self.setup.channels.keys().chain(self.ledger.channels()).cloned().collect();
+        let mut channels: Vec<_> = self.setup.channels.keys().chain(self.bundles.channels()).cloned().collect();
         channels.sort_unstable();
         channels.dedup();
         channels

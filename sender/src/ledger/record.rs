@@ -13,14 +13,20 @@ pub(super) struct Line {
     pub(super) change: Change,
 }
 
+/// What a record says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Change {
+pub enum Change {
     /// A session with this number began.
     Session(u64),
     /// Only the time.
     Uptime,
     /// Sequences up to `last` are used up.
-    Channel { name: ChannelName, last: u64 },
+    Channel {
+        /// The channel.
+        name: ChannelName,
+        /// The newest sequence that it has given out.
+        last: u64,
+    },
     /// All that is known of a bundle.
     Bundle(Box<BundleRecord>),
     /// A bundle is no longer remembered; its sequence stays used up.
@@ -133,6 +139,29 @@ impl BundleRecord {
             retained_since_ms: None,
             held: true,
         }
+    }
+
+    /// `transmitting`: its first pass begins. Of a later one nothing changes.
+    pub fn begin(&mut self) {
+        if self.state == State::Queued {
+            self.state = State::Transmitting;
+        }
+    }
+
+    /// `transmitted`: its last pass is over, or no other can follow. `at_ms` is when, in milliseconds since 1970, if that is known;
+    /// `uptime_ms` is now, on the ledger's clock.
+    pub fn end(&mut self, at_ms: Option<u64>, uptime_ms: u64) {
+        self.state = State::Transmitted;
+        self.due_ms = None;
+        self.transmitted_ms = at_ms.or(self.transmitted_ms);
+        self.retained_since_ms = Some(uptime_ms);
+    }
+
+    /// `failed`: it will not come (any more).
+    pub fn give_up(&mut self, reason: String) {
+        self.state = State::Failed(reason);
+        self.due_ms = None;
+        self.resends.clear();
     }
 
     /// Whether nothing more will happen to it: not held, and transmitted or failed.

@@ -164,6 +164,7 @@ impl Low {
     pub(super) fn step(&mut self, now_ns: u64, now: Now, slow: bool, told: &mut Told) -> u64 {
         loop {
             let actions = self.engine.step(now);
+            self.engine.assert_consistent();
             self.wake_ms = actions.wake_ms;
             if actions.beacon {
                 self.feed.set_channels(self.engine.beacon());

@@ -7,8 +7,8 @@ use checkvalve_protocol::limits::MAX_SEQUENCE;
 use checkvalve_protocol::manifest::Announce;
 
 use super::rig::{Rig, channel, names};
+use crate::bundles::Bundles;
 use crate::engine::BundleState;
-use crate::ledger::Ledger;
 
 /// Three bundles, of which the first two have begun.
 fn begun(mtu: u16) -> Rig {
@@ -115,9 +115,9 @@ fn after_the_last_sequence_there_is_none() {
     let mut rig = Rig::new();
     rig.engine = None;
     let disk = std::sync::Arc::clone(&rig.disk) as std::sync::Arc<dyn checkvalve_host::disk::Disk>;
-    let (mut ledger, _) = Ledger::open(&disk, &rig.path("state/ledger")).unwrap();
-    ledger.skip_to(&channel("a"), MAX_SEQUENCE - 1).unwrap();
-    drop(ledger);
+    let (mut bundles, _) = Bundles::open(&disk, &rig.path("state/ledger")).unwrap();
+    bundles.skip_to(&channel("a"), MAX_SEQUENCE - 1).unwrap();
+    drop(bundles);
     rig.open();
     for name in ["last", "beyond"] {
         rig.drop_file("a", name, b"");

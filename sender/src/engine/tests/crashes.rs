@@ -243,6 +243,7 @@ impl Rig {
         for _ in 0..200 {
             let now = self.now;
             let actions = self.engine().step(now);
+            self.engine().assert_consistent();
             self.jobs.extend(actions.jobs);
             let disk = std::sync::Arc::clone(&self.disk) as std::sync::Arc<dyn checkvalve_host::disk::Disk>;
             for work in actions.work {

@@ -9,8 +9,9 @@ use checkvalve_protocol::id::BundleId;
 use checkvalve_protocol::ticket::{Data, Loss, Need, Subject, Ticket};
 
 use super::rig::{Rig, channel};
+use crate::bundles::Bundles;
 use crate::engine::Rules;
-use crate::ledger::{BundleRecord, Ledger, Resend, State};
+use crate::ledger::{BundleRecord, Resend, State};
 
 /// With each number as large as it can be, or 0.
 fn record(id: BundleId, sequence: u64, state: State, large: bool) -> BundleRecord {
@@ -46,8 +47,8 @@ fn numbers_at_their_ends_do_no_harm() {
             Rules { passes: 3, pass_interval_ms: u64::MAX, carousel_ms: Some(u64::MAX), priority: 0 },
         );
         let disk = Arc::clone(&rig.disk) as Arc<dyn Disk>;
-        let (mut ledger, _) = Ledger::open(&disk, &rig.path("state/ledger")).unwrap();
-        ledger.run_for(if large { u64::MAX } else { 0 });
+        let (mut bundles, _) = Bundles::open(&disk, &rig.path("state/ledger")).unwrap();
+        bundles.run_for(if large { u64::MAX } else { 0 });
         let states = [State::Queued, State::Transmitting, State::Transmitted, State::Failed("x".to_owned())];
         let mut ids = Vec::new();
         for (state, sequence) in states.into_iter().cycle().take(8).zip(1..) {
@@ -62,10 +63,10 @@ fn numbers_at_their_ends_do_no_harm() {
             } else {
                 one
             };
-            ledger.put(one, Sync::Yes).unwrap();
+            bundles.put(one, Sync::Yes).unwrap();
             ids.push(id);
         }
-        drop(ledger);
+        drop(bundles);
         rig.open();
         for id in ids {
             let data = Data::of_blocks([(0, Need::Symbols(1_024))]);

@@ -173,6 +173,7 @@ impl Rig {
         for _ in 0..10_000 {
             let now = self.now;
             let actions = self.engine().step(now);
+            self.engine().assert_consistent();
             for job in actions.jobs {
                 job.order.progress.blocks_total.store(1, std::sync::atomic::Ordering::Relaxed);
                 self.jobs.push(job);
