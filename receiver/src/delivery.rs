@@ -24,11 +24,11 @@ mod trusting;
 mod unknown;
 mod watch;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use checkvalve_host::disk::Disk;
@@ -37,16 +37,15 @@ use checkvalve_host::log::Throttle;
 use checkvalve_protocol::admit::Trust;
 use checkvalve_protocol::id::{BundleId, ChannelName};
 use checkvalve_protocol::limits::MAX_MANIFEST_LEN;
-use checkvalve_protocol::manifest::Announce;
-use checkvalve_protocol::partition::Oti;
 use checkvalve_protocol::wire::ObjectKind;
 
 use self::jobs::{Job, Jobs};
 use crate::audit::Audit;
 use crate::hook::HookPolicy;
 use crate::inbox::{Durability, Inbox};
+use crate::ledger::Live;
 use crate::ledger::file::LedgerFile;
-use crate::sink::{Lost, ObjectProgress, StoreError};
+use crate::sink::{Lost, StoreError};
 use crate::store::log::BootId;
 use crate::store::space::{self, Space};
 use crate::store::{OpenError as StoreOpenError, Staged, Store};
@@ -55,13 +54,6 @@ pub use install::HookRun;
 pub use operator::{DecideError, Which};
 pub use trusting::Judged;
 pub(crate) use trusting::{NO_KEY, NOT_ITS};
-
-/// Announces that wait for the disk at once; those of more bundles have to come again.
-const ADOPTIONS: usize = 16_384;
-/// Bytes of them.
-const ADOPTION_BYTES: usize = 32 << 20;
-/// Bundles remembered as not wanted because their sequence is over and forgotten.
-const MAX_SPURNED: usize = 4_096;
 
 /// How deliveries are made.
 #[derive(Clone, Debug)]
@@ -106,15 +98,6 @@ pub struct Delivery {
     ledger: LedgerFile,
     audit: Audit,
     inbox: Inbox,
-    lives: Mutex<HashMap<BundleId, Live>>,
-    spurned: Mutex<(HashSet<BundleId>, VecDeque<BundleId>)>,
-    /// Bundles of which something was given up, and the data plane has not been told.
-    lost: Mutex<BTreeMap<BundleId, Lost>>,
-    /// Bundles that somebody signed for, and of which the data plane has not been told.
-    vouched: Mutex<Vec<BundleId>>,
-    /// Bundles in staging that nobody signed for, and when a block came last, in Unix milliseconds.
-    strays: Mutex<HashMap<BundleId, u64>>,
-    adoptions: Arc<Adoptions>,
     unknown: Mutex<unknown::Unknown>,
     noted: Mutex<alarms::Noted>,
     /// Signed objects and beacons that changed nothing, by the rule that they broke.
@@ -158,81 +141,6 @@ pub enum OpenError {
     State(io::Error),
 }
 
-/// What is known of a bundle under way that somebody signed for, beside what is on the disk.
-#[derive(Default)]
-struct Live {
-    announced: bool,
-    hashes: bool,
-    /// The hashes came while the announce was not in memory: they must still be checked against it, and may be a
-    /// withdrawal.
-    unjudged: bool,
-    /// Length of its data object, once announced.
-    data_len: u64,
-    /// OTI of its data object, as announced; None where it has no data.
-    oti: Option<Oti>,
-    /// The announce, until the disk has it.
-    adopting: Option<Adoption>,
-    /// The hashes, until the disk has them.
-    pending_hashes: Option<PendingHashes>,
-    /// When a block came last, in Unix milliseconds; 0: none since the start.
-    last_ms: u64,
-    progress: Option<ObjectProgress>,
-    /// Why it could not be stored or published, for people.
-    trouble: Option<String>,
-    /// Not tried again before this, in Unix milliseconds.
-    retry_ms: u64,
-    /// Bytes that were spoilt on the way, until a ticket asks for them or they are right.
-    spoilt: Vec<std::ops::Range<u64>>,
-    /// Whatever came for the spoilt bytes since then is to be discarded once nothing more comes.
-    clear: bool,
-}
-
-/// An announce that was admitted, and its signed bytes.
-#[derive(Clone)]
-struct Adoption {
-    announce: Arc<Announce>,
-    bytes: Arc<Vec<u8>>,
-    _place: Arc<AdoptionPlace>,
-}
-
-/// Hashes that were admitted.
-#[derive(Clone)]
-struct PendingHashes {
-    bytes: Arc<Vec<u8>>,
-    _place: Arc<AdoptionPlace>,
-}
-
-/// Announces and hashes that wait for the disk, and their bytes.
-#[derive(Default)]
-struct Adoptions {
-    count: AtomicUsize,
-    bytes: AtomicUsize,
-}
-
-/// One of them, until it is dropped.
-struct AdoptionPlace(Arc<Adoptions>, usize);
-
-impl AdoptionPlace {
-    /// None: there are too many.
-    fn take(adoptions: &Arc<Adoptions>, bytes: usize) -> Option<Self> {
-        let held = adoptions.bytes.load(Ordering::Relaxed);
-        let fits = adoptions.count.load(Ordering::Relaxed) < ADOPTIONS
-            && held.saturating_add(bytes) <= ADOPTION_BYTES.max(bytes);
-        fits.then(|| {
-            adoptions.count.fetch_add(1, Ordering::Relaxed);
-            adoptions.bytes.fetch_add(bytes, Ordering::Relaxed);
-            Self(Arc::clone(adoptions), bytes)
-        })
-    }
-}
-
-impl Drop for AdoptionPlace {
-    fn drop(&mut self) {
-        self.0.count.fetch_sub(1, Ordering::Relaxed);
-        self.0.bytes.fetch_sub(self.1, Ordering::Relaxed);
-    }
-}
-
 impl Delivery {
     /// Opens everything and goes on where the last run stopped. `boot` says which run of the kernel this is; `now_ms` is
     /// Unix time in milliseconds. The directories exist.
@@ -269,12 +177,6 @@ impl Delivery {
             ledger,
             audit,
             inbox,
-            lives: Mutex::default(),
-            spurned: Mutex::default(),
-            lost: Mutex::default(),
-            vouched: Mutex::default(),
-            strays: Mutex::default(),
-            adoptions: Arc::default(),
             unknown: Mutex::default(),
             noted: Mutex::default(),
             discards: Mutex::default(),
@@ -334,9 +236,7 @@ impl Delivery {
     /// The last thing before the process ends: what is known is written down.
     pub fn tick_last(&self, now_ms: u64) {
         self.now_ms.store(now_ms, Ordering::Relaxed);
-        let waits =
-            |(id, live): (&BundleId, &Live)| (live.adopting.is_some() || live.pending_hashes.is_some()).then_some(*id);
-        let waiting: Vec<BundleId> = self.lives().iter().filter_map(waits).collect();
+        let waiting = self.ledger.lock().reception.waiting_for_disk();
         for id in waiting {
             let Some(staged) = self.begin(id) else { continue };
             let _alone = staged.advancing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -361,9 +261,9 @@ impl Delivery {
                 continue;
             }
             // It counts as unsigned until something signed vouches for it.
-            self.strays.lock().unwrap_or_else(PoisonError::into_inner).insert(id, self.now());
+            self.ledger.lock().reception.set_unsigned(id, self.now());
             if known.is_some() {
-                self.lives().entry(id).or_default();
+                self.ledger.lock().reception.entry(id);
                 self.vouch(id, None);
             }
             for kind in [ObjectKind::Announce, ObjectKind::Hashes] {
@@ -397,8 +297,9 @@ impl Delivery {
         self.now_ms.load(Ordering::Relaxed)
     }
 
-    fn lives(&self) -> MutexGuard<'_, HashMap<BundleId, Live>> {
-        self.lives.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Something of a bundle under way. None: nobody signed for it.
+    fn live<T>(&self, id: BundleId, what: impl FnOnce(&Live) -> T) -> Option<T> {
+        self.ledger.lock().reception.get(id).map(what)
     }
 
     fn policy(&self, channel: &ChannelName) -> Policy {
@@ -451,7 +352,7 @@ impl Delivery {
     fn trouble(&self, id: BundleId, what: &str) {
         let now = self.now();
         let mut is_new = true;
-        if let Some(live) = self.lives().get_mut(&id) {
+        if let Some(live) = self.ledger.lock().reception.get_mut(id) {
             is_new = live.trouble.as_deref() != Some(what);
             live.trouble = Some(what.to_owned());
             live.retry_ms = now.saturating_add(watch::RETRY_MS);
@@ -481,29 +382,10 @@ impl Delivery {
 
     /// Removes what staging has of a bundle that is published.
     fn clean_up(&self, id: BundleId) {
-        self.lives().remove(&id);
-        self.strays.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        self.ledger.lock().reception.remove(id);
         if let Err(error) = self.store.remove(id) {
             tracing::warn!(bundle = %id, %error, "staging cannot be cleaned; the next start does it");
         }
-    }
-
-    /// Never takes datagrams of this bundle again, although the ledger does not know it.
-    fn spurn(&self, id: BundleId) {
-        let mut spurned = self.spurned.lock().unwrap_or_else(PoisonError::into_inner);
-        let (set, order) = &mut *spurned;
-        if set.insert(id) {
-            order.push_back(id);
-        }
-        if order.len() > MAX_SPURNED
-            && let Some(oldest) = order.pop_front()
-        {
-            set.remove(&oldest);
-        }
-    }
-
-    fn is_spurned(&self, id: BundleId) -> bool {
-        self.spurned.lock().unwrap_or_else(PoisonError::into_inner).0.contains(&id)
     }
 
     /// A sync failed: what staging holds and was not synced before has to come again.
@@ -514,23 +396,25 @@ impl Delivery {
 
     fn all_lost(&self) {
         let ids: Vec<BundleId> = self.store.all().into_iter().map(|staged| staged.id).collect();
+        let mut ledger = self.ledger.lock();
         // What the data plane counted is not so any more.
-        self.lives().values_mut().for_each(|live| live.progress = None);
-        ids.into_iter().for_each(|id| self.lose(id, Lost::Stored));
+        ledger.reception.iter_mut().for_each(|live| live.progress = None);
+        ids.into_iter().for_each(|id| ledger.reception.lose(id, Lost::Stored));
     }
 
     fn lose(&self, id: BundleId, what: Lost) {
-        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = lost.entry(id).or_insert(what);
-        *known = what.max(*known);
+        self.ledger.lock().reception.lose(id, what);
     }
 
     /// Frees a bundle's memory, unless a thread is advancing it: that may take longer than the idle time after which
     /// memory is freed, and would start over each time.
     fn sleep(&self, staged: &Staged) {
         let Ok(_alone) = staged.advancing.try_lock() else { return };
-        let announced = self.lives().get(&staged.id).is_some_and(|live| live.announced);
-        let digest = self.ledger.lock().entry(staged.id).and_then(|entry| entry.announce).filter(|_| announced);
+        let digest = {
+            let ledger = self.ledger.lock();
+            let announced = ledger.reception.get(staged.id).is_some_and(|live| live.announced);
+            ledger.entry(staged.id).and_then(|entry| entry.announce).filter(|_| announced)
+        };
         self.store.sleep(staged, digest);
     }
 }

@@ -6,6 +6,7 @@
 pub mod channel;
 mod entry;
 pub mod file;
+pub mod reception;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::RangeInclusive;
@@ -16,6 +17,7 @@ use checkvalve_protocol::beacon::order::{Known, Order};
 use checkvalve_protocol::id::{BundleId, ChannelName, KeyId};
 use checkvalve_protocol::limits::{MAX_CHANNELS, MAX_TRANSFER_LENGTH};
 pub use entry::{Announced, Conflict, Entry, Heard, Hold, Signer, Standing, State};
+pub use reception::{Live, Reception};
 
 /// Ended bundles that are remembered per channel; of older ones only that their sequences are over.
 pub const HISTORY: usize = 10_000;
@@ -52,6 +54,8 @@ pub struct Ledger {
     changed_senders: BTreeSet<KeyId>,
     /// When the counters of senders were written down last, in Unix milliseconds.
     counted_ms: u64,
+    /// Bundles while they are received.
+    pub reception: Reception,
 }
 
 impl Ledger {
@@ -336,6 +340,7 @@ impl Ledger {
             }
         }
         self.channels.values_mut().for_each(|channel| channel.clock_went_back(now_ms));
+        self.reception.clock_went_back(now_ms);
     }
 
     /// Names the channels of the config: they always have their place.

@@ -21,11 +21,11 @@ use checkvalve_protocol::wire::ObjectKind;
 
 use super::alarms::Code;
 use super::manifests::{Refusal, announced, number, subject};
-use super::{Delivery, Job, Live};
+use super::{Delivery, Job};
 use crate::audit::Event;
 use crate::inbox::check::{Mismatch, check};
 use crate::inbox::{FinishError, Place, Published};
-use crate::ledger::{Entry, Hold, State};
+use crate::ledger::{Entry, Hold, Live, State};
 use crate::sink::{Lost, StoreError};
 use crate::store::Staged;
 use crate::store::tree::Tree;
@@ -75,7 +75,7 @@ impl Delivery {
     /// Takes a bundle as far as it can go.
     pub(super) fn advance(&self, id: BundleId) {
         // A known bundle gets its place in staging even before its first block, since it may have no blocks.
-        let is_known = self.lives().contains_key(&id);
+        let is_known = self.ledger.lock().reception.get(id).is_some();
         let Some(staged) = (if is_known { self.begin(id) } else { self.store.get(id) }) else { return };
         let _alone = staged.advancing.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(entry) = self.ledger.lock().entry(id).cloned() else {
@@ -132,7 +132,7 @@ impl Delivery {
         if let Err(error) = self.throw_away(staged, files) {
             return self.begin_again(id, &format!("{why}; so does the rest: {error}"));
         }
-        if let Some(live) = self.lives().get_mut(&id) {
+        if let Some(live) = self.ledger.lock().reception.get_mut(id) {
             (live.spoilt, live.clear) = (files.to_vec(), true);
         }
         let entry = self.ledger.lock().change(id, now, |entry| entry.spoilt = entry.spoilt.saturating_add(1)).cloned();
@@ -158,26 +158,26 @@ impl Delivery {
     /// well. It is discarded once nothing more comes, and again when a ticket is printed, so that it does not mix with
     /// what is sent again. True: there was something to discard.
     pub(super) fn clear_spoilt(&self, id: BundleId, for_ticket: bool) -> bool {
-        if self.lives().get(&id).is_none_or(|live| live.spoilt.is_empty()) {
+        if self.live(id, |live| live.spoilt.is_empty()) != Some(false) {
             return false;
         }
         let Some(staged) = self.store.get(id) else { return false };
         let _alone = staged.advancing.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(entry) = self.ledger.lock().entry(id).cloned() else { return false };
         let files = {
-            let mut lives = self.lives();
+            let mut ledger = self.ledger.lock();
             // It may be sent again by now, or whole and right.
             let is_due = |live: &Live| match for_ticket {
                 true => !live.spoilt.is_empty() && !self.is_whole(id, live),
                 false => self.is_to_be_cleared(&entry, live, self.now()),
             };
-            let Some(live) = lives.get_mut(&id).filter(|live| is_due(live)) else { return false };
+            let Some(live) = ledger.reception.get_mut(id).filter(|live| is_due(live)) else { return false };
             live.clear = false;
             if for_ticket { std::mem::take(&mut live.spoilt) } else { live.spoilt.clone() }
         };
         if let Err(error) = self.throw_away(&staged, &files) {
             tracing::debug!(bundle = %id, %error, "what came after spoilt content is not thrown away yet");
-            if let Some(live) = self.lives().get_mut(&id) {
+            if let Some(live) = self.ledger.lock().reception.get_mut(id) {
                 (live.spoilt, live.clear) = (files, true);
             }
         }
@@ -188,7 +188,7 @@ impl Delivery {
     fn throw_away(&self, staged: &Staged, files: &[Range<u64>]) -> Result<(), StoreError> {
         let discarded = self.store.discard_ranges(staged, files);
         self.lose(staged.id, Lost::All);
-        if let Some(live) = self.lives().get_mut(&staged.id) {
+        if let Some(live) = self.ledger.lock().reception.get_mut(staged.id) {
             live.progress = None;
         }
         discarded
@@ -216,7 +216,7 @@ impl Delivery {
             let hashes = live.hashes && live.pending_hashes.is_none();
             (live.announced && live.adopting.is_none(), hashes, hashes && live.unjudged)
         };
-        let (announced, hashes, unjudged) = self.lives().get(&staged.id).map_or((false, false, false), on_disk);
+        let (announced, hashes, unjudged) = self.live(staged.id, on_disk).unwrap_or_default();
         if !announced {
             return Err(Stop::Wait);
         }
@@ -231,7 +231,7 @@ impl Delivery {
             // Do not wait for the data: a withdrawn bundle may get none, and wrong hashes keep the right ones out.
             let tree = self.store.tree(staged)?.ok_or(Stop::Wait)?;
             self.signed_hashes(staged, entry, &tree)?;
-            if let Some(live) = self.lives().get_mut(&staged.id) {
+            if let Some(live) = self.ledger.lock().reception.get_mut(staged.id) {
                 live.unjudged = false;
             }
         }
@@ -256,7 +256,7 @@ impl Delivery {
             return Err(Stop::Refuse(Refusal::new("content", "the hash of an empty file is not that of no bytes")));
         }
         if wrong.is_empty()
-            && let Some(live) = self.lives().get_mut(&staged.id)
+            && let Some(live) = self.ledger.lock().reception.get_mut(staged.id)
         {
             live.spoilt.clear();
             live.clear = false;
@@ -389,7 +389,7 @@ impl Delivery {
         }
         if !self.save() {
             // Staging stays, so that the next start finds it in the inbox and says so again.
-            self.lives().remove(&entry.id);
+            self.ledger.lock().reception.remove_live(entry.id);
             return;
         }
         tracing::info!(
@@ -415,7 +415,7 @@ impl Delivery {
             // They came before the announce, and are not its: others may come.
             Err(verdict @ (Verdict::Discard(_) | Verdict::Unknown { .. })) => {
                 self.discards.lock().unwrap_or_else(PoisonError::into_inner).add(verdict.error().rule());
-                if let Some(live) = self.lives().get_mut(&staged.id) {
+                if let Some(live) = self.ledger.lock().reception.get_mut(staged.id) {
                     live.hashes = false;
                 }
                 self.store.drop_object(staged, ObjectKind::Hashes)?;

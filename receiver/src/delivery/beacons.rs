@@ -240,13 +240,13 @@ impl Delivery {
 
     /// A beacon names a bundle: somebody signed for it.
     fn vouch_heard(&self, id: BundleId) {
-        let staged = self.strays.lock().unwrap_or_else(PoisonError::into_inner).get(&id).copied();
-        let mut lives = self.lives();
-        let known = lives.contains_key(&id);
+        let mut ledger = self.ledger.lock();
+        let staged = ledger.reception.unsigned(id);
+        let known = ledger.reception.get(id).is_some();
         if !known && let Some(last_ms) = staged {
-            lives.entry(id).or_default().last_ms = last_ms;
+            ledger.reception.entry(id).last_ms = last_ms;
         }
-        drop(lives);
+        drop(ledger);
         if !known || staged.is_some() {
             self.vouch(id, None);
         }

@@ -15,9 +15,10 @@ use checkvalve_protocol::manifest::{Announce, Head, ManifestError, Opened, Outco
 use checkvalve_protocol::wire::ObjectKind;
 
 use super::alarms::Code;
-use super::{Adoption, AdoptionPlace, Delivery, Job, PendingHashes};
+use super::{Delivery, Job};
 use crate::audit::{Event, Subject};
 use crate::inbox::{Place, Reason};
+use crate::ledger::reception::{Adoption, PendingHashes};
 use crate::ledger::{Announced, Conflict, Entry, Hold, Signer, Standing, State};
 use crate::sink::StoreError;
 use crate::store::Staged;
@@ -79,16 +80,16 @@ impl Delivery {
         }
         let oti = opened.value.oti();
         let channel = opened.value.channel.clone();
-        let place = AdoptionPlace::take(&self.adoptions, bytes.len()).ok_or(StoreError::NoRoom)?;
-        let mut lives = self.lives();
-        let live = lives.entry(id).or_default();
-        if !live.announced {
-            live.last_ms = now;
-            (live.announced, live.data_len, live.oti) = (true, data_len, oti);
-            let (announce, bytes) = (Arc::new(opened.value), Arc::new(bytes.to_vec()));
-            live.adopting = Some(Adoption { announce, bytes, _place: Arc::new(place) });
+        let place = self.ledger.lock().reception.place(bytes.len()).ok_or(StoreError::NoRoom)?;
+        {
+            let mut ledger = self.ledger.lock();
+            let live = ledger.reception.entry(id);
+            if !live.announced {
+                live.last_ms = now;
+                (live.announced, live.data_len, live.oti) = (true, data_len, oti);
+                live.adopting = Some(Adoption::new(opened.value, bytes, place));
+            }
         }
-        drop(lives);
         // Its place is there before the data plane asks whether there is room in it.
         self.store.begin_signed(id, &channel, self.share(&channel));
         self.vouch(id, Some(&channel));
@@ -120,18 +121,19 @@ impl Delivery {
                 Err(verdict) => return self.not_admitted(id, verdict, None),
             },
         }
-        let place = AdoptionPlace::take(&self.adoptions, bytes.len()).ok_or(StoreError::NoRoom)?;
+        let place = self.ledger.lock().reception.place(bytes.len()).ok_or(StoreError::NoRoom)?;
         let is_spoken_of = self.ledger.lock().entry(id).is_some();
         if !is_spoken_of {
             // Hashes that come before their announce count as unsigned, just like data.
             self.begin_unsigned(id).ok_or(StoreError::NoRoom)?;
-            self.strays.lock().unwrap_or_else(PoisonError::into_inner).insert(id, now);
+            self.ledger.lock().reception.set_unsigned(id, now);
         }
-        let mut lives = self.lives();
-        let live = lives.entry(id).or_default();
-        (live.hashes, live.unjudged, live.last_ms) = (true, unjudged, now);
-        live.pending_hashes = Some(PendingHashes { bytes: Arc::new(bytes.to_vec()), _place: Arc::new(place) });
-        drop(lives);
+        {
+            let mut ledger = self.ledger.lock();
+            let live = ledger.reception.entry(id);
+            (live.hashes, live.unjudged, live.last_ms) = (true, unjudged, now);
+            live.pending_hashes = Some(PendingHashes::new(bytes, place));
+        }
         if is_spoken_of {
             self.vouch(id, None);
         }
@@ -144,8 +146,8 @@ impl Delivery {
     pub(super) fn adopt(&self, staged: &Staged) -> Result<(), StoreError> {
         let id = staged.id;
         let (adoption, hashes) = {
-            let lives = self.lives();
-            let Some(live) = lives.get(&id) else { return Ok(()) };
+            let ledger = self.ledger.lock();
+            let Some(live) = ledger.reception.get(id) else { return Ok(()) };
             (live.adopting.clone(), live.pending_hashes.clone())
         };
         if let Some(adoption) = &adoption {
@@ -164,7 +166,7 @@ impl Delivery {
         if let Some(hashes) = &hashes {
             self.store.keep_object(staged, ObjectKind::Hashes, &hashes.bytes)?;
         }
-        if let Some(live) = self.lives().get_mut(&id) {
+        if let Some(live) = self.ledger.lock().reception.get_mut(id) {
             if adoption.is_some() {
                 live.adopting = None;
             }
@@ -178,7 +180,7 @@ impl Delivery {
 
     /// The announce of a bundle, if it is in memory.
     fn announce_of(&self, id: BundleId) -> Option<Arc<Announce>> {
-        if let Some(adoption) = self.lives().get(&id).and_then(|live| live.adopting.clone()) {
+        if let Some(adoption) = self.live(id, |live| live.adopting.clone()).flatten() {
             return Some(adoption.announce);
         }
         self.store.get(id)?.announce_in_memory()
@@ -222,7 +224,7 @@ impl Delivery {
                         "",
                         "the quarantine is full: bundles are refused and not kept; look at `status` for who signs them",
                     );
-                    self.spurn(id);
+                    self.ledger.lock().reception.spurn(id);
                     self.discard(id);
                 }
                 Ok(())
@@ -243,7 +245,7 @@ impl Delivery {
                     ledger.forget(id);
                 }
                 drop(ledger);
-                self.spurn(id);
+                self.ledger.lock().reception.spurn(id);
                 self.discard(id);
                 return Ok(());
             }
@@ -442,12 +444,11 @@ impl Delivery {
 
     /// Counts a bundle as signed from now on: it takes room from its channel's share, and the data plane is told.
     pub(super) fn vouch(&self, id: BundleId, channel: Option<&checkvalve_protocol::id::ChannelName>) {
-        self.strays.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         let channel = channel.cloned().or_else(|| self.ledger.lock().entry(id).and_then(|entry| entry.channel.clone()));
         if let Some(channel) = channel {
             self.store.vouch(id, &channel, self.share(&channel));
         }
-        self.vouched.lock().unwrap_or_else(PoisonError::into_inner).push(id);
+        self.ledger.lock().reception.vouch(id);
     }
 
     /// The command for the low side that gives the sender of `key` a new epoch, with the numbers to write.

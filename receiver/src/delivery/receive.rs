@@ -1,8 +1,8 @@
 //! What the pipeline calls: is it wanted, here it is.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 
 use checkvalve_protocol::id::{BundleId, SessionId};
 use checkvalve_protocol::limits::MAX_MANIFEST_LEN;
@@ -32,8 +32,9 @@ impl Sink for Delivery {
         let now = self.now();
         let mut announced = false;
         let signed = {
-            let mut lives = self.lives();
-            let live = lives.get_mut(&bundle);
+            let mut ledger = self.ledger.lock();
+            let is_known = ledger.entry(bundle).is_some();
+            let live = ledger.reception.get_mut(bundle);
             match (&live, kind) {
                 (Some(live), ObjectKind::Announce) if live.announced => return Want::Done,
                 (Some(live), ObjectKind::Hashes) if live.hashes => return Want::Done,
@@ -48,16 +49,15 @@ impl Sink for Delivery {
                     live.last_ms = now;
                 }
             }
-            announced
+            announced || is_known
         };
-        let signed = signed || self.ledger.lock().entry(bundle).is_some();
         let is_other = |staged: Arc<Staged>| staged.fill().0.is_some_and(|length| length != oti.transfer_length());
         let stale = kind == ObjectKind::Data && self.store.get(bundle).is_some_and(is_other);
         if stale && !announced {
             return Want::Refuse(RefuseReason::Length);
         }
         if kind == ObjectKind::Data && !self.store.fits(bundle, oti.block_len(0).unwrap_or(0) as u64) {
-            if let Some(live) = self.lives().get_mut(&bundle) {
+            if let Some(live) = self.ledger.lock().reception.get_mut(bundle) {
                 live.trouble = Some(StoreError::NoRoom.to_string());
                 live.last_ms = now;
             }
@@ -107,17 +107,18 @@ impl Sink for Delivery {
     fn block(&self, bundle: BundleId, kind: ObjectKind, oti: &Oti, sbn: u32, buf: &[u8]) -> Result<(), StoreError> {
         let stored = self.take_block(bundle, kind, oti, sbn, buf);
         let now = self.now();
-        if let Some(live) = self.lives().get_mut(&bundle) {
-            live.last_ms = now;
-            match &stored {
-                // Announce and hashes find room where data does not.
-                Ok(()) if kind == ObjectKind::Data => live.trouble = None,
-                Ok(()) | Err(StoreError::Unwanted | StoreError::Refused) => {}
-                Err(error) => live.trouble = Some(error.to_string()),
+        {
+            let mut ledger = self.ledger.lock();
+            ledger.reception.touch_unsigned(bundle, now);
+            if let Some(live) = ledger.reception.get_mut(bundle) {
+                live.last_ms = now;
+                match &stored {
+                    // Announce and hashes find room where data does not.
+                    Ok(()) if kind == ObjectKind::Data => live.trouble = None,
+                    Ok(()) | Err(StoreError::Unwanted | StoreError::Refused) => {}
+                    Err(error) => live.trouble = Some(error.to_string()),
+                }
             }
-        }
-        if let Some(last_ms) = self.strays.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&bundle) {
-            *last_ms = now;
         }
         if let Err(StoreError::Disk(error)) = &stored
             && let Some(suppressed) = self.throttle.allow(now)
@@ -144,7 +145,7 @@ impl Sink for Delivery {
     }
 
     fn vouched(&self) -> Vec<BundleId> {
-        std::mem::take(&mut *self.vouched.lock().unwrap_or_else(PoisonError::into_inner))
+        self.ledger.lock().reception.take_vouched()
     }
 
     fn expired(&self, bundle: BundleId) {
@@ -153,21 +154,14 @@ impl Sink for Delivery {
 
     fn progress(&self, bundle: BundleId, kind: ObjectKind, progress: ObjectProgress) {
         if kind == ObjectKind::Data
-            && let Some(live) = self.lives().get_mut(&bundle)
+            && let Some(live) = self.ledger.lock().reception.get_mut(bundle)
         {
             live.progress = Some(progress);
         }
     }
 
     fn lost(&self) -> Vec<(BundleId, Lost)> {
-        let lost = std::mem::take(&mut *self.lost.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut lives = self.lives();
-        for id in lost.keys() {
-            if let Some(live) = lives.get_mut(id) {
-                live.progress = None;
-            }
-        }
-        lost.into_iter().collect()
+        self.ledger.lock().reception.take_lost()
     }
 
     fn tick(&self, now_ms: u64) {
@@ -181,25 +175,30 @@ impl Sink for Delivery {
 impl Delivery {
     /// A bundle that nobody signed for is silent: what staging has of it goes.
     pub(super) fn let_go(&self, id: BundleId) {
-        if self.strays.lock().unwrap_or_else(PoisonError::into_inner).remove(&id).is_some() {
+        let was_unsigned = self.ledger.lock().reception.take_unsigned(id);
+        if was_unsigned {
             self.discard(id);
         }
     }
 
     /// A bundle's place in staging. None: nobody signed for it, and there are many of those.
     pub(super) fn begin(&self, id: BundleId) -> Option<Arc<Staged>> {
-        if self.lives().contains_key(&id) {
+        let (known, channel) = {
+            let ledger = self.ledger.lock();
+            let channel = || ledger.entry(id).and_then(|entry| entry.channel.clone());
+            (ledger.reception.get(id).is_some(), channel())
+        };
+        if known {
             if let Some(staged) = self.store.get(id) {
                 return Some(staged);
             }
-            let channel = self.ledger.lock().entry(id).and_then(|entry| entry.channel.clone());
             return match channel {
                 Some(channel) => Some(self.store.begin_signed(id, &channel, self.share(&channel))),
                 None => self.begin_unsigned(id),
             };
         }
         let staged = self.begin_unsigned(id)?;
-        self.strays.lock().unwrap_or_else(PoisonError::into_inner).insert(id, self.now());
+        self.ledger.lock().reception.set_unsigned(id, self.now());
         Some(staged)
     }
 
@@ -210,10 +209,7 @@ impl Delivery {
             return Some(staged);
         }
         let now = self.now();
-        let oldest = {
-            let strays = self.strays.lock().unwrap_or_else(PoisonError::into_inner);
-            strays.iter().min_by_key(|(_, last)| **last).map(|(&id, &last)| (id, last))
-        };
+        let oldest = self.ledger.lock().reception.most_silent();
         if let Some((silent, last)) = oldest
             && now.saturating_sub(last) >= QUIET_MS
         {
@@ -224,12 +220,13 @@ impl Delivery {
 
     /// Whether nothing is to be received for a bundle any more.
     fn is_over(&self, id: BundleId) -> bool {
-        self.is_spurned(id) || self.ledger.lock().entry(id).is_some_and(|entry| !entry.state.is_open())
+        let ledger = self.ledger.lock();
+        ledger.reception.is_spurned(id) || ledger.entry(id).is_some_and(|entry| !entry.state.is_open())
     }
 
     /// Whether what is stored of a bundle has no name any more; files that are open may still be written to.
     fn was_removed(&self, id: BundleId) -> bool {
-        let announced = self.lives().get(&id).is_some_and(|live| live.announced);
+        let announced = self.live(id, |live| live.announced) == Some(true);
         self.store.get(id).is_some_and(|staged| {
             let path = if announced { staged.out() } else { staged.object(ObjectKind::Data) };
             (announced || staged.fill().1 > 0) && matches!(self.is_missing(&path), Ok(true))
@@ -262,7 +259,7 @@ impl Delivery {
         }
         if kind == ObjectKind::Data {
             // Files rather than the flat one, if it is known which.
-            if self.lives().get(&bundle).is_some_and(|live| live.adopting.is_some())
+            if self.live(bundle, |live| live.adopting.is_some()) == Some(true)
                 && let Ok(_alone) = staged.advancing.try_lock()
             {
                 self.adopt(&staged)?;

@@ -336,7 +336,7 @@ impl Delivery {
         let log = log.filter(|log| self.disk.lstat(log).is_ok());
         let stored = self.store.get(entry.id).map(|staged| staged.fill().1);
         let whole = entry.published || matches!(entry.state, State::Installed | State::Complete);
-        let progress = self.lives().get(&entry.id).and_then(|live| live.progress);
+        let progress = self.ledger.lock().reception.get(entry.id).and_then(|live| live.progress);
         let all_here = entry.state.is_open() && self.is_all_here(entry.id);
         let lacking = progress.filter(|_| entry.state.is_open()).map(|p| Lacking {
             blocks: p.blocks_total.saturating_sub(p.blocks_done),

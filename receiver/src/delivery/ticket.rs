@@ -13,8 +13,8 @@ use checkvalve_protocol::wire::ObjectKind;
 use serde::{Deserialize, Serialize};
 
 use super::status::{Lacking, Status};
-use super::{DecideError, Delivery, Live, Which};
-use crate::ledger::{Entry, State};
+use super::{DecideError, Delivery, Which};
+use crate::ledger::{Entry, Live, State};
 use crate::ranges::Ranges;
 
 /// Most gaps of a channel that become a ticket each.
@@ -133,7 +133,7 @@ impl Delivery {
         let channel = entry.channel.clone().filter(|_| entry.state == State::Missing)?;
         let is_alone = self.ledger.lock().channel(&channel)?.claims(entry.sequence) == [entry.id];
         let came = self.store.get(entry.id).is_some_and(|staged| staged.fill().1 > 0)
-            || self.lives().get(&entry.id).is_some_and(|live| live.announced || live.hashes || live.last_ms > 0);
+            || self.live(entry.id, |live| live.announced || live.hashes || live.last_ms > 0) == Some(true);
         (is_alone && !came).then_some(channel)
     }
 
@@ -151,7 +151,7 @@ impl Delivery {
 
     /// Whether nothing more has to come of a bundle that is not published: then a ticket helps nobody.
     pub(super) fn is_all_here(&self, id: BundleId) -> bool {
-        self.lives().get(&id).is_some_and(|live| self.is_whole(id, live))
+        self.live(id, |live| self.is_whole(id, live)) == Some(true)
     }
 
     /// The same, of what is known of it.
@@ -178,7 +178,7 @@ impl Delivery {
 
     /// How many blocks of how many a bundle lacks, and how many symbols, if its blocks are known.
     fn lacking_of(&self, id: BundleId, lacking: LackingOf<'_>) -> Option<(u32, u32, u64)> {
-        let signed = self.lives().get(&id).and_then(|live| live.oti);
+        let signed = self.live(id, |live| live.oti).flatten();
         let oti = signed.or_else(|| self.store.get(id)?.oti())?;
         let lacks = self.lacks(id, &oti, lacking(id));
         let blocks = lacks.iter().map(|lack| lack.blocks).sum();
@@ -193,11 +193,8 @@ impl Delivery {
         let id = entry.id;
         // The data plane hears a moment later that it has nothing of what was thrown away.
         let cleared = self.clear_spoilt(id, true);
-        let (announced, hashes, data_len, signed) = {
-            let lives = self.lives();
-            let facts = |live: &Live| (live.announced, live.hashes, live.data_len, live.oti);
-            lives.get(&id).map_or((false, false, 0, None), facts)
-        };
+        let facts = |live: &Live| (live.announced, live.hashes, live.data_len, live.oti);
+        let (announced, hashes, data_len, signed) = self.live(id, facts).unwrap_or_default();
         let staged = self.store.get(id);
         let (length, stored) = staged.as_ref().map_or((None, 0), |staged| staged.fill());
         let length = if announced { Some(data_len) } else { length };

@@ -145,19 +145,10 @@ impl Delivery {
                 }
             }
         }
-        self.unspurn(id);
+        self.ledger.lock().reception.unspurn(id);
         self.save();
         self.lose(id, Lost::All);
         self.wake();
         Ok(())
-    }
-
-    /// Lets datagrams of a bundle be taken again.
-    fn unspurn(&self, id: BundleId) {
-        let mut spurned = self.spurned.lock().unwrap_or_else(PoisonError::into_inner);
-        let (set, order) = &mut *spurned;
-        if set.remove(&id) {
-            order.retain(|other| *other != id);
-        }
     }
 }

@@ -5,9 +5,9 @@ use checkvalve_host::progress::counted;
 use checkvalve_protocol::id::BundleId;
 use std::sync::PoisonError;
 
-use super::{Delivery, Job, Live};
+use super::{Delivery, Job};
 use crate::inbox::Place;
-use crate::ledger::{Entry, State};
+use crate::ledger::{Entry, Live, State};
 use crate::store::space::Bound;
 
 /// A bundle that could not go on is tried again after so long, in milliseconds.
@@ -100,7 +100,7 @@ impl Delivery {
             return;
         }
         let (mut silent, mut coming) = (Vec::new(), Vec::new());
-        for (&id, live) in self.lives().iter().filter(|(_, live)| live.announced) {
+        for (id, live) in self.ledger.lock().reception.iter().filter(|(_, live)| live.announced) {
             let idle = now_ms.saturating_sub(live.last_ms);
             match id.tag() == greedy {
                 true if idle >= self.settings.silence_ms => silent.push(id),
@@ -128,16 +128,9 @@ impl Delivery {
 
     /// The clock was set back: nothing may wait until it shows the old time again.
     pub(super) fn clock_went_back(&self, now_ms: u64) {
-        for live in self.lives().values_mut() {
-            live.last_ms = live.last_ms.min(now_ms);
-            live.retry_ms = live.retry_ms.min(now_ms);
-        }
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         heard.at_ms = heard.at_ms.min(now_ms);
         drop(heard);
-        let mut strays = self.strays.lock().unwrap_or_else(PoisonError::into_inner);
-        strays.values_mut().for_each(|last| *last = now_ms.min(*last));
-        drop(strays);
         self.ledger.lock().clock_went_back(now_ms);
     }
 
@@ -145,8 +138,8 @@ impl Delivery {
         let Some(entry) = self.ledger.lock().entry(id).cloned() else { return };
         let (mut retry, mut clear) = (false, false);
         let (state, reason) = {
-            let mut lives = self.lives();
-            let live = lives.get_mut(&id);
+            let mut ledger = self.ledger.lock();
+            let live = ledger.reception.get_mut(id);
             if let Some(live) = &live {
                 retry = live.trouble.is_some() && live.retry_ms <= now_ms && live.announced;
                 clear = self.is_to_be_cleared(&entry, live, now_ms);
@@ -231,22 +224,23 @@ impl Delivery {
     /// Frees the memory of bundles for which nothing comes, and removes unsigned ones altogether.
     fn give_back_memory(&self, now_ms: u64) {
         let silent = |last_ms: u64, most: u64| now_ms.saturating_sub(last_ms) >= most;
-        let idle: Vec<BundleId> =
-            self.lives().iter().filter(|(_, live)| silent(live.last_ms, SLEEP_MS)).map(|(&id, _)| id).collect();
-        // The ledger forgot it: another bundle was announced for its sequence.
-        for &id in &idle {
-            if self.ledger.lock().entry(id).is_none() {
-                self.strays.lock().unwrap_or_else(PoisonError::into_inner).entry(id).or_insert(now_ms);
+        let idle: Vec<BundleId> = {
+            let mut ledger = self.ledger.lock();
+            let idle = ledger.reception.iter().filter(|(_, live)| silent(live.last_ms, SLEEP_MS)).map(|(id, _)| id);
+            let idle: Vec<_> = idle.collect();
+            // The ledger forgot it: another bundle was announced for its sequence.
+            for &id in &idle {
+                if ledger.entry(id).is_none() {
+                    ledger.reception.ensure_unsigned(id, now_ms);
+                }
             }
-        }
+            idle
+        };
         for staged in idle.into_iter().filter_map(|id| self.store.get(id)) {
             self.sleep(&staged);
         }
-        let strays: Vec<BundleId> = {
-            let strays = self.strays.lock().unwrap_or_else(PoisonError::into_inner);
-            strays.iter().filter(|(_, last)| silent(**last, STRAY_MS)).map(|(&id, _)| id).collect()
-        };
-        strays.into_iter().for_each(|id| self.let_go(id));
+        let strays = now_ms.checked_sub(STRAY_MS).map(|before| self.ledger.lock().reception.silent_since(before));
+        strays.into_iter().flatten().for_each(|id| self.let_go(id));
     }
 
     /// Forgets what is old, and its manifests.

@@ -121,7 +121,7 @@ fn a_damaged_announce_in_staging_comes_again() {
     drop(delivery);
     std::fs::write(&path, b"").unwrap();
     let delivery = bench.open();
-    assert!(!delivery.lives()[&sample.id()].announced);
+    assert!(delivery.live(sample.id(), |live| live.announced) == Some(false));
     send(&delivery, sample);
     sample.assert_at(&bench.inbox(3));
 }
