@@ -58,7 +58,7 @@ pub(crate) fn encode(extensions: &[RawExtension<'_>]) -> Vec<u8> {
 
 /// Checks the extensions that `bytes` consist of. None is known in this version, so that nothing comes out.
 pub(crate) fn check(bytes: &[u8]) -> Result<(), ExtensionError> {
-    let (checked, used) = codec::decode_prefix::<Checked>(bytes, bytes.len())?;
+    let (checked, used) = codec::decode_prefix::<CheckedExtensions>(bytes, bytes.len())?;
     checked.0?;
     match bytes.len().saturating_sub(used) {
         0 => Ok(()),
@@ -75,17 +75,17 @@ impl Serialize for Listed<'_> {
 }
 
 /// Whether a list holds what may be; the first that may not ends it.
-struct Checked(Result<(), ExtensionError>);
+struct CheckedExtensions(Result<(), ExtensionError>);
 
-impl<'de> Deserialize<'de> for Checked {
+impl<'de> Deserialize<'de> for CheckedExtensions {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        d.deserialize_seq(Check).map(Self)
+        d.deserialize_seq(ExtensionVisitor).map(Self)
     }
 }
 
-struct Check;
+struct ExtensionVisitor;
 
-impl<'de> Visitor<'de> for Check {
+impl<'de> Visitor<'de> for ExtensionVisitor {
     type Value = Result<(), ExtensionError>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -178,7 +178,7 @@ impl Announce {
             symbol_size: self.symbol_size,
             block_symbols: self.block_symbols,
         };
-        let payload = raw::RawAnnounce { head, entries: raw::Checked(&self.entries) }.encode_with(&[]);
+        let payload = raw::RawAnnounce { head, entries: raw::CheckedEntries(&self.entries) }.encode_with(&[]);
         signed::within_limit(signed::seal(signed::ANNOUNCE, &payload, key))
     }
 

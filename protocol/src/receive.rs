@@ -140,7 +140,7 @@ pub enum Wanted {
 
 /// How far an object is.
 #[derive(Debug, Clone, Copy)]
-pub struct Progress {
+pub struct ReceiveProgress {
     /// The bundle.
     pub bundle: BundleId,
     /// Which object of it.
@@ -311,19 +311,21 @@ impl Reassembly {
     }
 
     /// How far each object is that is being collected.
-    pub fn progress(&self) -> impl Iterator<Item = Progress> + '_ {
-        self.objects.all().filter(|o| o.is_signed() && matches!(o.state, ObjectState::Wanted)).map(|o| Progress {
-            bundle: o.bundle,
-            kind: o.kind,
-            oti: o.oti,
-            blocks_done: o.have.len(),
-            blocks_open: o.open.len() as u64,
-            symbols_lacking: o
-                .open
-                .iter()
-                .map(|(&sbn, open)| u64::from(open.lacking().saturating_sub(o.kept(sbn))))
-                .sum(),
-            last: o.last,
+    pub fn progress(&self) -> impl Iterator<Item = ReceiveProgress> + '_ {
+        self.objects.all().filter(|o| o.is_signed() && matches!(o.state, ObjectState::Wanted)).map(|o| {
+            ReceiveProgress {
+                bundle: o.bundle,
+                kind: o.kind,
+                oti: o.oti,
+                blocks_done: o.have.len(),
+                blocks_open: o.open.len() as u64,
+                symbols_lacking: o
+                    .open
+                    .iter()
+                    .map(|(&sbn, open)| u64::from(open.lacking().saturating_sub(o.kept(sbn))))
+                    .sum(),
+                last: o.last,
+            }
         })
     }
 

@@ -31,7 +31,7 @@ pub struct Sealer {
 
 /// Opens datagrams of any session under one link key.
 pub struct Opener {
-    link: Option<Link>,
+    link: Option<LinkKeys>,
     /// Most recently used first.
     sessions: Vec<(SessionId, LessSafeKey)>,
     budget: Budget,
@@ -47,7 +47,7 @@ struct Budget {
 }
 
 /// The link key, as far as it can be worked out before any session.
-struct Link {
+struct LinkKeys {
     id: u8,
     prk: hkdf::Prk,
 }
@@ -76,7 +76,7 @@ impl Sealer {
     /// For `session`; `link` is the link key, None for `insecure` mode.
     #[must_use]
     pub fn new(link: Option<&[u8; 32]>, session: SessionId) -> Self {
-        let link = link.map(Link::new);
+        let link = link.map(LinkKeys::new);
         let link_id = link.as_ref().map_or(0, |link| link.id);
         Self { session, key: link.map(|link| link.session_key(session)), link_id }
     }
@@ -160,7 +160,7 @@ impl Opener {
     /// `link` is the link key, None for `insecure` mode.
     #[must_use]
     pub fn new(link: Option<[u8; 32]>) -> Self {
-        let link = link.as_ref().map(Link::new);
+        let link = link.as_ref().map(LinkKeys::new);
         Self { link, sessions: Vec::with_capacity(MAX_SESSIONS), budget: Budget { credit: MAX_CREDIT, dice: 1 } }
     }
 
@@ -245,7 +245,7 @@ impl Budget {
     }
 }
 
-impl Link {
+impl LinkKeys {
     fn new(key: &[u8; 32]) -> Self {
         let [id, ..] = LinkKey::from_bytes(*key).id().0;
         Self { id, prk: hkdf::Salt::new(hkdf::HKDF_SHA256, b"checkvalve session v2").extract(key) }

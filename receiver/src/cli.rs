@@ -81,7 +81,7 @@ enum Command {
     Trust {
         /// What to do.
         #[command(subcommand)]
-        command: trust::Command,
+        command: trust::TrustCommand,
     },
     /// Check the configuration, the directories, hooks and keys it names, and print what follows from it.
     ///

@@ -58,20 +58,20 @@ pub struct Config {
     pub workers: Option<usize>,
     /// `[channel.NAME]`: what is done with a channel's bundles. Others are published, and no hook is run for them.
     #[serde(default, rename = "channel")]
-    pub channels: BTreeMap<ChannelName, Channel>,
+    pub channels: BTreeMap<ChannelName, ChannelConfig>,
     /// `[limits]`: what others may use up here.
     #[serde(default)]
-    pub limits: Limits,
+    pub limits: LimitsConfig,
     /// `[link]`: where to listen. Required.
-    pub link: Link,
+    pub link: LinkConfig,
     /// `[keys]`: whose bundles are accepted. Required.
-    pub keys: Keys,
+    pub keys: KeyFiles,
 }
 
 /// `[channel.NAME]`: what is done with a channel's bundles.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Channel {
+pub struct ChannelConfig {
     /// `[channel.NAME.hook]`: what is run for each bundle. Default: nothing, it is only published.
     pub hook: Option<Hook>,
     /// `wait_for_missing`: how long a bundle that is missing or incomplete holds up the hooks of later ones: `"1 h"`, or `"forever"`
@@ -88,7 +88,7 @@ pub struct Channel {
 /// `[limits]`: what others may use up here, and what happens then. Memory is bounded by `memory`, the disk by `quota` and `reserve`.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Limits {
+pub struct LimitsConfig {
     /// `objects`: transport objects known at once, three for each bundle under way, as far as they take no more than an eighth of the
     /// memory for blocks; then the one unheard of for longest makes room, and what it has is kept on disk. Default 65536.
     pub objects: usize,
@@ -109,7 +109,7 @@ pub struct Limits {
     pub signatures: u32,
 }
 
-impl Default for Limits {
+impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
             objects: 65_536,
@@ -146,7 +146,7 @@ pub struct Hook {
 /// `[link]`: where to listen.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Link {
+pub struct LinkConfig {
     /// `listen`: this host's address on the link and the UDP port, `"10.0.0.2:7700"`; `"0.0.0.0:7700"` for every
     /// address; or several, one for each fibre, `["10.0.0.2:7700", "10.0.1.2:7700"]`. Required.
     pub listen: Addresses,
@@ -168,7 +168,7 @@ pub struct Link {
 /// `[keys]`: whose bundles are accepted.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Keys {
+pub struct KeyFiles {
     /// `link`: the key that sender and receiver share, a file that nobody but the daemon's user may read. Required unless
     /// `link.insecure = true`.
     pub link: Option<PathBuf>,

@@ -26,8 +26,8 @@ use crate::windows::LinkWindow;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Request {
-    /// For a [`Status`].
-    Status,
+    /// For a [`DaemonStatus`].
+    DaemonStatus,
     /// To give a bundle up; answered with null.
     Reject {
         /// `CHANNEL/SEQUENCE`, or the first digits of an id.
@@ -73,7 +73,7 @@ pub struct Tickets {
 
 /// What `status --json` prints. Fields are added, never changed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Status {
+pub struct DaemonStatus {
     /// Which of the two daemons this is: `receiver`.
     pub daemon: String,
     /// The program's version.
@@ -146,7 +146,7 @@ pub struct LinkView {
     pub day: LinkWindow,
 }
 
-/// What the daemon itself adds to a [`Status`].
+/// What the daemon itself adds to a [`DaemonStatus`].
 #[derive(Debug, Clone)]
 pub struct About {
     /// When the daemon was started, in Unix milliseconds.
@@ -179,7 +179,7 @@ pub fn answer(
         Refusal::new(Exit::Protocol, format!("the daemon does not understand the command: {error}"))
     })?;
     match request {
-        Request::Status => json(&status(delivery, about, &stats(), lacking, now_ms)),
+        Request::DaemonStatus => json(&status(delivery, about, &stats(), lacking, now_ms)),
         Request::Ticket { bundles, max_lines } => {
             let loss = loss(&stats().windows);
             let tickets = delivery.tickets(&bundles, loss, max_lines, lacking).map_err(|error| {
@@ -235,11 +235,11 @@ pub(crate) fn reload_trust(
 }
 
 /// What status says.
-fn status(delivery: &Delivery, about: &About, stats: &LinkStats, lacking: LackingOf<'_>, now_ms: u64) -> Status {
+fn status(delivery: &Delivery, about: &About, stats: &LinkStats, lacking: LackingOf<'_>, now_ms: u64) -> DaemonStatus {
     let mut deliveries = delivery.status(now_ms);
     delivery.count_lacking(&mut deliveries, lacking);
     let link = link_view(about, stats);
-    Status {
+    DaemonStatus {
         daemon: "receiver".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),

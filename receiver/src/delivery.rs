@@ -48,7 +48,7 @@ use crate::ledger::file::LedgerFile;
 use crate::sink::{Lost, StoreError};
 use crate::store::log::BootId;
 use crate::store::space::{self, Space};
-use crate::store::{OpenError as StoreOpenError, Staged, Store};
+use crate::store::{Staged, Store, StoreOpenError};
 
 pub use install::HookRun;
 pub use operator::{DecideError, Which};
@@ -106,7 +106,7 @@ pub struct Delivery {
     /// Channels whose hook runs.
     running: Mutex<BTreeSet<ChannelName>>,
     waker: OnceLock<Box<dyn Fn() + Send + Sync>>,
-    heard: Mutex<beacons::Heard>,
+    heard: Mutex<beacons::LastBeacon>,
     watched: Mutex<watch::Watched>,
     now_ms: AtomicU64,
     throttle: Throttle,

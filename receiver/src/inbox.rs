@@ -73,7 +73,7 @@ pub struct Inbox {
 
 /// Which bundle, as far as its place is concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct Address {
     /// The bundle.
     pub id: BundleId,
     /// Its channel. None: even that is unknown, which leads to quarantine only.
@@ -135,7 +135,7 @@ impl Inbox {
 
     /// `quarantine/<channel>/<sequence>-<id>`.
     #[must_use]
-    pub fn quarantine_path(&self, place: &Place) -> PathBuf {
+    pub fn quarantine_path(&self, place: &Address) -> PathBuf {
         let channel = place.channel.as_ref().map_or("unknown", ChannelName::as_str);
         self.quarantine.join(channel).join(format!("{:08}-{}", place.sequence, place.id))
     }
@@ -194,7 +194,7 @@ impl Inbox {
     }
 
     /// Step 2. `announce` and `hashes` are the files of the signed objects.
-    pub fn record(&self, place: &Place, announce: &Path, hashes: &Path) -> io::Result<()> {
+    pub fn record(&self, place: &Address, announce: &Path, hashes: &Path) -> io::Result<()> {
         let disk = self.disk.as_ref();
         for (path, from) in self.manifest_paths(place).iter().zip([announce, hashes]) {
             let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
@@ -261,7 +261,7 @@ impl Inbox {
     }
 
     /// The signed announce and hashes of a published bundle.
-    pub fn recorded(&self, place: &Place) -> io::Result<(Vec<u8>, Vec<u8>)> {
+    pub fn recorded(&self, place: &Address) -> io::Result<(Vec<u8>, Vec<u8>)> {
         let [announce, hashes] = self.manifest_paths(place);
         let read = |path: &Path| read_all(self.disk.as_ref(), path, MAX_MANIFEST_LEN as u64);
         Ok((read(&announce)?, read(&hashes)?))
@@ -269,7 +269,7 @@ impl Inbox {
 
     /// Opens the recorded manifest of a published bundle: its announce, and the hashes of its files in order. One after the other,
     /// so that neither's signed bytes are in memory for longer than they are read.
-    pub fn manifest(&self, place: &Place, trust: &Trust) -> Result<(Announce, Vec<[u8; 32]>), RecordError> {
+    pub fn manifest(&self, place: &Address, trust: &Trust) -> Result<(Announce, Vec<[u8; 32]>), RecordError> {
         let [announce, hashes] = self.manifest_paths(place);
         let read = |path: &Path| read_all(self.disk.as_ref(), path, MAX_MANIFEST_LEN as u64);
         let refused = |verdict: Verdict| RecordError::Manifest(verdict.error().clone());
@@ -280,7 +280,7 @@ impl Inbox {
     }
 
     /// Removes the record of a bundle that nobody needs any more.
-    pub fn forget(&self, place: &Place) -> io::Result<()> {
+    pub fn forget(&self, place: &Address) -> io::Result<()> {
         for path in self.manifest_paths(place) {
             match self.disk.remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -291,7 +291,7 @@ impl Inbox {
     }
 
     /// Writes `reason.json`, and the announce as it came. May be done again.
-    pub fn quarantine(&self, place: &Place, reason: &Reason, announce: Option<&[u8]>) -> io::Result<()> {
+    pub fn quarantine(&self, place: &Address, reason: &Reason, announce: Option<&[u8]>) -> io::Result<()> {
         let dir = self.quarantine_path(place);
         self.disk.create_dir_all(&dir, 0o750)?;
         if let Some(bytes) = announce {
@@ -308,7 +308,7 @@ impl Inbox {
 
     /// Undoes [`Inbox::withdraw`]: moves the bundle back to the inbox, and forgets why it was moved. False: there is
     /// nothing to move. May be done again.
-    pub fn put_back(&self, place: &Place, channel: &ChannelName) -> io::Result<bool> {
+    pub fn put_back(&self, place: &Address, channel: &ChannelName) -> io::Result<bool> {
         let (to, dir) = (self.path(channel, place.sequence), self.quarantine_path(place));
         let content = dir.join("content");
         let missing = |result: io::Result<()>| match result {
@@ -338,7 +338,7 @@ impl Inbox {
     }
 
     /// Moves a published bundle to `content` in its quarantine directory. May be done again.
-    pub fn withdraw(&self, place: &Place, channel: &ChannelName) -> io::Result<()> {
+    pub fn withdraw(&self, place: &Address, channel: &ChannelName) -> io::Result<()> {
         let (from, dir) = (self.path(channel, place.sequence), self.quarantine_path(place));
         let to = dir.join("content");
         self.disk.create_dir_all(&dir, 0o750)?;
@@ -370,7 +370,7 @@ impl Inbox {
         self.disk.sync_dir(&self.inbox.join(channel.as_str()))
     }
 
-    fn manifest_paths(&self, place: &Place) -> [PathBuf; 2] {
+    fn manifest_paths(&self, place: &Address) -> [PathBuf; 2] {
         let channel = place.channel.as_ref().map_or("unknown", ChannelName::as_str);
         let name = |kind| self.manifests.join(channel).join(format!("{:08}-{}.{kind}", place.sequence, place.id));
         [name("announce"), name("hashes")]

@@ -30,9 +30,9 @@ const TMPFS: rustix::fs::FsWord = 0x0102_1994;
 const MOST_PAGES: usize = 1 << 22;
 
 /// The memory.
-pub struct Lasting(Arc<Shared>);
+pub struct Lasting(Arc<SharedMemory>);
 
-struct Shared {
+struct SharedMemory {
     file: File,
     mapping: Mapping,
     pages: usize,
@@ -43,7 +43,7 @@ struct Shared {
 struct Free(BTreeMap<usize, usize>);
 
 struct Pages {
-    shared: Arc<Shared>,
+    shared: Arc<SharedMemory>,
     first: usize,
     pages: usize,
     len: usize,
@@ -101,7 +101,7 @@ impl Lasting {
         head[24..28].copy_from_slice(&u32::try_from(pages).unwrap_or(0).to_le_bytes());
         head[..8].copy_from_slice(&MAGIC);
         let free = Mutex::new(Free(BTreeMap::from([(0, pages)])));
-        Ok(Self(Arc::new(Shared { file, mapping, pages, free })))
+        Ok(Self(Arc::new(SharedMemory { file, mapping, pages, free })))
     }
 }
 
@@ -144,7 +144,7 @@ impl Drop for Pages {
     }
 }
 
-impl Shared {
+impl SharedMemory {
     fn lock(&self) -> MutexGuard<'_, Free> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }

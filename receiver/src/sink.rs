@@ -6,7 +6,7 @@ use std::io;
 
 use checkvalve_protocol::id::{BundleId, SessionId};
 use checkvalve_protocol::partition::{BlockSet, Oti};
-use checkvalve_protocol::receive::{Origin, Progress, ReceivedBlock};
+use checkvalve_protocol::receive::{Origin, ReceiveProgress, ReceivedBlock};
 use checkvalve_protocol::wire::ObjectKind;
 
 /// What takes decoded blocks, signed objects and beacons. Every method may be called from several threads at once.
@@ -156,7 +156,7 @@ pub struct ObjectProgress {
 impl ObjectProgress {
     /// What the reassembly says, as far as numbers of blocks go.
     #[must_use]
-    pub fn of(progress: &Progress) -> Self {
+    pub fn of(progress: &ReceiveProgress) -> Self {
         let count = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
         Self {
             blocks_done: count(progress.blocks_done),

@@ -73,7 +73,7 @@ pub struct Store {
 
 /// Why staging cannot be opened.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
+pub enum StoreOpenError {
     /// The disk failed.
     #[error("staging: {0}")]
     Disk(#[from] io::Error),
@@ -85,7 +85,13 @@ pub enum OpenError {
 impl Store {
     /// Opens or creates staging in `root`, which gets mode 0700. `boot` says which run of the kernel this is. What is of no known
     /// bundle is removed. A block in which `crowd` files begin is stored in one piece first.
-    pub fn open(disk: Arc<dyn Disk>, root: &Path, boot: BootId, space: Space, crowd: usize) -> Result<Self, OpenError> {
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        root: &Path,
+        boot: BootId,
+        space: Space,
+        crowd: usize,
+    ) -> Result<Self, StoreOpenError> {
         disk.create_dir_all(root, 0o700)?;
         disk.set_mode(root, 0o700)?;
         let (log, mut known, was_unsynced) = Log::open(&disk, &root.join(JOURNAL), boot)?;

@@ -18,7 +18,7 @@ use checkvalve_protocol::wire::ObjectKind;
 use checkvalve_receiver::delivery::HookRun;
 use checkvalve_receiver::hook::input::Manifest;
 use checkvalve_receiver::hook::{self, HookPolicy};
-use checkvalve_receiver::inbox::{Durability, Inbox, Place, check};
+use checkvalve_receiver::inbox::{Address, Durability, Inbox, check};
 use checkvalve_receiver::store::space::{Limits, Share, Space};
 use checkvalve_receiver::store::{CROWD, Store};
 
@@ -179,8 +179,8 @@ fn trusted() -> TrustStore {
     trust
 }
 
-fn place() -> Place {
-    Place {
+fn place() -> Address {
+    Address {
         id: BundleId::new(1, key().public().id()),
         channel: Some(ChannelName::new("default").unwrap()),
         sequence: 1,

@@ -80,13 +80,13 @@ enum Command {
     Ticket {
         /// What to do with one.
         #[command(subcommand)]
-        command: ticket::Command,
+        command: ticket::TicketCommand,
     },
     /// Make a key file that only its owner may read; never overwrites one.
     Keygen {
         /// Which key.
         #[command(subcommand)]
-        kind: keygen::Kind,
+        kind: keygen::KeyKind,
     },
     /// Check the configuration, the directories and the keys it names, and print what follows from it.
     CheckConfig,

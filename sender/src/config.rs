@@ -45,9 +45,9 @@ pub struct Config {
     pub memory: Size,
     /// `[channel.NAME]`: the channels. Without any there is one, `default`.
     #[serde(default, rename = "channel")]
-    pub channels: BTreeMap<ChannelName, Channel>,
+    pub channels: BTreeMap<ChannelName, ChannelConfig>,
     /// `[link]`: where to and how fast. Required.
-    pub link: Link,
+    pub link: LinkConfig,
     /// `[fec]`: how much is sent beyond the data itself.
     #[serde(default)]
     pub fec: Fec,
@@ -55,13 +55,13 @@ pub struct Config {
     #[serde(default)]
     pub retain: Retain,
     /// `[keys]`: the secrets. Required.
-    pub keys: Keys,
+    pub keys: KeyFiles,
 }
 
 /// `[channel.NAME]`: a channel, which has its own sequence and order.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Channel {
+pub struct ChannelConfig {
     /// `priority`: the channel with the highest goes first, also in the middle of another's bundle. Default 0.
     pub priority: i16,
     /// `passes`: how often each bundle is sent. Default: `fec.passes`.
@@ -76,7 +76,7 @@ pub struct Channel {
 /// `[link]`: where to and how fast.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Link {
+pub struct LinkConfig {
     /// `destination`: the receiver's IPv4 address and UDP port, `"10.0.0.2:7700"`; or several, one for each fibre,
     /// `["10.0.0.2:7700", "10.0.1.2:7700"]`. Required. There is no ARP over a diode: the host needs a static neighbour entry for
     /// each address.
@@ -123,7 +123,7 @@ pub struct Retain {
 /// `[keys]`: files that nobody but the daemon's user may read. `keygen` makes them.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Keys {
+pub struct KeyFiles {
     /// `link`: the key that sender and receiver share. Required unless `link.insecure = true`.
     pub link: Option<PathBuf>,
     /// `signing`: the key that signs bundles; the receiver trusts its `.pub`. Required.

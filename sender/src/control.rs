@@ -21,7 +21,7 @@ use crate::pipeline::LinkStats;
 pub enum Request {
     /// For a [`Status`].
     Status,
-    /// For the [`Found`] of what was put into the spool.
+    /// For the [`FoundBundle`] of what was put into the spool.
     Find {
         /// The channel's folder that it was put into.
         channel: ChannelName,
@@ -121,7 +121,7 @@ pub struct About {
 
 /// Whether what was put into the spool was claimed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Found {
+pub struct FoundBundle {
     /// Its bundle, once it is one.
     pub bundle: Option<BundleView>,
 }
@@ -213,7 +213,7 @@ pub fn answer(
     match request {
         Request::Status => json(&status(engine, about, stats())),
         Request::Find { channel, inode, since_ms } => {
-            json(&Found { bundle: engine.find_dropped(&channel, inode, since_ms) })
+            json(&FoundBundle { bundle: engine.find_dropped(&channel, inode, since_ms) })
         }
         Request::Bundle { bundle } => {
             let record = engine.choose(&bundle).map_err(|error| refusal(&error))?;

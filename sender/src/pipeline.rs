@@ -27,7 +27,7 @@ use checkvalve_protocol::id::{BundleId, SessionId};
 use checkvalve_protocol::seal::Sealer;
 use checkvalve_protocol::time::Time;
 use checkvalve_protocol::transmit::feed::{self, Feed, FeedError, FeedSetup, FeedWakes};
-pub use checkvalve_protocol::transmit::feed::{Order, Progress};
+pub use checkvalve_protocol::transmit::feed::{Progress, Transmission};
 use checkvalve_protocol::transmit::pacer::BUCKET;
 use checkvalve_protocol::transmit::{Parameters, Selection};
 use serde::{Deserialize, Serialize};
@@ -39,7 +39,7 @@ use crate::trouble::Trouble;
 /// One transmission of a bundle: a pass, a resend of parts, or its withdrawal.
 pub struct Job {
     /// What is to be sent.
-    pub order: Order,
+    pub order: Transmission,
     /// What to read.
     pub plan: Arc<Plan>,
     /// The directory that the bundle's name is in.
@@ -66,7 +66,7 @@ impl feed::Job for Job {
     type Reader = JobReader;
     type Error = ReadError;
 
-    fn order(&self) -> &Order {
+    fn order(&self) -> &Transmission {
         &self.order
     }
 }

@@ -14,17 +14,17 @@ pub const KEPT_ASIDE: usize = 32;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Known {
     epoch: Epoch,
-    newest: Session,
+    newest: KnownSession,
     /// Oldest first.
-    earlier: Vec<Session>,
+    earlier: Vec<KnownSession>,
     /// The sender's clock when the newest session was first heard of.
     since_ms: u64,
     /// Sessions of other epochs, and sessions whose number another session has. Oldest first.
-    aside: Vec<(Epoch, Session)>,
+    aside: Vec<(Epoch, KnownSession)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Session {
+struct KnownSession {
     number: u64,
     id: SessionId,
     /// The highest of a beacon.
@@ -59,7 +59,7 @@ impl Known {
     pub fn first(beacon: &Beacon) -> Self {
         Self {
             epoch: beacon.epoch,
-            newest: Session::of(beacon),
+            newest: KnownSession::of(beacon),
             earlier: Vec::new(),
             since_ms: beacon.clock_ms,
             aside: Vec::new(),
@@ -81,7 +81,7 @@ impl Known {
                 if self.earlier.len() >= KEPT_SESSIONS {
                     self.earlier.remove(0);
                 }
-                self.earlier.push(std::mem::replace(&mut self.newest, Session::of(beacon)));
+                self.earlier.push(std::mem::replace(&mut self.newest, KnownSession::of(beacon)));
                 self.since_ms = beacon.clock_ms;
             }
             Order::NewEpoch => {
@@ -122,7 +122,7 @@ impl Known {
             }
             None if beacon.session_number < newest => false,
             None => {
-                self.aside.push((beacon.epoch, Session::of(beacon)));
+                self.aside.push((beacon.epoch, KnownSession::of(beacon)));
                 self.trim();
                 true
             }
@@ -175,7 +175,7 @@ impl Known {
     }
 }
 
-impl Session {
+impl KnownSession {
     fn of(beacon: &Beacon) -> Self {
         Self { number: beacon.session_number, id: beacon.session, counter: beacon.counter }
     }

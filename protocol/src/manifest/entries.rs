@@ -17,7 +17,7 @@ const NAMES: usize = 1 << 18;
 #[derive(Clone, Default)]
 pub struct Entries {
     /// All full but the last.
-    records: Vec<Vec<Record>>,
+    records: Vec<Vec<PackedEntry>>,
     /// A path and its target lie in one of them.
     names: Vec<Vec<u8>>,
     len: usize,
@@ -42,7 +42,7 @@ pub struct Iter<'a> {
 }
 
 #[derive(Clone, Copy)]
-struct Record {
+struct PackedEntry {
     secs: i64,
     /// Of a file its size, of a symlink the length of its target, which follows its path.
     size: u64,
@@ -56,7 +56,7 @@ struct Record {
     mode: u16,
 }
 
-const _: () = assert!(size_of::<Record>() == 32);
+const _: () = assert!(size_of::<PackedEntry>() == 32);
 
 const KIND_SHIFT: u32 = 30;
 const FILE: u32 = 0;
@@ -101,7 +101,7 @@ impl Entries {
         names.extend_from_slice(path);
         names.extend_from_slice(target);
         let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let record = Record {
+        let record = PackedEntry {
             secs: entry.mtime.secs,
             size,
             nanos: entry.mtime.nanos,

@@ -172,9 +172,9 @@ impl<'a> TryFrom<RawEntry<'a>> for EntryRef<'a> {
 }
 
 /// Entries on their way out.
-pub(super) struct Checked<'a>(pub(super) &'a Entries);
+pub(super) struct CheckedEntries<'a>(pub(super) &'a Entries);
 
-impl Serialize for Checked<'_> {
+impl Serialize for CheckedEntries<'_> {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         s.collect_seq(self.0.iter().map(RawEntry::from))
     }

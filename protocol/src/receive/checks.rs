@@ -61,7 +61,7 @@ pub(super) struct Checks {
     most_beacons: usize,
     turn: u8,
     dice: u64,
-    budget: Budget,
+    budget: CheckBudget,
 }
 
 /// Signed objects by the key that the ids of their bundles name.
@@ -85,7 +85,7 @@ impl Checks {
             beacons: Vec::new(),
             turn: 0,
             dice: 0,
-            budget: Budget::new(limits.signatures),
+            budget: CheckBudget::new(limits.signatures),
         }
     }
 
@@ -281,13 +281,13 @@ pub(super) fn traffic<'a>(objects: &'a Objects, lobby: &'a Lobby) -> impl Fn(Bun
 }
 
 /// How many checks may be made.
-struct Budget {
+struct CheckBudget {
     each: u64,
     /// The budget is spent up to this time.
     until: Time,
 }
 
-impl Budget {
+impl CheckBudget {
     /// So many checks a second.
     fn new(a_second: u32) -> Self {
         Self { each: 1_000_000_000 / u64::from(a_second.max(1)), until: Time(0) }
@@ -314,9 +314,9 @@ mod tests {
 
     #[test]
     fn a_budget_is_kept_and_not_saved_up() {
-        let mut budget = Budget::new(100);
+        let mut budget = CheckBudget::new(100);
         let start = Time(5_000_000_000);
-        let taken = |budget: &mut Budget, now: Time| std::iter::from_fn(|| budget.take(now).ok()).count();
+        let taken = |budget: &mut CheckBudget, now: Time| std::iter::from_fn(|| budget.take(now).ok()).count();
         assert!((10..=12).contains(&taken(&mut budget, start)));
         assert!(
             (99..=101)

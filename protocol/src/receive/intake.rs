@@ -24,7 +24,8 @@ use std::time::Duration;
 
 use self::queue::{BlockKey, StoreQueue, Turn};
 use super::{
-    BlockMemory, DropReason, Drops, Limits, NextCheck, Progress, Reassembly, ReceivedBlock, Taken, Tally, Usage, Wanted,
+    BlockMemory, DropReason, Drops, Limits, NextCheck, Reassembly, ReceiveProgress, ReceivedBlock, Taken, Tally, Usage,
+    Wanted,
 };
 use crate::id::{BundleId, SessionId};
 use crate::seal::Opener;
@@ -159,7 +160,7 @@ impl Intake {
     }
 
     /// How far each object is that is being collected.
-    pub fn progress(&self) -> impl Iterator<Item = Progress> + '_ {
+    pub fn progress(&self) -> impl Iterator<Item = ReceiveProgress> + '_ {
         self.reassembly.progress()
     }
 

@@ -21,7 +21,7 @@ pub(super) struct Lobby {
     /// By number, in the order in which they came.
     symbols: BTreeMap<u64, Waiting>,
     next: u64,
-    bundles: HashMap<BundleId, Bundle>,
+    bundles: HashMap<BundleId, LobbyBundle>,
 }
 
 /// A symbol that waits.
@@ -34,7 +34,7 @@ pub(super) struct Waiting {
 
 /// Numbers of a bundle's symbols, ascending.
 #[derive(Default)]
-struct Bundle {
+struct LobbyBundle {
     announce: VecDeque<u64>,
     others: VecDeque<u64>,
     /// How much of what came speaks for it no more.
@@ -94,7 +94,7 @@ impl Lobby {
 
     /// Takes out all of a bundle, in the order in which it came.
     pub(super) fn take(&mut self, bundle: BundleId) -> Vec<Waiting> {
-        let Some(Bundle { announce, others, .. }) = self.bundles.remove(&bundle) else { return Vec::new() };
+        let Some(LobbyBundle { announce, others, .. }) = self.bundles.remove(&bundle) else { return Vec::new() };
         let mut numbers: Vec<u64> = announce.into_iter().chain(others).collect();
         numbers.sort_unstable();
         numbers.iter().filter_map(|number| self.symbols.remove(number)).collect()
@@ -150,7 +150,7 @@ impl Lobby {
     }
 }
 
-impl Bundle {
+impl LobbyBundle {
     fn len(&self) -> u64 {
         (self.announce.len() + self.others.len()) as u64
     }

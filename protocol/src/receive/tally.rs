@@ -32,14 +32,14 @@ pub struct Tally {
 /// Blocks whose symbols are being counted.
 #[derive(Default)]
 pub(super) struct Margins {
-    blocks: HashMap<BundleId, HashMap<u32, Block>>,
+    blocks: HashMap<BundleId, HashMap<u32, TallyBlock>>,
     order: VecDeque<(Time, BundleId, u32)>,
     /// What was refused or asked for again for another reason than loss: its symbols tell nothing of the link.
     interrupted: VecDeque<BundleId>,
     least: Option<i32>,
 }
 
-struct Block {
+struct TallyBlock {
     source: u32,
     received: u32,
     highest_esi: u32,
@@ -51,7 +51,7 @@ impl Margins {
         let (source, received, highest_esi) = block.counted();
         let (bundle, sbn) = (block.bundle(), block.sbn());
         if self.order.len() < MOST && highest_esi < 2 * source + 64 && !self.interrupted.contains(&bundle) {
-            self.blocks.entry(bundle).or_default().insert(sbn, Block { source, received, highest_esi });
+            self.blocks.entry(bundle).or_default().insert(sbn, TallyBlock { source, received, highest_esi });
             self.order.push_back((now, bundle, sbn));
         }
     }

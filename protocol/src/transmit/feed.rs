@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use self::job::{Bytes, Running};
 pub use self::job::{Concluded, Encoded, ToConclude, ToEncode, ToRead};
-pub use self::order::{FeedError, Finished, Job, Order, Progress};
+pub use self::order::{FeedError, Finished, Job, Progress, Transmission};
 use super::{Batch, Encoder, Parameters, StreamId, Transmit, Transmitter};
 use crate::beacon::{Beacon, ChannelState, Epoch};
 use crate::crypto::SigningKey;

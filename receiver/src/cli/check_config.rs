@@ -8,7 +8,7 @@ use checkvalve_host::progress::{human_bytes, human_duration};
 use serde_json::json;
 
 use super::{CommandError, say, say_json};
-use crate::config::{Channel, Checked, Config};
+use crate::config::{ChannelConfig, Checked, Config};
 
 pub(super) fn check_config(path: &Path, json: bool) -> Result<(), CommandError> {
     let checked = Config::load(path)?;
@@ -65,7 +65,7 @@ fn text(path: &Path, checked: &Checked) {
     line("workers", checked.workers.to_string());
 }
 
-fn describe(channel: &Channel) -> String {
+fn describe(channel: &ChannelConfig) -> String {
     let wait = match channel.wait_for_missing.and_then(|wait| wait.duration()) {
         Some(wait) => format!("a missing bundle holds up later ones for {}", human_duration(wait)),
         None => "a missing bundle holds up later ones until it comes or is rejected".to_owned(),

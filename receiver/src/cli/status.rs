@@ -13,7 +13,7 @@ use clap::Args as ClapArgs;
 use super::{CommandError, ask, say, say_json};
 use crate::config::Config;
 use crate::control::alarms::newest_installed;
-use crate::control::{LinkView, Request, Status};
+use crate::control::{DaemonStatus, LinkView, Request};
 use crate::delivery::status::BundleStatus;
 use crate::delivery::{NO_KEY, NOT_ITS};
 use crate::ledger::State;
@@ -31,7 +31,7 @@ pub(super) struct Args {
 pub(super) fn status(args: &Args, config: &Path, json: bool) -> Result<(), CommandError> {
     let config = Config::peek(config)?;
     loop {
-        let status: Status = ask(&config, &Request::Status)?;
+        let status: DaemonStatus = ask(&config, &Request::DaemonStatus)?;
         if json {
             say_json(&status)?;
         } else {
@@ -50,14 +50,14 @@ pub(super) fn status(args: &Args, config: &Path, json: bool) -> Result<(), Comma
     }
 }
 
-pub(super) fn text(status: &Status) -> String {
+pub(super) fn text(status: &DaemonStatus) -> String {
     let mut out = String::new();
     // Writing to a string cannot fail.
     let _ = write_text(&mut out, status);
     out
 }
 
-fn write_text(out: &mut String, status: &Status) -> fmt::Result {
+fn write_text(out: &mut String, status: &DaemonStatus) -> fmt::Result {
     let insecure = if status.link.sealed { "" } else { ", INSECURE: not sealed" };
     writeln!(out, "checkvalve-receiver {} on {}{insecure}", status.version, status.link.listen)?;
     for alarm in &status.alarms {
@@ -105,7 +105,7 @@ fn write_text(out: &mut String, status: &Status) -> fmt::Result {
     Ok(())
 }
 
-fn write_sender(out: &mut String, status: &Status) -> fmt::Result {
+fn write_sender(out: &mut String, status: &DaemonStatus) -> fmt::Result {
     let sender = &status.deliveries.sender;
     let Some(last) = sender.last_beacon_at else {
         return writeln!(out, "sender   nothing heard yet");
@@ -129,7 +129,7 @@ fn write_sender(out: &mut String, status: &Status) -> fmt::Result {
     }
 }
 
-fn write_link(out: &mut String, status: &Status) -> fmt::Result {
+fn write_link(out: &mut String, status: &DaemonStatus) -> fmt::Result {
     let link = &status.link;
     writeln!(
         out,

@@ -39,11 +39,11 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u16).range(2..=1_023))]
     max_lines: u16,
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<TicketCommand>,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum TicketCommand {
     /// Print in words what a ticket asks for and what every bit of it means, for who reviews what leaves the high side. Needs
     /// neither daemon nor configuration.
     Explain {
@@ -54,7 +54,7 @@ enum Command {
 }
 
 pub(super) fn ticket(args: &Args, config: &Path, json: bool) -> Result<(), CommandError> {
-    if let Some(Command::Explain { ticket }) = &args.command {
+    if let Some(TicketCommand::Explain { ticket }) = &args.command {
         return explain(ticket, json);
     }
     let config = Config::peek(config)?;
@@ -83,11 +83,13 @@ pub(super) fn ticket(args: &Args, config: &Path, json: bool) -> Result<(), Comma
             say(text(view, &answer).trim_end());
         }
         if args.qr || args.png.is_some() || args.svg.is_some() {
-            let code = picture::Code::new(&view.text).map_err(|why| CommandError::new(Exit::DataErr, why))?;
+            let code = picture::QrPicture::new(&view.text).map_err(|why| CommandError::new(Exit::DataErr, why))?;
             if args.qr && !json {
                 say(code.terminal());
             }
-            for (path, bytes) in [(&args.png, picture::Code::png as fn(&_) -> _), (&args.svg, picture::Code::svg)] {
+            for (path, bytes) in
+                [(&args.png, picture::QrPicture::png as fn(&_) -> _), (&args.svg, picture::QrPicture::svg)]
+            {
                 let Some(path) = path.as_ref().map(|path| numbered(path, number, count)) else { continue };
                 let bytes: Vec<u8> = bytes(&code);
                 std::fs::write(&path, bytes).map_err(|e| CommandError::io(escape_path(&path), &e))?;
@@ -200,7 +202,7 @@ mod tests {
         let said = text(&view, &answer);
         assert!(said.starts_with("# default/1 x lacks things.\n# It asks for "), "{said}");
         assert_eq!(Ticket::parse(&said).unwrap(), ticket);
-        let code = picture::Code::new(&view.text).unwrap();
+        let code = picture::QrPicture::new(&view.text).unwrap();
         assert!(code.png().starts_with(b"\x89PNG") && code.svg().starts_with(b"<?xml"));
         assert!(code.terminal().lines().count() > 10);
     }

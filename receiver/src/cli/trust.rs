@@ -14,11 +14,11 @@ use serde_json::json;
 
 use super::{CommandError, ask, say, say_json};
 use crate::config::{Config, load_trusted, trusted_files};
-use crate::control::{Request, Status};
+use crate::control::{DaemonStatus, Request};
 use crate::delivery::Judged;
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Command {
+pub(super) enum TrustCommand {
     /// Accept the bundles that a key signs from now on.
     ///
     /// Copies FILE into the directory that `keys.trusted` names; a running daemon takes it up before this returns, and judges again what
@@ -44,12 +44,12 @@ pub(super) enum Command {
     List,
 }
 
-pub(super) fn trust(command: &Command, config: &Path, json: bool) -> Result<(), CommandError> {
+pub(super) fn trust(command: &TrustCommand, config: &Path, json: bool) -> Result<(), CommandError> {
     let config = Config::peek(config)?;
     match command {
-        Command::Add { file, name } => add(&config, file, name.as_deref(), json),
-        Command::Remove { key } => remove(&config, *key, json),
-        Command::List => list(&config, json),
+        TrustCommand::Add { file, name } => add(&config, file, name.as_deref(), json),
+        TrustCommand::Remove { key } => remove(&config, *key, json),
+        TrustCommand::List => list(&config, json),
     }
 }
 
@@ -144,7 +144,7 @@ fn free_name(dir: &Path, file: &Path, key: &PublicKey) -> PathBuf {
 
 fn list(config: &Config, json: bool) -> Result<(), CommandError> {
     let files = trusted_files(&config.keys.trusted)?;
-    let daemon = match ask::<Status>(config, &Request::Status) {
+    let daemon = match ask::<DaemonStatus>(config, &Request::DaemonStatus) {
         Ok(status) => Some(status.deliveries.trusted),
         Err(CommandError::Control(_)) => None,
         Err(error) => return Err(error),

@@ -24,7 +24,7 @@ use super::manifests::{Refusal, announced, number, subject};
 use super::{Delivery, Job};
 use crate::audit::Event;
 use crate::inbox::check::{Mismatch, check};
-use crate::inbox::{FinishError, Place, Published};
+use crate::inbox::{Address, FinishError, Published};
 use crate::ledger::{Entry, Hold, Live, State};
 use crate::sink::{Lost, StoreError};
 use crate::store::Staged;
@@ -333,7 +333,7 @@ impl Delivery {
         losses: u64,
     ) -> Result<(), Stop> {
         let Some(channel) = entry.channel.clone() else { return Err(Stop::Wait) };
-        let place = Place { id: staged.id, channel: Some(channel.clone()), sequence: entry.sequence };
+        let place = Address { id: staged.id, channel: Some(channel.clone()), sequence: entry.sequence };
         let recorded =
             self.inbox.record(&place, &staged.object(ObjectKind::Announce), &staged.object(ObjectKind::Hashes));
         recorded.map_err(|error| if is_gone(&error) { Stop::Gone } else { error.into() })?;

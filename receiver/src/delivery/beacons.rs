@@ -25,7 +25,7 @@ const LATE_MS: u64 = 60_000;
 
 /// What the newest beacon that counted said.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Heard {
+pub(super) struct LastBeacon {
     /// When it came, in Unix milliseconds; 0: none yet.
     pub at_ms: u64,
     pub signer: Option<KeyId>,
@@ -43,7 +43,7 @@ pub(super) struct Heard {
     late: BTreeMap<KeyId, (u32, u64)>,
 }
 
-impl Heard {
+impl LastBeacon {
     pub(super) fn is_silent(&self, now_ms: u64) -> bool {
         self.at_ms == 0 || now_ms.saturating_sub(self.at_ms) > SILENT_MS
     }

@@ -15,7 +15,7 @@ use super::Delivery;
 use super::manifests::subject;
 use crate::audit::Event;
 use crate::hook::{HookPolicy, Outcome};
-use crate::inbox::{Place, Reason};
+use crate::inbox::{Address, Reason};
 use crate::ledger::{Entry, Next, Signer, State};
 
 /// A hook that is to be run now.
@@ -66,7 +66,7 @@ impl Delivery {
     /// The announce of a published bundle and the hashes of its files in order, as the hook is told. Errors, in words: the
     /// record is not readable, or a key that signed it is no longer trusted, so that it may not be installed.
     pub fn manifest_of(&self, run: &HookRun) -> Result<(Announce, Vec<[u8; 32]>), String> {
-        let place = Place { id: run.id, channel: Some(run.channel.clone()), sequence: run.sequence };
+        let place = Address { id: run.id, channel: Some(run.channel.clone()), sequence: run.sequence };
         self.inbox.manifest(&place, &self.trust()).map_err(|error| format!("its manifest: {error}"))
     }
 
@@ -171,7 +171,7 @@ impl Delivery {
     /// From quarantine back to the inbox, if that is where it is. Gives whether it was. Errors: of the disk.
     pub(super) fn put_back(&self, entry: &Entry) -> std::io::Result<bool> {
         let Some(channel) = &entry.channel else { return Ok(false) };
-        let place = Place { id: entry.id, channel: entry.channel.clone(), sequence: entry.sequence };
+        let place = Address { id: entry.id, channel: entry.channel.clone(), sequence: entry.sequence };
         self.inbox.put_back(&place, channel)
     }
 
@@ -179,7 +179,7 @@ impl Delivery {
     pub(super) fn withdraw(&self, id: BundleId) {
         let Some(entry) = self.ledger.lock().entry(id).cloned() else { return };
         let Some(channel) = entry.channel.clone() else { return };
-        let place = Place { id, channel: Some(channel.clone()), sequence: entry.sequence };
+        let place = Address { id, channel: Some(channel.clone()), sequence: entry.sequence };
         let reason = Reason {
             bundle: id,
             channel: entry.channel.clone(),

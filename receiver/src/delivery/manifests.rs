@@ -17,7 +17,7 @@ use checkvalve_protocol::wire::ObjectKind;
 use super::alarms::Code;
 use super::{Delivery, Job};
 use crate::audit::{Event, Subject};
-use crate::inbox::{Place, Reason};
+use crate::inbox::{Address, Reason};
 use crate::ledger::reception::{Adoption, PendingHashes};
 use crate::ledger::{Announced, Conflict, Entry, Hold, Signer, Standing, State};
 use crate::sink::StoreError;
@@ -397,7 +397,7 @@ impl Delivery {
     pub(super) fn quarantine(&self, id: BundleId, refusal: &Refusal, announce: Option<&[u8]>) {
         let now = self.now();
         let Some(entry) = self.ledger.lock().entry(id).cloned() else { return };
-        let place = Place { id, channel: entry.channel.clone(), sequence: entry.sequence };
+        let place = Address { id, channel: entry.channel.clone(), sequence: entry.sequence };
         let kept = match (announce, self.store.get(id)) {
             (None, Some(staged)) => self.store.object(&staged, ObjectKind::Announce, 1 << 20).ok().flatten(),
             _ => None,

@@ -8,7 +8,7 @@ use checkvalve_protocol::manifest::Announce;
 
 use super::Delivery;
 use crate::audit::Told;
-use crate::inbox::Place;
+use crate::inbox::Address;
 use crate::ledger::{Entry, Signer, Standing, State};
 
 impl Delivery {
@@ -49,7 +49,7 @@ impl Delivery {
             if rank(entry.state) <= known.as_ref().map_or(0, |known| rank(known.state)) {
                 continue;
             }
-            let place = Place { id: entry.id, channel: entry.channel.clone(), sequence: entry.sequence };
+            let place = Address { id: entry.id, channel: entry.channel.clone(), sequence: entry.sequence };
             match (known, self.inbox.recorded(&place).ok().and_then(|(bytes, _)| Announce::peek(&bytes).ok())) {
                 (Some(known), _) if !known.name.is_empty() => (entry.name, entry.bytes) = (known.name, known.bytes),
                 (_, Some(announce)) => (entry.name, entry.bytes) = (announce.name.clone(), announce.data_len()),

@@ -20,10 +20,10 @@ const MOST_BYTES: usize = 1 << 20;
 
 /// The newest of them, oldest first.
 #[derive(Default)]
-pub(super) struct Unknown(VecDeque<Kept>);
+pub(super) struct Unknown(VecDeque<UnknownAnnounce>);
 
 #[derive(Clone)]
-struct Kept {
+struct UnknownAnnounce {
     id: BundleId,
     key: KeyId,
     announce: Vec<u8>,
@@ -53,7 +53,7 @@ impl Delivery {
             }
         }
         let announce = if announce.len() <= MOST_BYTES { announce.to_vec() } else { Vec::new() };
-        unknown.0.push_back(Kept { id, key, announce });
+        unknown.0.push_back(UnknownAnnounce { id, key, announce });
         drop(unknown);
         let claimed = format!("{}/{} ({})", claims.channel, claims.sequence, escape_bytes(&claims.name));
         let what = match error {

@@ -6,7 +6,7 @@ use checkvalve_protocol::id::BundleId;
 use std::sync::PoisonError;
 
 use super::{Delivery, Job};
-use crate::inbox::Place;
+use crate::inbox::Address;
 use crate::ledger::{Entry, Live, State};
 use crate::store::space::Bound;
 
@@ -247,7 +247,7 @@ impl Delivery {
     fn prune(&self) {
         let gone = self.ledger.lock().prune();
         for entry in gone {
-            let place = Place { id: entry.id, channel: entry.channel, sequence: entry.sequence };
+            let place = Address { id: entry.id, channel: entry.channel, sequence: entry.sequence };
             if let Err(error) = self.inbox.forget(&place) {
                 tracing::warn!(bundle = %entry.id, %error, "the manifest of an old bundle cannot be removed");
             }

@@ -25,7 +25,7 @@ pub fn log_path(logs: &Path, channel: &ChannelName, sequence: u64, id: BundleId,
 }
 
 /// Where the output of a run goes.
-pub(super) struct Log {
+pub(super) struct HookLog {
     pieces: mpsc::Sender<Piece>,
     written: oneshot::Receiver<()>,
 }
@@ -46,7 +46,7 @@ struct LogFile {
     at_line_start: bool,
 }
 
-impl Log {
+impl HookLog {
     /// Makes the log of this run, and removes the one that is too many. None: the bundle is not there. Errors: the disk's.
     pub(super) async fn create(logs: &Path, run: &HookRun) -> io::Result<Option<Self>> {
         let of_attempt = |attempt: u32| log_path(logs, &run.channel, run.sequence, run.id, attempt);

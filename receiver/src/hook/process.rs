@@ -14,7 +14,7 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::process::{Child, Command};
 
 use super::input::{Feed, Manifest};
-use super::log::{Log, MAX_LOG};
+use super::log::{HookLog, MAX_LOG};
 use super::{HookRun, Outcome, environment, path};
 
 /// How long a hook has between SIGTERM and SIGKILL.
@@ -29,7 +29,7 @@ const NOT_INHERITED: [&str; 6] =
 /// `logs`, [`MAX_LOG`] bytes at most. Waits for a disk in another thread only. When `stop` is ready the
 /// hook is ended, with all of its process group.
 pub async fn run(run: &HookRun, manifest: Manifest, logs: &Path, stop: impl Future<Output = ()>) -> Outcome {
-    let log = match Log::create(logs, run).await {
+    let log = match HookLog::create(logs, run).await {
         Ok(Some(log)) => log,
         Ok(None) => return Outcome::Failed("the bundle is not in the inbox any more".into()),
         Err(error) => return Outcome::NotStarted(format!("its log cannot be written: {error}")),
@@ -75,7 +75,7 @@ async fn watch(
     mut child: Child,
     mut output: Receiver,
     feed: Feed,
-    log: &Log,
+    log: &HookLog,
     stop: impl Future<Output = ()>,
 ) -> Outcome {
     let mut buf = vec![0; 16 << 10];
@@ -103,7 +103,7 @@ async fn watch(
 }
 
 /// One piece of output, to the log. False: there is no more. Nothing is lost if it is given up while it waits.
-async fn piece(log: &Log, output: &mut Receiver, buf: &mut [u8]) -> bool {
+async fn piece(log: &HookLog, output: &mut Receiver, buf: &mut [u8]) -> bool {
     let Some(room) = log.room().await else { return false };
     match output.read(buf).await {
         Ok(n @ 1..) => {
@@ -116,7 +116,7 @@ async fn piece(log: &Log, output: &mut Receiver, buf: &mut [u8]) -> bool {
 
 /// Reads what is left in the pipe after the hook has ended, however slow the log's disk is. Time and bytes are limited,
 /// since a child that the hook left behind may keep the pipe open, or write, for ever.
-async fn rest(log: &Log, output: &mut Receiver, buf: &mut [u8]) {
+async fn rest(log: &HookLog, output: &mut Receiver, buf: &mut [u8]) {
     let (mut left, mut bytes) = (LINGER, 0);
     while let Some(room) = log.room().await {
         let asked = Instant::now();

@@ -96,7 +96,7 @@ fn walk(
     found: &mut dyn FnMut(Mismatch) -> ControlFlow<()>,
 ) -> ControlFlow<()> {
     let mut digests = digests.iter();
-    let mut open = match Open::new(disk, dir.to_owned()) {
+    let mut open = match OpenFile::new(disk, dir.to_owned()) {
         Ok(root) => vec![root],
         Err(mismatch) => return found(mismatch),
     };
@@ -125,7 +125,7 @@ fn walk(
             found(mismatch)?;
         }
         if let EntryKind::Directory { .. } = entry.kind {
-            match Open::new(disk, path.clone()) {
+            match OpenFile::new(disk, path.clone()) {
                 Ok(inside) => open.push(inside),
                 Err(unreadable) => {
                     if is_there {
@@ -144,12 +144,12 @@ fn walk(
 
 /// A directory that is gone through: what is in it that no entry has named yet. Names come in the order of their bytes, as
 /// those of entries do.
-struct Open {
+struct OpenFile {
     path: PathBuf,
     names: Peekable<IntoIter<OsString>>,
 }
 
-impl Open {
+impl OpenFile {
     fn new(disk: &dyn Disk, path: PathBuf) -> Result<Self, Mismatch> {
         let names = disk.read_dir(&path).map_err(|error| missing(&path, error))?;
         Ok(Self { path, names: names.into_iter().peekable() })

@@ -34,11 +34,11 @@ const DROPPED: u32 = u32::MAX;
 pub(super) struct Parked {
     /// Held by whoever changes or reads the files; taken before `kept`.
     files: Mutex<()>,
-    kept: Mutex<Kept>,
+    kept: Mutex<KeptSymbols>,
 }
 
 #[derive(Default)]
-struct Kept {
+struct KeptSymbols {
     objects: HashMap<(ObjectKind, Oti), Object>,
     cost: Cost,
 }
@@ -250,7 +250,7 @@ impl Parked {
         Some(left)
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
+    fn kept(&self) -> MutexGuard<'_, KeptSymbols> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -15,7 +15,7 @@ use serde_json::json;
 use super::{CommandError, say, say_json};
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Kind {
+pub(super) enum KeyKind {
     /// The key that sender and receiver share: it seals every datagram. Both need the same file.
     Link {
         /// The file to write, mode 0600.
@@ -33,13 +33,13 @@ pub(super) enum Kind {
     },
 }
 
-pub(super) fn keygen(kind: &Kind, json: bool) -> Result<(), CommandError> {
+pub(super) fn keygen(kind: &KeyKind, json: bool) -> Result<(), CommandError> {
     let mut seed = [0; 32];
     SystemRandom::new()
         .fill(&mut seed)
         .map_err(|_| CommandError::new(Exit::OsErr, "the system gives no random numbers"))?;
     match kind {
-        Kind::Link { out } => {
+        KeyKind::Link { out } => {
             let key = LinkKey::from_bytes(seed);
             write_new(out, 0o600, &key.to_text())?;
             if json {
@@ -51,7 +51,7 @@ pub(super) fn keygen(kind: &Kind, json: bool) -> Result<(), CommandError> {
                 escape_path(out)
             ));
         }
-        Kind::Signing { out, comment } => {
+        KeyKind::Signing { out, comment } => {
             let key = SigningKey::from_seed(seed);
             let mut public = out.clone().into_os_string();
             public.push(".pub");

@@ -47,9 +47,9 @@ fn keys_are_made_once_and_for_their_owner_only() {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str| dir.path().join(name);
     let mode = |name: &str| fs::metadata(file(name)).unwrap().mode() & 0o7777;
-    let link = keygen::Kind::Link { out: file("link.key") };
+    let link = keygen::KeyKind::Link { out: file("link.key") };
     keygen::keygen(&link, true).unwrap();
-    let signing = keygen::Kind::Signing { out: file("sign.key"), comment: Some("the low side".into()) };
+    let signing = keygen::KeyKind::Signing { out: file("sign.key"), comment: Some("the low side".into()) };
     keygen::keygen(&signing, true).unwrap();
     assert_eq!((mode("link.key"), mode("sign.key"), mode("sign.key.pub")), (0o600, 0o600, 0o644));
     let text = |name: &str| fs::read_to_string(file(name)).unwrap();
@@ -64,7 +64,7 @@ fn keys_are_made_once_and_for_their_owner_only() {
     fs::remove_file(file("sign.key")).unwrap();
     assert!(keygen::keygen(&signing, true).is_err());
     assert!(!file("sign.key").exists());
-    let nowhere = keygen::Kind::Link { out: file("none/link.key") };
+    let nowhere = keygen::KeyKind::Link { out: file("none/link.key") };
     assert!(keygen::keygen(&nowhere, true).unwrap_err().to_string().contains("directory does not exist"));
 }
 

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::{CommandError, say, say_json};
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Command {
+pub(super) enum TicketCommand {
     /// Print in words what a ticket asks for and what every bit of it means, for who reviews what leaves the high side. Needs
     /// neither daemon nor configuration.
     Explain {
@@ -23,8 +23,8 @@ pub(super) enum Command {
     },
 }
 
-pub(super) fn ticket(command: &Command, json: bool) -> Result<(), CommandError> {
-    let Command::Explain { ticket } = command;
+pub(super) fn ticket(command: &TicketCommand, json: bool) -> Result<(), CommandError> {
+    let TicketCommand::Explain { ticket } = command;
     for ticket in read(ticket)? {
         if json {
             say_json(&json!({

@@ -8,7 +8,7 @@ use checkvalve_protocol::id::{BundleId, ChannelName};
 
 use super::{CommandError, ask, say_json};
 use crate::config::Config;
-use crate::control::{Found, Request};
+use crate::control::{FoundBundle, Request};
 use crate::engine::{BundleState, BundleView};
 
 const EVERY: Duration = Duration::from_millis(100);
@@ -27,7 +27,12 @@ pub(super) struct Dropped {
 pub(super) fn until_transmitted(config: &Config, dropped: &Dropped, json: bool) -> Result<(), CommandError> {
     let Dropped { channel, name, inode, since_ms, .. } = dropped;
     let request = Request::Find { channel: channel.clone(), inode: *inode, since_ms: *since_ms };
-    until(name, json, || Ok(ask::<Found>(config, &request)?.bundle), |view| view.state == BundleState::Transmitted)
+    until(
+        name,
+        json,
+        || Ok(ask::<FoundBundle>(config, &request)?.bundle),
+        |view| view.state == BundleState::Transmitted,
+    )
 }
 
 /// Waits until a bundle has no resends left.

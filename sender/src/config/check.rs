@@ -12,7 +12,7 @@ use checkvalve_protocol::id::ChannelName;
 use checkvalve_protocol::limits::{MAX_CHANNELS, MAX_MTU, MIN_MTU};
 use checkvalve_protocol::transmit::{self, ParameterError, Parameters};
 
-use super::{Channel, Checked, Config};
+use super::{ChannelConfig, Checked, Config};
 use crate::engine::Rules;
 
 const MOST_PASSES: u32 = 100;
@@ -25,7 +25,7 @@ pub(super) fn usual_channel() -> Option<ChannelName> {
 
 pub(super) fn check(mut config: Config) -> Result<Checked, ConfigError> {
     if config.channels.is_empty() {
-        config.channels.extend(usual_channel().map(|name| (name, Channel::default())));
+        config.channels.extend(usual_channel().map(|name| (name, ChannelConfig::default())));
     }
     let destinations = destinations(&config)?;
     let parameters = parameters(&config)?;

@@ -15,7 +15,7 @@ use crate::bundle::{Plan, Shown};
 use crate::bundles::{Announced, Content, Due, Kind, Ready, Record, Stage, Submitted, Withdrawal};
 use crate::holding::Home;
 use crate::ledger::{BundleRecord, LedgerError, Resend, State};
-use crate::pipeline::{Finished, Job, Order, Progress};
+use crate::pipeline::{Finished, Job, Progress, Transmission};
 use crate::work::{LoadError, Loaded, Loading, Work, digest, hashes_digest};
 
 /// Jobs of a channel that the pipeline has at a time: one on the wire, one to follow without a pause.
@@ -216,7 +216,7 @@ impl Engine {
         tracing::info!(channel = %record.channel, sequence = record.sequence, bundle = %record.id,
             bytes = record.bytes, pass, passes = rules.passes, kind = kind.name(), "transmitting");
         Job {
-            order: Order {
+            order: Transmission {
                 bundle: record.id,
                 sequence: record.sequence.unwrap_or_default(),
                 priority: rules.priority,

@@ -92,7 +92,7 @@ fn job(root: &Path, name: &str, sequence: u64, parameters: &Parameters) -> Job {
     let plan = plan(&OsDisk, root, identity).unwrap();
     let announce = plan.announce.sign(&SigningKey::from_seed([1; 32])).unwrap();
     Job {
-        order: Order {
+        order: Transmission {
             bundle: plan.announce.bundle,
             channel: plan.announce.channel.clone(),
             sequence,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{FeedError, Finished, Job, Order};
+use super::{FeedError, Finished, Job, Transmission};
 use crate::crypto::SigningKey;
 use crate::fec::{FecError, Plans};
 use crate::manifest::{Hashes, Outcome};
@@ -109,7 +109,7 @@ impl<J: Job> Running<J> {
     }
 
     /// What is to be sent.
-    pub(super) fn order(&self) -> &Order {
+    pub(super) fn order(&self) -> &Transmission {
         self.job.order()
     }
 

@@ -18,12 +18,12 @@ pub trait Job {
     type Error: From<FeedError>;
 
     /// What is to be sent.
-    fn order(&self) -> &Order;
+    fn order(&self) -> &Transmission;
 }
 
 /// What is to be sent: a pass, a resend of parts, or a withdrawal.
 #[derive(Debug, Clone)]
-pub struct Order {
+pub struct Transmission {
     /// The bundle.
     pub bundle: BundleId,
     /// Its channel.
@@ -102,7 +102,7 @@ pub enum FeedError {
     Manifest(#[from] ManifestError),
 }
 
-impl Order {
+impl Transmission {
     /// What beacons say about it.
     pub(super) fn on_wire(&self) -> OnWire {
         let count = |n: &AtomicU64| u32::try_from(n.load(Ordering::Relaxed)).unwrap_or(u32::MAX);

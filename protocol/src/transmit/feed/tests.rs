@@ -12,7 +12,7 @@ const KEY: [u8; 32] = [5; 32];
 /// A job whose data cannot be read from this offset on.
 #[derive(Debug)]
 struct Sample {
-    order: Order,
+    order: Transmission,
     fails_at: Option<u64>,
 }
 
@@ -30,7 +30,7 @@ impl Job for Sample {
     type Reader = usize;
     type Error = Broken;
 
-    fn order(&self) -> &Order {
+    fn order(&self) -> &Transmission {
         &self.order
     }
 }
@@ -86,7 +86,7 @@ impl Bench {
 
     fn job(&self, bundle: u64, channel: &str, priority: i16, data_len: u64) -> Sample {
         let parameters = &self.feed.setup.parameters;
-        let order = Order {
+        let order = Transmission {
             bundle: id(bundle),
             channel: ChannelName::new(channel).unwrap(),
             sequence: bundle,

@@ -9,9 +9,9 @@ const SCALE: usize = 8;
 const QUIET: usize = 4;
 
 /// The code of one ticket.
-pub(super) struct Code(QrCode);
+pub(super) struct QrPicture(QrCode);
 
-impl Code {
+impl QrPicture {
     /// Holds the ticket's symbols without blanks and line breaks, which the sender does not need. Errors: too long, in words.
     pub(super) fn new(text: &str) -> Result<Self, String> {
         let symbols: String = text.split_whitespace().collect();
