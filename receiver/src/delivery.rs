@@ -2,12 +2,12 @@
 //! told, so that a simulator can drive it single-threaded; the daemon calls it from its threads.
 //!
 //! 1. The pipeline asks whether an object is wanted, and hands over its blocks ([`crate::sink::Sink`], `receive`).
-//! 2. `manifests`: announce and hashes are admitted, or change nothing; what a key signed wrong goes to quarantine. `unknown` keeps
-//!    what another trust would admit.
+//! 2. `manifests`: announce and hashes are admitted, or change nothing; `unknown` keeps what another trust would admit;
+//!    `refusing`: what a key signed wrong goes to quarantine.
 //! 3. `advance`: a bundle that is whole is proven, published, written down. [`Delivery::work`] does this.
 //! 4. `install`: whose turn it is for the hook, and what became of it.
 //! 5. `beacons`, `watch`: beacons and time say what is incomplete or missing.
-//! 6. `operator`, `trusting`, `status`, `alarms`: what people ask and decide.
+//! 6. `operator`, `trusting`, `status`, `alarms`, `telling`: what people ask, decide and are told.
 
 mod advance;
 pub mod alarms;
@@ -18,7 +18,9 @@ mod manifests;
 mod operator;
 mod rebuild;
 mod receive;
+mod refusing;
 pub mod status;
+mod telling;
 pub mod ticket;
 mod trusting;
 mod unknown;

@@ -13,6 +13,7 @@ mod account;
 mod adopt;
 mod assembly;
 mod discard;
+mod durable;
 pub mod hashing;
 pub mod log;
 mod parked;
@@ -370,86 +371,6 @@ impl Store {
         }
     }
 
-    /// Makes all that is stored survive a power cut. Errors: what was stored since the last time is given up.
-    pub fn checkpoint(&self) -> io::Result<()> {
-        let (before, mut log, records) = loop {
-            let before: Vec<(Arc<Staged>, Stored, u64)> = self.all().into_iter().map(of_now).collect();
-            let (rewrites, records) = {
-                // Whoever is between writing and saying so holds this; what they wrote is counted next time.
-                let log = self.log();
-                (log.rewrites(), log.records())
-            };
-            let sync = self.syncs.begin();
-            if let Err(error) = self.disk.sync_fs(&self.root) {
-                self.give_up_unsynced();
-                return Err(error);
-            }
-            // If a concurrent sync was told that data is lost, that data does not count as synced.
-            sync.good();
-            let log = self.log();
-            // In a journal that was rewritten meanwhile these records are others.
-            if log.rewrites() == rewrites {
-                break (before, log, records);
-            }
-        };
-        log.checkpoint(records).map_err(io::Error::other)?;
-        for (staged, stored, losses) in before {
-            let mut blocks = staged.blocks();
-            // What was lost meanwhile may have come again since, and that is not synced.
-            if blocks.losses == losses {
-                blocks.stored.set_synced(&stored);
-            }
-        }
-        if log.is_long() {
-            self.rewrite(&mut log)?;
-        }
-        Ok(())
-    }
-
-    /// A sync failed: what was stored since the last checkpoint may be lost although it can be read.
-    pub fn give_up_unsynced(&self) {
-        // Lock the log first: whoever records something holds it while checking `failed_syncs`.
-        let mut log = self.log();
-        self.failed_syncs.fetch_add(1, Ordering::Relaxed);
-        if let Err(error) = log.unsynced() {
-            tracing::error!(%error, "staging journal");
-        }
-        for staged in self.all() {
-            {
-                let mut blocks = staged.blocks();
-                blocks.stored.back_to_synced();
-                blocks.losses += 1;
-                staged.recount(&blocks);
-            }
-            *staged.hashing() = hashing::Hashing::default();
-        }
-    }
-
-    /// Whether a sync failed.
-    #[must_use]
-    pub fn has_failed_syncs(&self) -> bool {
-        self.failed_syncs.load(Ordering::Relaxed) > 0
-    }
-
-    /// Whether a sync failed, and a bundle was not read from the device since: the kernel may have lost more than it
-    /// reported. A file system that cannot write its own metadata reports later syncs as good, even for data that is
-    /// written after the failure, and lost data can be read until it leaves the cache. This holds until the daemon
-    /// restarts.
-    #[must_use]
-    pub fn is_doubtful(&self, staged: &Staged) -> bool {
-        let failed = self.failed_syncs.load(Ordering::Relaxed);
-        failed > 0 && staged.blocks().read_again != Some(failed)
-    }
-
-    /// Has all of a bundle read from the device again, by the next [`Store::catch_up`], after a checkpoint.
-    pub fn read_again(&self, staged: &Staged, tree: &tree::Tree) -> io::Result<()> {
-        let failed = self.failed_syncs.load(Ordering::Relaxed);
-        tree.drop_cached()?;
-        *staged.hashing() = hashing::Hashing::default();
-        staged.blocks().read_again = Some(failed);
-        Ok(())
-    }
-
     /// Removes a bundle from staging. Errors: of the disk; it is forgotten all the same, and removed at the next start.
     pub fn remove(&self, id: BundleId) -> io::Result<()> {
         let Some(staged) = self.bundles.write().unwrap_or_else(PoisonError::into_inner).remove(&id) else {
@@ -513,15 +434,6 @@ impl Store {
         }
         log
     }
-}
-
-/// What a bundle has stored, and how often it lost something before.
-fn of_now(staged: Arc<Staged>) -> (Arc<Staged>, Stored, u64) {
-    let (stored, losses) = {
-        let blocks = staged.blocks();
-        (blocks.stored.clone(), blocks.losses)
-    };
-    (staged, stored, losses)
 }
 
 /// The blocks of `oti` that lie wholly in a range of bytes.

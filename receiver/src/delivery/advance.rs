@@ -20,7 +20,8 @@ use checkvalve_protocol::manifest::Outcome;
 use checkvalve_protocol::wire::ObjectKind;
 
 use super::alarms::Code;
-use super::manifests::{Refusal, announced, number, subject};
+use super::refusing::Refusal;
+use super::telling::{announced, number, subject};
 use super::{Delivery, Job};
 use crate::audit::Event;
 use crate::inbox::check::{Mismatch, check};

@@ -12,7 +12,7 @@ use checkvalve_protocol::id::{BundleId, ChannelName};
 use checkvalve_protocol::manifest::Announce;
 
 use super::Delivery;
-use super::manifests::subject;
+use super::telling::subject;
 use crate::audit::Event;
 use crate::hook::{HookPolicy, Outcome};
 use crate::inbox::{Address, Reason};

@@ -7,39 +7,21 @@
 use std::sync::{Arc, PoisonError};
 
 use checkvalve_host::journal::Sync as Durable;
-use checkvalve_host::json::Stamp;
 use checkvalve_host::log::escape_bytes;
 use checkvalve_protocol::admit::{Admitted, Trust, Verdict, admit, admit_hashes, admit_hashes_alone};
-use checkvalve_protocol::id::{BundleId, KeyId};
-use checkvalve_protocol::manifest::{Announce, Head, ManifestError, Opened, Outcome};
+use checkvalve_protocol::id::BundleId;
+use checkvalve_protocol::manifest::{Announce, Head, Opened, Outcome};
 use checkvalve_protocol::wire::ObjectKind;
 
 use super::alarms::Code;
+use super::refusing::Refusal;
+use super::telling::{announced, signer};
 use super::{Delivery, Job};
-use crate::audit::{Event, Subject};
-use crate::inbox::{Address, Reason};
+use crate::audit::Event;
 use crate::ledger::reception::{Adoption, PendingHashes};
-use crate::ledger::{Announced, Conflict, Entry, Hold, Signer, Standing, State};
+use crate::ledger::{Conflict, Entry, Hold, Signer, Standing, State};
 use crate::sink::StoreError;
 use crate::store::Staged;
-
-/// Why a bundle goes to quarantine.
-pub(super) struct Refusal {
-    /// One word for programs.
-    pub rule: String,
-    /// The same for people.
-    pub reason: String,
-}
-
-impl Refusal {
-    pub(super) fn new(rule: &str, reason: impl Into<String>) -> Self {
-        Self { rule: rule.to_owned(), reason: reason.into() }
-    }
-
-    pub(super) fn of(error: &ManifestError) -> Self {
-        Self::new(error.rule(), error.to_string())
-    }
-}
 
 impl Delivery {
     /// What counts, by what is trusted now.
@@ -284,152 +266,6 @@ impl Delivery {
         Ok(())
     }
 
-    /// A bundle is held: said once, and nothing more of it is received.
-    pub(super) fn hold(&self, entry: Entry, hold: Hold) {
-        let (id, now, code, reason) = (entry.id, self.now(), hold.code(), entry.reason.clone().unwrap_or_default());
-        let subject_of = entry.clone();
-        let known = self.ledger.lock().entry(id).is_some_and(|e| e.state == State::Held);
-        let noted = self.ledger.lock().hold(entry, hold);
-        if !noted {
-            self.alarm(
-                Code::HeldFull,
-                "",
-                "many bundles of a key are held already: more are refused; look at `status` for who signs them",
-            );
-        } else if !known {
-            if let Some(suppressed) = self.throttle.allow(now) {
-                tracing::warn!(bundle = %id, code, reason, suppressed, "held");
-            }
-            self.note(now, &Event::Held { bundle: subject(&subject_of), code, reason: &reason });
-            self.save();
-        }
-        self.discard(id);
-    }
-
-    /// Why, and what mends it now; `handle` is what commands take to mean it.
-    pub(super) fn held_reason(&self, entry: &Entry, hold: &Hold, handle: &str) -> String {
-        let number = number(entry);
-        let (channel, sequence) = (entry.channel.as_ref().map_or("", |c| c.as_str()), entry.sequence);
-        let key = entry.signer.as_ref().map(|s| s.key);
-        let adopt = || self.adopt_command(key);
-        let give_up = format!("`checkvalve-receiver reject {handle}` gives it up");
-        match hold {
-            Hold::Jump { newest } => {
-                let newest = entry
-                    .channel
-                    .as_ref()
-                    .and_then(|name| Some(self.ledger.lock().channel(name)?.newest()))
-                    .unwrap_or(*newest);
-                if self.is_mended(&[Code::SequenceJump], channel, key) == Some(true) {
-                    return format!(
-                        "{number} is far above {newest}, the newest of its channel, and the sender goes on from there: {give_up}, and what it \
-                         has inside is to be dropped again; `approve` only if that number is right all the same"
-                    );
-                }
-                let wrong = format!(
-                    "stop the sender, move its state directory away, make an empty one, and {}; then {give_up}, and what it has inside is to \
-                     be dropped again",
-                    adopt()
-                );
-                format!(
-                    "{number} is far above {newest}, the newest of its channel: if that is right, `checkvalve-receiver approve {handle}` (what \
-                     is between will be missing); else {wrong}"
-                )
-            }
-            Hold::Channels => format!(
-                "the config does not name channel {channel}, and there is no room for another that it does not name: add [channel.{channel}] \
-                 to it and restart, then `checkvalve-receiver retry {handle}`"
-            ),
-            Hold::Sequence { holder } => {
-                let codes = [Code::OlderState, Code::AnotherState, Code::TwoSenders, Code::OldEpoch];
-                let first = match self.is_mended(&codes, channel, key) {
-                    Some(true) => {
-                        return format!(
-                            "sequence {sequence} of {channel} is bundle {holder} already: {give_up}. What it has inside is to be dropped again, if \
-                             it did not come under another number"
-                        );
-                    }
-                    Some(false) => format!("first {}, with `--again {number}` if it is wanted; then ", adopt()),
-                    None => format!("unless the sender got a new epoch since, first {}; then ", adopt()),
-                };
-                format!(
-                    "sequence {sequence} of {channel} is bundle {holder} already: the sender's state was older than it should be, or two \
-                     senders have one key; {first}{give_up}. What it has inside comes by `adopt --again` or is to be dropped again"
-                )
-            }
-        }
-    }
-
-    /// Whether a sender is heard and none of these alarms stands about its channel or its key. None: it is not heard.
-    fn is_mended(&self, codes: &[Code], channel: &str, key: Option<KeyId>) -> Option<bool> {
-        let key = key.map(|key| key.to_string()).unwrap_or_default();
-        let stands = codes.iter().any(|&code| self.is_alarmed(code, channel) || self.is_alarmed(code, &key));
-        (stands || !self.is_silent(self.now())).then_some(!stands)
-    }
-
-    /// The sender gave a bundle up.
-    pub(super) fn withdrawn(&self, id: BundleId, reason: &str) {
-        let now = self.now();
-        let reason = &escape_bytes(reason.as_bytes());
-        let mut over = true;
-        self.ledger.lock().change(id, now, |entry| {
-            over = !entry.state.is_open();
-            if !over {
-                entry.state = State::Withdrawn;
-                entry.reason = Some(reason.to_owned());
-            }
-        });
-        if over {
-            return;
-        }
-        let Some(entry) = self.ledger.lock().entry(id).cloned() else { return };
-        if let Some(suppressed) = self.throttle.allow(now) {
-            tracing::warn!(bundle = %id, name = escape_bytes(&entry.name), reason, suppressed, "withdrawn by the sender");
-        }
-        self.note(now, &Event::Withdrawn { bundle: subject(&entry), reason });
-        self.save();
-        self.discard(id);
-        self.wake();
-    }
-
-    /// Ends a bundle in quarantine: reason on the disk, then audit, then ledger, then staging is cleaned. The ledger
-    /// has an entry for it.
-    pub(super) fn quarantine(&self, id: BundleId, refusal: &Refusal, announce: Option<&[u8]>) {
-        let now = self.now();
-        let Some(entry) = self.ledger.lock().entry(id).cloned() else { return };
-        let place = Address { id, channel: entry.channel.clone(), sequence: entry.sequence };
-        let kept = match (announce, self.store.get(id)) {
-            (None, Some(staged)) => self.store.object(&staged, ObjectKind::Announce, 1 << 20).ok().flatten(),
-            _ => None,
-        };
-        let reason = Reason {
-            bundle: id,
-            channel: entry.channel.clone(),
-            sequence: entry.sequence,
-            name: escape_bytes(&entry.name),
-            rule: refusal.rule.clone(),
-            reason: refusal.reason.clone(),
-            signer: entry.signer.as_ref().map(|s| s.key.to_string()),
-            at: Stamp(now),
-        };
-        if let Err(error) = self.inbox.quarantine(&place, &reason, announce.or(kept.as_deref())) {
-            tracing::error!(bundle = %id, %error, "reason cannot be written to quarantine");
-        }
-        if let Some(suppressed) = self.throttle.allow(now) {
-            let (name, rule, reason) = (&reason.name, &reason.rule, &reason.reason);
-            tracing::error!(bundle = %id, name, rule, reason, suppressed, "quarantined");
-        }
-        self.note(now, &Event::Quarantined { bundle: subject(&entry), rule: &refusal.rule, reason: &refusal.reason });
-        self.ledger.lock().change(id, now, |entry| {
-            (entry.state, entry.hold) = (State::Quarantined, None);
-            entry.rule = Some(refusal.rule.clone());
-            entry.reason = Some(refusal.reason.clone());
-        });
-        self.save();
-        self.discard(id);
-        self.wake();
-    }
-
     /// Writes to the audit trail; what cannot be written is an error in the log.
     pub(super) fn note(&self, now_ms: u64, event: &Event<'_>) {
         if let Err(error) = self.audit.record(now_ms, event) {
@@ -449,65 +285,5 @@ impl Delivery {
             self.store.vouch(id, &channel, self.share(&channel));
         }
         self.ledger.lock().reception.vouch(id);
-    }
-
-    /// The command for the low side that gives the sender of `key` a new epoch, with the numbers to write.
-    pub(super) fn adopt_command(&self, key: Option<KeyId>) -> String {
-        let ledger = self.ledger.lock();
-        let epoch = key.and_then(|key| ledger.sender(key)).map_or(1, |known| known.epoch().number);
-        let newest = ledger.channels().filter(|(_, channel)| channel.newest() > 0);
-        let newest: Vec<String> = newest.map(|(name, channel)| format!("{name}={}", channel.newest())).collect();
-        format!(
-            "on the low side: `checkvalve-sender adopt --epoch {} --sequences {}`",
-            epoch.saturating_add(1),
-            newest.join(",")
-        )
-    }
-
-    /// What commands take to mean this bundle and no other.
-    pub(super) fn handle(&self, entry: &Entry) -> String {
-        let is_other = |e: &Entry| e.id != entry.id && e.channel == entry.channel && e.sequence == entry.sequence;
-        handle(entry, !self.ledger.lock().entries().any(is_other))
-    }
-}
-
-/// How commands name a bundle: by its number if no other bundle has it, else by its id.
-pub(super) fn handle(entry: &Entry, is_alone: bool) -> String {
-    if is_alone { number(entry) } else { entry.id.to_string() }
-}
-
-/// How people name a bundle.
-pub(super) fn number(entry: &Entry) -> String {
-    match &entry.channel {
-        Some(channel) => format!("{channel}/{}", entry.sequence),
-        None => entry.id.to_string(),
-    }
-}
-
-/// The bundle of an entry, for the audit trail.
-pub(super) fn subject(entry: &Entry) -> Subject<'_> {
-    Subject {
-        bundle: Some(entry.id),
-        channel: entry.channel.as_ref(),
-        sequence: entry.sequence,
-        name: escape_bytes(&entry.name),
-        signer: entry.signer.as_ref().map(|s| s.key),
-        signer_name: entry.signer.as_ref().map(|s| s.name.as_str()),
-    }
-}
-
-pub(super) fn signer(opened: &Opened<Announce>) -> Signer {
-    Signer { key: opened.signer, name: opened.signer_name.clone() }
-}
-
-pub(super) fn announced(opened: &Opened<Announce>, bytes: u64) -> Announced {
-    Announced {
-        id: opened.value.bundle,
-        channel: opened.value.channel.clone(),
-        sequence: opened.value.sequence,
-        name: opened.value.name.clone(),
-        bytes,
-        signer: signer(opened),
-        digest: opened.digest,
     }
 }

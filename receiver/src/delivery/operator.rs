@@ -6,7 +6,7 @@ use checkvalve_protocol::id::{BundleId, ChannelName};
 
 use super::Delivery;
 use super::alarms::Code;
-use super::manifests::{number, subject};
+use super::telling::{number, subject};
 use crate::audit::{Event, Subject};
 use crate::ledger::{Entry, Hold, State};
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Delivery;
 use super::alarms::Alarm;
-use super::manifests::handle;
+use super::telling::handle;
 use crate::hook::log::log_path;
 use crate::ledger::{Entry, Next, Signer, State};
 use crate::sink::NO_ROOM;

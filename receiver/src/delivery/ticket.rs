@@ -145,7 +145,7 @@ impl Delivery {
             .entries()
             .filter(|entry| entry.state == State::Receiving)
             .take(NAMED)
-            .map(super::manifests::number)
+            .map(super::telling::number)
             .collect()
     }
 

@@ -11,7 +11,8 @@ use checkvalve_protocol::manifest::ManifestError;
 use serde::{Deserialize, Serialize};
 
 use super::Delivery;
-use super::manifests::{Refusal, number};
+use super::refusing::Refusal;
+use super::telling::number;
 use crate::audit::Event;
 use crate::ledger::{Entry, State};
 use crate::sink::Lost;
@@ -133,7 +134,7 @@ impl Delivery {
                 None => false,
             };
         let older = self.check_newest(entry).is_err();
-        self.note(now, &Event::Retried { bundle: super::manifests::subject(entry), from: entry.state.as_str() });
+        self.note(now, &Event::Retried { bundle: super::telling::subject(entry), from: entry.state.as_str() });
         {
             let mut ledger = self.ledger.lock();
             ledger.retry(id, now);

@@ -1,0 +1,133 @@
+//! How bundles are called, and what people are told of those that are held.
+
+use checkvalve_host::log::escape_bytes;
+use checkvalve_protocol::id::KeyId;
+use checkvalve_protocol::manifest::{Announce, Opened};
+
+use super::Delivery;
+use super::alarms::Code;
+use crate::audit::Subject;
+use crate::ledger::{Announced, Entry, Hold, Signer};
+
+impl Delivery {
+    /// Why, and what mends it now; `handle` is what commands take to mean it.
+    pub(super) fn held_reason(&self, entry: &Entry, hold: &Hold, handle: &str) -> String {
+        let number = number(entry);
+        let (channel, sequence) = (entry.channel.as_ref().map_or("", |c| c.as_str()), entry.sequence);
+        let key = entry.signer.as_ref().map(|s| s.key);
+        let adopt = || self.adopt_command(key);
+        let give_up = format!("`checkvalve-receiver reject {handle}` gives it up");
+        match hold {
+            Hold::Jump { newest } => {
+                let newest = entry
+                    .channel
+                    .as_ref()
+                    .and_then(|name| Some(self.ledger.lock().channel(name)?.newest()))
+                    .unwrap_or(*newest);
+                if self.is_mended(&[Code::SequenceJump], channel, key) == Some(true) {
+                    return format!(
+                        "{number} is far above {newest}, the newest of its channel, and the sender goes on from there: {give_up}, and what it \
+                         has inside is to be dropped again; `approve` only if that number is right all the same"
+                    );
+                }
+                let wrong = format!(
+                    "stop the sender, move its state directory away, make an empty one, and {}; then {give_up}, and what it has inside is to \
+                     be dropped again",
+                    adopt()
+                );
+                format!(
+                    "{number} is far above {newest}, the newest of its channel: if that is right, `checkvalve-receiver approve {handle}` (what \
+                     is between will be missing); else {wrong}"
+                )
+            }
+            Hold::Channels => format!(
+                "the config does not name channel {channel}, and there is no room for another that it does not name: add [channel.{channel}] \
+                 to it and restart, then `checkvalve-receiver retry {handle}`"
+            ),
+            Hold::Sequence { holder } => {
+                let codes = [Code::OlderState, Code::AnotherState, Code::TwoSenders, Code::OldEpoch];
+                let first = match self.is_mended(&codes, channel, key) {
+                    Some(true) => {
+                        return format!(
+                            "sequence {sequence} of {channel} is bundle {holder} already: {give_up}. What it has inside is to be dropped again, if \
+                             it did not come under another number"
+                        );
+                    }
+                    Some(false) => format!("first {}, with `--again {number}` if it is wanted; then ", adopt()),
+                    None => format!("unless the sender got a new epoch since, first {}; then ", adopt()),
+                };
+                format!(
+                    "sequence {sequence} of {channel} is bundle {holder} already: the sender's state was older than it should be, or two \
+                     senders have one key; {first}{give_up}. What it has inside comes by `adopt --again` or is to be dropped again"
+                )
+            }
+        }
+    }
+
+    /// Whether a sender is heard and none of these alarms stands about its channel or its key. None: it is not heard.
+    fn is_mended(&self, codes: &[Code], channel: &str, key: Option<KeyId>) -> Option<bool> {
+        let key = key.map(|key| key.to_string()).unwrap_or_default();
+        let stands = codes.iter().any(|&code| self.is_alarmed(code, channel) || self.is_alarmed(code, &key));
+        (stands || !self.is_silent(self.now())).then_some(!stands)
+    }
+
+    /// The command for the low side that gives the sender of `key` a new epoch, with the numbers to write.
+    pub(super) fn adopt_command(&self, key: Option<KeyId>) -> String {
+        let ledger = self.ledger.lock();
+        let epoch = key.and_then(|key| ledger.sender(key)).map_or(1, |known| known.epoch().number);
+        let newest = ledger.channels().filter(|(_, channel)| channel.newest() > 0);
+        let newest: Vec<String> = newest.map(|(name, channel)| format!("{name}={}", channel.newest())).collect();
+        format!(
+            "on the low side: `checkvalve-sender adopt --epoch {} --sequences {}`",
+            epoch.saturating_add(1),
+            newest.join(",")
+        )
+    }
+
+    /// What commands take to mean this bundle and no other.
+    pub(super) fn handle(&self, entry: &Entry) -> String {
+        let is_other = |e: &Entry| e.id != entry.id && e.channel == entry.channel && e.sequence == entry.sequence;
+        handle(entry, !self.ledger.lock().entries().any(is_other))
+    }
+}
+
+/// How commands name a bundle: by its number if no other bundle has it, else by its id.
+pub(super) fn handle(entry: &Entry, is_alone: bool) -> String {
+    if is_alone { number(entry) } else { entry.id.to_string() }
+}
+
+/// How people name a bundle.
+pub(super) fn number(entry: &Entry) -> String {
+    match &entry.channel {
+        Some(channel) => format!("{channel}/{}", entry.sequence),
+        None => entry.id.to_string(),
+    }
+}
+
+/// The bundle of an entry, for the audit trail.
+pub(super) fn subject(entry: &Entry) -> Subject<'_> {
+    Subject {
+        bundle: Some(entry.id),
+        channel: entry.channel.as_ref(),
+        sequence: entry.sequence,
+        name: escape_bytes(&entry.name),
+        signer: entry.signer.as_ref().map(|s| s.key),
+        signer_name: entry.signer.as_ref().map(|s| s.name.as_str()),
+    }
+}
+
+pub(super) fn signer(opened: &Opened<Announce>) -> Signer {
+    Signer { key: opened.signer, name: opened.signer_name.clone() }
+}
+
+pub(super) fn announced(opened: &Opened<Announce>, bytes: u64) -> Announced {
+    Announced {
+        id: opened.value.bundle,
+        channel: opened.value.channel.clone(),
+        sequence: opened.value.sequence,
+        name: opened.value.name.clone(),
+        bytes,
+        signer: signer(opened),
+        digest: opened.digest,
+    }
+}
