@@ -15,6 +15,7 @@ pub mod limits;
 pub mod manifest;
 pub mod partition;
 pub mod path;
+pub mod ranges;
 pub mod receive;
 pub mod seal;
 pub mod ticket;

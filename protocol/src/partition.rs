@@ -1,11 +1,9 @@
 //! From a transport object to source blocks and symbols (RFC 5052 section 9.1), and sets of blocks.
 
-use std::collections::BTreeMap;
-use std::ops::Range;
-
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{MAX_BLOCK_SYMBOLS, MAX_SYMBOL_SIZE, MAX_TRANSFER_LENGTH, SYMBOL_ALIGNMENT};
+use crate::ranges::RangeSet;
 
 /// Object transmission information: all that is needed to place any symbol of an object. Every datagram carries it.
 ///
@@ -151,132 +149,8 @@ impl Oti {
     }
 }
 
-/// A set of SBNs, kept as ranges: its size follows its gaps, not its numbers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct BlockSet {
-    /// First → one past the last; ranges neither touch nor overlap.
-    ranges: BTreeMap<u32, u32>,
-    len: u64,
-}
-
-impl BlockSet {
-    /// An empty set.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// All of `0..end`.
-    #[must_use]
-    pub fn all(end: u32) -> Self {
-        let mut set = Self::new();
-        set.insert_range(0..end);
-        set
-    }
-
-    /// Whether `sbn` is in the set.
-    #[must_use]
-    pub fn contains(&self, sbn: u32) -> bool {
-        self.ranges.range(..=sbn).next_back().is_some_and(|(_, &end)| sbn < end)
-    }
-
-    /// Adds `sbn`; false if it was there.
-    pub fn insert(&mut self, sbn: u32) -> bool {
-        if self.contains(sbn) || sbn == u32::MAX {
-            return false;
-        }
-        self.insert_range(sbn..sbn.saturating_add(1));
-        true
-    }
-
-    /// Adds a range.
-    pub fn insert_range(&mut self, range: Range<u32>) {
-        if range.is_empty() {
-            return;
-        }
-        let (mut start, mut end) = (range.start, range.end);
-        let touching: Vec<(u32, u32)> =
-            self.ranges.range(..=end).rev().take_while(|&(_, &e)| e >= start).map(|(&s, &e)| (s, e)).collect();
-        for (s, e) in touching {
-            self.ranges.remove(&s);
-            self.len = self.len.saturating_sub(u64::from(e.saturating_sub(s)));
-            start = start.min(s);
-            end = end.max(e);
-        }
-        self.ranges.insert(start, end);
-        self.len = self.len.saturating_add(u64::from(end.saturating_sub(start)));
-    }
-
-    /// Takes `sbn` out; false if it was not there.
-    pub fn remove(&mut self, sbn: u32) -> bool {
-        let Some((&start, &end)) = self.ranges.range(..=sbn).next_back() else { return false };
-        if sbn >= end {
-            return false;
-        }
-        self.ranges.remove(&start);
-        if start < sbn {
-            self.ranges.insert(start, sbn);
-        }
-        let after = sbn.saturating_add(1);
-        if after < end {
-            self.ranges.insert(after, end);
-        }
-        self.len = self.len.saturating_sub(1);
-        true
-    }
-
-    /// How many SBNs are in the set.
-    #[must_use]
-    pub fn len(&self) -> u64 {
-        self.len
-    }
-
-    /// Whether the set is empty.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.ranges.is_empty()
-    }
-
-    /// The ranges in order.
-    pub fn ranges(&self) -> impl Iterator<Item = Range<u32>> + '_ {
-        self.ranges.iter().map(|(&start, &end)| start..end)
-    }
-
-    /// The SBNs in order.
-    pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
-        self.ranges().flatten()
-    }
-
-    /// The ranges of `0..end` that are not in the set.
-    #[must_use]
-    pub fn gaps(&self, end: u32) -> Vec<Range<u32>> {
-        let mut gaps = Vec::new();
-        let mut at = 0;
-        for range in self.ranges() {
-            if range.start >= end {
-                break;
-            }
-            if at < range.start {
-                gaps.push(at..range.start);
-            }
-            at = range.end;
-        }
-        if at < end {
-            gaps.push(at..end);
-        }
-        gaps
-    }
-}
-
-impl FromIterator<Range<u32>> for BlockSet {
-    fn from_iter<I: IntoIterator<Item = Range<u32>>>(ranges: I) -> Self {
-        let mut set = Self::new();
-        for range in ranges {
-            set.insert_range(range);
-        }
-        set
-    }
-}
+/// A set of SBNs.
+pub type BlockSet = RangeSet<u32>;
 
 #[cfg(test)]
 mod tests {
@@ -316,32 +190,5 @@ mod tests {
         assert_eq!(Oti::new(1, 64, 0), Err(OtiError::BlockLength));
         assert_eq!(Oti::new(1, 64, MAX_BLOCK_SYMBOLS + 1), Err(OtiError::BlockLength));
         assert_eq!(Oti::new(MAX_TRANSFER_LENGTH, 64, 1), Err(OtiError::Blocks));
-    }
-
-    #[test]
-    fn block_set_agrees_with_a_plain_set() {
-        let mut state = 7_u64;
-        let mut next = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            (state >> 33) as u32
-        };
-        let mut set = BlockSet::new();
-        let mut plain = std::collections::BTreeSet::new();
-        for _ in 0..4_000 {
-            let sbn = next() % 64;
-            match next() % 3 {
-                0 => assert_eq!(set.remove(sbn), plain.remove(&sbn)),
-                1 => assert_eq!(set.insert(sbn), plain.insert(sbn)),
-                _ => {
-                    let end = sbn + next() % 5;
-                    set.insert_range(sbn..end);
-                    plain.extend(sbn..end);
-                }
-            }
-            assert_eq!(set.len(), plain.len() as u64);
-            assert!(set.iter().eq(plain.iter().copied()));
-            let gaps: Vec<u32> = set.gaps(70).into_iter().flatten().collect();
-            assert!(gaps.iter().copied().eq((0..70).filter(|s| !plain.contains(s))));
-        }
     }
 }

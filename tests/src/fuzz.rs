@@ -167,7 +167,11 @@ fn datagrams(bytes: &[u8]) {
     let sealer = Sealer::new(None, SessionId(7));
     let mut want = |symbol: &Symbol| match symbol.bundle.0 {
         5 => Wanted::No(DropReason::Refused),
-        1 => Wanted::Yes { have: BlockSet::all(symbol.sbn), parked: vec![(symbol.sbn, 1)], origin: Origin::Signed },
+        1 => Wanted::Yes {
+            have: BlockSet::from_iter([0..symbol.sbn]),
+            parked: vec![(symbol.sbn, 1)],
+            origin: Origin::Signed,
+        },
         // Some that nobody signed for, until they are vouched for.
         other => {
             let origin =

@@ -14,7 +14,7 @@ impl Reassembly {
             if object.open.get(&block.sbn()).is_some_and(Open::is_doubtful) {
                 object.is_stale = true;
             } else {
-                object.have.insert(block.sbn());
+                object.have.add(block.sbn());
                 object.parked.remove(&block.sbn());
             }
             self.close(handle, block.sbn());

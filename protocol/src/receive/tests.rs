@@ -140,7 +140,7 @@ impl High {
             if block.kind() == ObjectKind::Data {
                 let at = block.oti().block_offset(block.sbn()).unwrap() as usize;
                 self.data[at..at + block.data().len()].copy_from_slice(block.data());
-                assert!(self.stored.insert(block.sbn()), "a block comes once");
+                assert!(self.stored.add(block.sbn()), "a block comes once");
             }
             self.reassembly.stored(block);
         }

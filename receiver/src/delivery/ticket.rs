@@ -7,7 +7,7 @@ use checkvalve_host::log::escape_bytes;
 use checkvalve_host::progress::counted;
 use checkvalve_protocol::id::{BundleId, ChannelName};
 use checkvalve_protocol::limits::MAX_TICKET_SEQUENCES;
-use checkvalve_protocol::partition::{BlockSet, Oti};
+use checkvalve_protocol::partition::Oti;
 use checkvalve_protocol::ticket::{Data, Lack, Loss, Need, Subject, Ticket};
 use checkvalve_protocol::wire::ObjectKind;
 use serde::{Deserialize, Serialize};
@@ -272,7 +272,7 @@ impl Delivery {
                 lacks.push(Lack { first, blocks: end - first, need: Need::Whole });
             }
         };
-        for gap in gaps(&have, oti.blocks()) {
+        for gap in have.gaps(0..oti.blocks()) {
             let mut at = gap.start;
             for (&sbn, &symbols) in lacking.range(gap.clone()) {
                 whole(&mut lacks, at, sbn);
@@ -313,20 +313,4 @@ fn parts(range: std::ops::Range<u64>) -> impl Iterator<Item = (u64, u64)> {
     let last = range.end.saturating_sub(1);
     let firsts = range.step_by(usize::try_from(MAX_TICKET_SEQUENCES).unwrap_or(usize::MAX)).take(MOST_GAPS);
     firsts.map(move |first| (first, last.min(first.saturating_add(MAX_TICKET_SEQUENCES - 1))))
-}
-
-/// What of `0..end` is not in a set.
-fn gaps(have: &BlockSet, end: u32) -> Vec<std::ops::Range<u32>> {
-    let mut gaps = Vec::new();
-    let mut at = 0;
-    for range in have.ranges() {
-        if at < range.start {
-            gaps.push(at..range.start.min(end));
-        }
-        at = at.max(range.end);
-    }
-    if at < end {
-        gaps.push(at..end);
-    }
-    gaps
 }

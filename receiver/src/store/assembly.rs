@@ -59,7 +59,7 @@ impl Assembly {
         };
         let offset = oti.block_offset(sbn).ok_or(io::ErrorKind::InvalidInput)?;
         part.file.write_all_at(buf, offset)?;
-        if part.have.insert(sbn) {
+        if part.have.add(sbn) {
             part.cost = part.cost + Cost::bytes(buf.len() as u64);
         }
         if part.have.len() < u64::from(oti.blocks()) {

@@ -344,7 +344,7 @@ fn open_or_create(disk: &dyn Disk, path: &Path) -> io::Result<Box<dyn DiskFile>>
 
 impl Blocks {
     fn cost(&self) -> Cost {
-        let pages = self.stored.all.pages() + self.moved.pages();
+        let pages = self.stored.all.measured() + self.moved.measured();
         Cost { bytes: pages.saturating_mul(PAGE), ranges: self.stored.all.count() as u64, ..Cost::default() }
     }
 

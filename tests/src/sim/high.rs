@@ -99,7 +99,7 @@ impl High {
             let start = object.oti.block_offset(block.sbn()).expect("a block of the object");
             let start = usize::try_from(start).expect("an object in memory");
             object.bytes[start..start + block.data().len()].copy_from_slice(block.data());
-            assert!(object.have.insert(block.sbn()), "a block came twice");
+            assert!(object.have.add(block.sbn()), "a block came twice");
             self.reassembly.stored(block);
         }
         while let Some(block) = self.reassembly.poll_parked() {

@@ -124,7 +124,7 @@ fn what_is_lost_comes_again_and_what_is_stored_does_not() {
     bench.put(1, 0);
     bench.put(2, 0);
     // The caller lost the first block, and got the third in another way.
-    bench.have.insert(2);
+    bench.have.add(2);
     bench.ask_again();
     assert_eq!(bench.intake.lacking(BundleId(1)), [(1, 3)], "at once, on a silent line");
     bench.put(1, 1);

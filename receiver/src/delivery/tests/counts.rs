@@ -129,7 +129,7 @@ fn what_comes_after_spoilt_content_is_thrown_away_when_the_link_is_silent() {
     let (delivery, sample, other) = spoilt(&bench);
     assert_eq!(delivery.lost(), [(sample.id(), crate::sink::Lost::All)]);
     let have = |delivery: &Delivery| match delivery.want(sample.id(), ObjectKind::Data, &sample.oti()) {
-        Want::Yes { have, .. } => have.iter().collect::<Vec<u32>>(),
+        Want::Yes { have, .. } => have.iter().flatten().collect::<Vec<u32>>(),
         other => panic!("{other:?}"),
     };
     let good = have(&delivery);

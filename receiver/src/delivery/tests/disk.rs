@@ -25,7 +25,7 @@ fn stored(bench: &Bench, sample: &Sample) -> Delivery {
 /// The blocks that need not come again.
 fn have(delivery: &Delivery, sample: &Sample) -> Vec<u32> {
     match delivery.want(sample.id(), ObjectKind::Data, &sample.oti()) {
-        Want::Yes { have, .. } => have.iter().collect(),
+        Want::Yes { have, .. } => have.iter().flatten().collect(),
         Want::Done => (0..sample.oti().blocks()).collect(),
         other => panic!("{other:?}"),
     }

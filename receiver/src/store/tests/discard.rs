@@ -28,7 +28,7 @@ fn wrong(store: &Store, sample: &Sample) -> Vec<usize> {
 }
 
 fn have(store: &Store, sample: &Sample) -> Vec<u32> {
-    store.have(sample.id(), ObjectKind::Data, &sample.oti()).iter().collect()
+    store.have(sample.id(), ObjectKind::Data, &sample.oti()).iter().flatten().collect()
 }
 
 /// The blocks that have no byte of the files `bad`.
