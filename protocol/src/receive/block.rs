@@ -1,6 +1,6 @@
 //! A source block while its symbols come in.
 
-use super::buffers::{Buffers, Lease};
+use super::buffers::{BLOCK_OVERHEAD, Buffers, Lease};
 use super::record::{HEAD, REPAIR_SYMBOLS, Record};
 use super::{DropReason, Origin};
 use crate::fec::{self, FecError, Plans};
@@ -21,12 +21,12 @@ pub struct ReceivedBlock {
     place: Symbol,
     symbols: u16,
     /// The source symbols in their places.
-    pub(super) record: Record,
+    record: Record,
     have: [u64; MAX_BLOCK_SYMBOLS as usize / 64],
     source: u16,
     /// ESIs of the repair symbols, in the order in which they lie in `repair_records`.
     repair: Vec<u32>,
-    pub(super) repair_records: Vec<Record>,
+    repair_records: Vec<Record>,
     /// Its bytes count as held. None: it has left the reassembly.
     lease: Option<Lease>,
     /// Symbols of it that the caller keeps.
@@ -142,8 +142,9 @@ impl ReceivedBlock {
         source.chain(repair_symbols(&self.repair, &self.repair_records, size))
     }
 
-    /// A block of which nothing is here yet, in these bytes.
-    pub(super) fn new(place: &Symbol, symbols: u16, mut record: Record, lease: Lease) -> Self {
+    /// A block of which nothing is here yet.
+    pub(super) fn new(place: &Symbol, symbols: u16, signed: bool, buffers: &mut Buffers) -> Self {
+        let (mut record, lease) = buffers.block(place, symbols, signed);
         record.begin(place, true);
         Self { lease: Some(lease), ..Self::bare(place, symbols, record) }
     }
@@ -175,6 +176,13 @@ impl ReceivedBlock {
     /// Its bytes do not count as held any more.
     pub(super) fn release(&mut self) {
         self.lease = None;
+    }
+
+    /// Gives its records back.
+    pub(super) fn recycle(self, buffers: &mut Buffers) {
+        // They do not count any more.
+        drop(self.lease);
+        buffers.recycle(self.repair_records.into_iter().chain([self.record]));
     }
 
     pub(super) fn set_origin(&mut self, origin: Origin) {
@@ -290,6 +298,8 @@ fn repair_symbols<'a>(
     let at = move |n: usize| Some(records.get(n / REPAIR_SYMBOLS)?.repair(n % REPAIR_SYMBOLS, size));
     esis.iter().enumerate().filter_map(move |(n, &esi)| Some((esi, at(n)?)))
 }
+
+const _: () = assert!(2 * size_of::<Open>() as u64 + 96 <= BLOCK_OVERHEAD);
 
 /// A block in the reassembly.
 pub(super) struct Open {

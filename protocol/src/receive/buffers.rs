@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::block::{Open, ReceivedBlock};
 use super::record::{BlockMemory, HEAD, REPAIR_SYMBOLS, Record};
 use crate::partition::Oti;
 use crate::wire::Symbol;
 
-/// What an open block takes beside its records: a map is at most half empty, and it waits in a queue or two.
-pub(super) const BLOCK_OVERHEAD: u64 = 2 * size_of::<Open>() as u64 + 96;
+/// What an open block takes beside its records: a map is at most half empty, and it waits in a queue or two. [`super::block`]
+/// asserts that this is not too little.
+pub(super) const BLOCK_OVERHEAD: u64 = 736;
 /// What an object takes beside its blocks.
 pub(super) const OBJECT_OVERHEAD: u64 = 768;
 /// Records that are kept to be used again, at most.
@@ -158,14 +158,15 @@ impl Buffers {
         self.lease(OBJECT_OVERHEAD, signed)
     }
 
-    pub(super) fn block(&mut self, place: &Symbol, symbols: u16, signed: bool) -> ReceivedBlock {
+    /// The record for a block's source symbols, and what counts it.
+    pub(super) fn block(&mut self, place: &Symbol, symbols: u16, signed: bool) -> (Record, Lease) {
         let size = usize::from(place.oti.symbol_size());
         let len = HEAD + usize::from(symbols) * size;
         // One size for all blocks of an object, the last and shorter ones too.
         let full = HEAD + usize::from(place.oti.max_block_symbols()) * size;
         let record = self.record(len, if full / 2 <= len { full } else { len });
         let lease = self.lease(BLOCK_OVERHEAD + record.cost(), signed);
-        ReceivedBlock::new(place, symbols, record, lease)
+        (record, lease)
     }
 
     /// A record for repair symbols of a block, which is counted with it.
@@ -187,12 +188,9 @@ impl Buffers {
         lease.move_to(&self.signed);
     }
 
-    /// Takes the block's records for others.
-    pub(super) fn recycle(&mut self, mut block: ReceivedBlock) {
-        // It does not count any more.
-        block.release();
-        let repair = std::mem::take(&mut block.repair_records);
-        for mut record in repair.into_iter().chain([block.record]) {
+    /// Takes records for others, which nothing counts any more.
+    pub(super) fn recycle(&mut self, records: impl IntoIterator<Item = Record>) {
+        for mut record in records {
             record.end();
             let fits = self.held().saturating_add(self.spare).saturating_add(record.cost()) <= self.limit;
             if fits && self.spares < MOST_SPARE {

@@ -19,7 +19,7 @@ impl Reassembly {
             }
             self.close(handle, block.sbn());
         }
-        self.buffers.recycle(block);
+        block.recycle(&mut self.buffers);
     }
 
     /// The caller keeps `symbols` symbols of this parked block: it gives them back when the block comes out again, which
@@ -37,7 +37,7 @@ impl Reassembly {
                 self.ready.extend(open.complete(symbols, origin));
             }
         }
-        self.buffers.recycle(block);
+        block.recycle(&mut self.buffers);
         if let Some(handle) = handle {
             self.complete_parked(now, handle);
         }
@@ -59,7 +59,7 @@ impl Reassembly {
         let sbn = block.sbn();
         let handle = self.worked_on(&block);
         let Some(object) = handle.and_then(|handle| self.objects.get_mut(handle)) else {
-            self.buffers.recycle(block);
+            block.recycle(&mut self.buffers);
             return;
         };
         if block.has_parked() && block.received() >= object.kept(sbn) {
@@ -69,7 +69,7 @@ impl Reassembly {
             object.try_later(now, self.limits.ask_again);
         }
         let Some(open) = object.open.get_mut(&sbn) else {
-            self.buffers.recycle(block);
+            block.recycle(&mut self.buffers);
             return;
         };
         block.was_undecodable();
@@ -103,7 +103,7 @@ impl Reassembly {
                 }
             }
         }
-        self.buffers.recycle(block);
+        block.recycle(&mut self.buffers);
     }
 
     /// The block's object is not wanted any more, or must come again: nothing of it was received, and it is asked about again.
@@ -112,7 +112,7 @@ impl Reassembly {
             self.interrupt(handle);
             self.remove_object(handle, false);
         }
-        self.buffers.recycle(block);
+        block.recycle(&mut self.buffers);
     }
 
     /// The block's object is not what it should be: nothing of it was received, and it is asked about again. What else came of its bundle
@@ -125,6 +125,6 @@ impl Reassembly {
 
     /// Gives back the memory of a parked block whose symbols nobody keeps.
     pub fn recycle(&mut self, block: ReceivedBlock) {
-        self.buffers.recycle(block);
+        block.recycle(&mut self.buffers);
     }
 }

@@ -29,7 +29,7 @@ impl Reassembly {
             }
             // Making room may have taken the object itself.
             let Some(object) = self.objects.get_mut(handle) else { return };
-            let block = self.buffers.block(&Symbol { sbn, ..place }, source, signed);
+            let block = ReceivedBlock::new(&Symbol { sbn, ..place }, source, signed, &mut self.buffers);
             let mut open = Open { block: Some(block), state: State::Collecting, heard: object.heard };
             self.ready.extend(open.complete(kept, origin));
             object.open.insert(sbn, open);
@@ -45,7 +45,7 @@ impl Reassembly {
             match open.block {
                 // It counts until the caller gives it back: many may go at once.
                 Some(block) if park => self.parked.push_back(block),
-                Some(block) => self.buffers.recycle(block),
+                Some(block) => block.recycle(&mut self.buffers),
                 // Whoever works on it gives it back, and finds that it is not known.
                 None => {}
             }
@@ -153,7 +153,7 @@ impl Reassembly {
     /// A block is given up.
     fn drop_block(&mut self, handle: Handle, sbn: u32) {
         if let Some(block) = self.take_out(handle, sbn) {
-            self.buffers.recycle(block);
+            block.recycle(&mut self.buffers);
         }
     }
 
@@ -166,7 +166,7 @@ impl Reassembly {
     /// A block that was worked on is over.
     pub(super) fn close(&mut self, handle: Handle, sbn: u32) {
         if let Some(block) = self.take_out(handle, sbn) {
-            self.buffers.recycle(block);
+            block.recycle(&mut self.buffers);
         }
     }
 

@@ -174,7 +174,7 @@ impl Reassembly {
             if !may || !self.make_room(now, bytes, signed) {
                 return Err(crowded(origin));
             }
-            let block = self.buffers.block(symbol, symbols, signed);
+            let block = ReceivedBlock::new(symbol, symbols, signed, &mut self.buffers);
             let open = Open { block: Some(block), state: State::Collecting, heard: now };
             self.objects.get_mut(handle).ok_or(DropReason::Limit)?.open.insert(symbol.sbn, open);
             self.open_blocks += 1;

@@ -41,7 +41,7 @@ impl Reassembly {
         let gone = self.lobby.push(now, *symbol, payload, &self.buffers);
         let symbols = self.lobby.take_announce(symbol);
         if let Some(k) = symbol.oti.block_symbols(symbol.sbn).filter(|_| !symbols.is_empty()) {
-            let mut block = self.buffers.block(symbol, k, false);
+            let mut block = ReceivedBlock::new(symbol, k, false, &mut self.buffers);
             block.set_origin(Origin::Named);
             for waiting in symbols {
                 // Each was of T bytes, and another one.

@@ -75,6 +75,15 @@ fn numbers(ranges: &[Lack]) -> [Vec<u64>; 3] {
     [gaps.collect(), lengths.collect(), needs.collect()]
 }
 
+/// A range in words.
+pub(super) fn range(lack: &Lack) -> String {
+    let need = lack.need;
+    match lack.blocks {
+        1 => format!("block {}: {need}", lack.first),
+        blocks => format!("blocks {} to {} ({blocks}): {need} of each", lack.first, lack.end().saturating_sub(1)),
+    }
+}
+
 fn write_ranges(ranges: &[Lack], w: &mut Writer) {
     w.put_golomb((ranges.len() as u64).saturating_sub(1), 0);
     w.label(|| format!("ranges: {}", ranges.len()));
@@ -91,7 +100,7 @@ fn write_ranges(ranges: &[Lack], w: &mut Writer) {
         w.put_golomb(gap, of_gaps);
         w.put_golomb(length, of_lengths);
         w.put_golomb(need, of_needs);
-        w.label(|| super::explain::range(lack));
+        w.label(|| range(lack));
     }
 }
 

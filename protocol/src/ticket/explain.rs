@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::bits::Writer;
-use super::{Data, Lack, Subject, Ticket, content};
+use super::{Data, Subject, Ticket, content};
 
 pub(super) fn explain(ticket: &Ticket) -> String {
     let mut w = Writer::labelled();
@@ -43,7 +43,7 @@ fn summary(ticket: &Ticket) -> String {
                 Data::All => text.push_str("- all of its data\n"),
                 Data::Ranges(ranges) => {
                     for lack in ranges {
-                        let _ = writeln!(text, "- {}", range(lack));
+                        let _ = writeln!(text, "- {}", content::range(lack));
                     }
                 }
             }
@@ -58,13 +58,4 @@ fn summary(ticket: &Ticket) -> String {
     }
     let _ = writeln!(text, "Datagrams that the link lost lately: {}.", ticket.loss);
     text
-}
-
-/// A range in words.
-pub(super) fn range(lack: &Lack) -> String {
-    let need = lack.need;
-    match lack.blocks {
-        1 => format!("block {}: {need}", lack.first),
-        blocks => format!("blocks {} to {} ({blocks}): {need} of each", lack.first, lack.end().saturating_sub(1)),
-    }
 }
