@@ -6,6 +6,7 @@
 pub mod channel;
 mod entry;
 pub mod file;
+mod record;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::RangeInclusive;

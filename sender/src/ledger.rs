@@ -3,6 +3,8 @@
 //!
 //! One journal; every record is the whole new state of one thing, the last one counts, so that replaying is reading.
 //! Whatever must not be used twice (a sequence, ESIs, a session's number) is durable before it is used.
+//!
+//! The layouts of the records, and how older ones are read, are in `ledger/record.rs`.
 
 mod record;
 
@@ -11,6 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use checkvalve_host::disk::Disk;
+use checkvalve_host::exit::Exit;
 use checkvalve_host::journal::{CorruptRange, Journal, JournalError, Sync};
 use checkvalve_protocol::beacon::Epoch;
 use checkvalve_protocol::codec;
@@ -26,8 +29,6 @@ const REMEMBERED: usize = 1_000;
 const SUPERSEDED: usize = 2_000;
 /// The latest that the ledger's clock is believed to be, in milliseconds: at the end of its numbers everything would be due.
 const MAX_UPTIME_MS: u64 = 1 << 53;
-/// Most bytes of an encoded record.
-const MAX_LINE: usize = 1 << 20;
 
 /// The ledger.
 pub struct Ledger {
@@ -81,11 +82,22 @@ pub enum LedgerError {
     Sessions,
 }
 
+impl LedgerError {
+    /// What a program exits with for it.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Journal(error) => error.exit(),
+            Self::Sessions => Exit::IoErr,
+        }
+    }
+}
+
 impl Ledger {
-    /// Opens the journal at `path`, creating it if it is missing, and says what of it was lost.
+    /// Opens the journal at `path`, creating it if it is missing, and says what of it was lost. One of an older version is rewritten.
     /// Errors: [`LedgerError::Journal`].
     pub fn open(disk: &Arc<dyn Disk>, path: &Path) -> Result<(Self, Damage), LedgerError> {
-        let (journal, recovered) = Journal::open(disk, path)?;
+        let (journal, recovered) = Journal::open(disk, path, record::SCHEMA)?;
         let mut ledger = Self {
             journal,
             lines: recovered.records.len(),
@@ -97,10 +109,14 @@ impl Ledger {
         };
         let mut damage = Damage { corrupt: recovered.corrupt, unknown: 0, empty: recovered.records.is_empty() };
         for bytes in &recovered.records {
-            match codec::decode::<Line>(bytes, MAX_LINE) {
+            match record::decode(recovered.version, bytes) {
                 Ok(line) => ledger.apply(line),
                 Err(_) => damage.unknown += 1,
             }
+        }
+        // A damaged one shows that it was until its owner has mended it and rewrites it.
+        if ledger.journal.is_older() && !damage.is_real() {
+            ledger.rewrite()?;
         }
         Ok((ledger, damage))
     }
@@ -250,8 +266,8 @@ impl Ledger {
     fn write(&mut self, changes: Vec<Change>, sync: Sync) -> Result<(), LedgerError> {
         let lines: Vec<_> = changes.iter().map(|change| self.encode(change.clone())).collect();
         match self.journal.append_all(&lines, sync) {
-            // Since a sync failed, or because it is full: a new file helps, if the disk does.
-            Err(JournalError::Broken { .. } | JournalError::Full { .. }) => {
+            // Since a sync failed, because it is full or older: a new file helps, if the disk does.
+            Err(error) if error.wants_rewrite() => {
                 self.rewrite()?;
                 self.journal.append_all(&lines, sync)?;
             }

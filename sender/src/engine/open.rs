@@ -110,15 +110,18 @@ impl Engine {
                 "the ledger was damaged; what is missing is rebuilt from what is held"
             );
         }
+        let mut rebuilt = false;
         if damaged || damage.empty {
             for found in &held {
                 let parameters = &self.setup.parameters;
                 if let Some(record) = taken_back(&self.ledger, self.setup.disk.as_ref(), parameters, found) {
-                    self.ledger.put(record, Sync::Yes)?;
+                    self.ledger.remember(record);
+                    rebuilt = true;
                 }
             }
         }
-        if damaged {
+        // All of it at once: until then the journal shows that it was damaged.
+        if damaged || rebuilt {
             self.ledger.rewrite()?;
         }
         let there: BTreeSet<_> = held.iter().filter(|f| f.name.is_some()).map(|f| f.home.id()).collect();
