@@ -230,6 +230,7 @@ fn os() -> Arc<dyn Disk> {
     Arc::new(OsDisk)
 }
 
-fn records_of(name: &str) -> Vec<u8> {
+/// The bytes of a file in `tests/records`.
+pub(crate) fn records_of(name: &str) -> Vec<u8> {
     std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/records").join(name)).unwrap()
 }

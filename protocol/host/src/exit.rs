@@ -137,5 +137,7 @@ mod tests {
         assert_eq!(exit(13), Exit::NoPerm, "EACCES");
         assert_eq!(exit(2), Exit::NoInput, "ENOENT");
         assert_eq!(exit(5), Exit::IoErr, "EIO");
+        let newer = Newer { path: "x".into(), program: String::new(), what: "lines", version: 2, known: 1 };
+        assert_eq!(Exit::from_io(&io::Error::other(newer)), Exit::Config);
     }
 }
