@@ -53,7 +53,7 @@ impl Damage {
 
 impl LedgerFile {
     /// Opens or creates the ledger at `path`; one of an older version is rewritten. The second value says what was lost of it.
-    /// Errors: as [`Journal::open`] and [`Journal::rewrite`].
+    /// A damaged one shows that it was until [`LedgerFile::rewrite`]. Errors: as [`Journal::open`] and [`Journal::rewrite`].
     pub fn open(disk: &Arc<dyn Disk>, path: &Path) -> Result<(Self, Damage), JournalError> {
         let (journal, mut recovered) = Journal::open(disk, path, SCHEMA)?;
         let (mut ledger, mut unreadable) = (Ledger::new(), 0);
@@ -73,16 +73,23 @@ impl LedgerFile {
         }
         ledger.rebuild_slots();
         let mut kept = Kept { journal, compact: 0, begun: ledger.begun_channels() };
-        if kept.journal.is_older() || kept.journal.len() > REWRITE_AT || !recovered.corrupt.is_empty() {
-            kept.rewrite(&ledger)?;
-        }
         let damage = Damage { torn_bytes: recovered.torn_bytes, corrupt: recovered.corrupt, unreadable };
+        if !damage.is_any() && (kept.journal.is_older() || kept.journal.len() > REWRITE_AT) {
+            kept.replace(&ledger.all_records())?;
+        }
         Ok((Self { ledger: Mutex::new(ledger), journal: Mutex::new(kept) }, damage))
     }
 
     /// The ledger, to read and change. Hold it briefly: the receive thread waits for it.
     pub fn lock(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes the journal anew from what is known. Errors: as [`Journal::rewrite`].
+    pub fn rewrite(&self) -> Result<(), JournalError> {
+        let mut kept = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.lock().all_records();
+        kept.replace(&all)
     }
 
     /// Writes down what changed since the last time. With [`Sync::Yes`] it is durable when this returns, and all that was
@@ -128,10 +135,6 @@ impl Kept {
                 self.replace(&all)
             }
         }
-    }
-
-    fn rewrite(&mut self, ledger: &Ledger) -> Result<(), JournalError> {
-        self.replace(&ledger.all_records())
     }
 
     fn replace(&mut self, records: &[Vec<u8>]) -> Result<(), JournalError> {

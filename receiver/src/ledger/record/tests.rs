@@ -145,3 +145,18 @@ fn an_older_ledger_is_rewritten_once_also_after_a_full_disk() {
     };
     is_rewritten_once("ledger-container1-records1", work, check);
 }
+
+#[test]
+fn a_damaged_ledger_shows_it_until_it_is_mended() {
+    for name in ["ledger-container1-records1", "ledger-records1"] {
+        let (_dir, path, mut bytes) = journal_of(name);
+        bytes[45] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        for _ in 0..2 {
+            let (_, damage) = LedgerFile::open(&os(), &path).unwrap();
+            assert_eq!((damage.corrupt.len(), std::fs::read(&path).unwrap() == bytes), (1, true), "{name}");
+        }
+        LedgerFile::open(&os(), &path).unwrap().0.rewrite().unwrap();
+        assert!(!LedgerFile::open(&os(), &path).unwrap().1.is_any());
+    }
+}
