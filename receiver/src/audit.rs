@@ -1,7 +1,10 @@
 //! The audit trail: one JSON object a line, appended and synced, never changed.
 //!
-//! Every line has `at` (RFC 3339) and `event`; the rest depends on the event. An event may stand there twice
+//! Every line has `schema`, `at` (RFC 3339) and `event`; the rest depends on the event. An event may stand there twice
 //! when a crash hit between writing it and what follows; none is lost.
+//!
+//! Fields and events are added to a schema, never changed. What is to mean something else gets the next one, and its lines
+//! `program`, so that an older program, which refuses to read them, can say who wrote them. Lines without a schema have the first.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use checkvalve_host::disk::{Disk, DiskFile};
 use checkvalve_host::json::Stamp;
+use checkvalve_host::version::Newer;
 use checkvalve_protocol::id::{BundleId, ChannelName, KeyId};
 use serde::{Deserialize, Serialize};
 
@@ -34,8 +38,17 @@ pub struct Unreadable {
     pub count: u64,
 }
 
+/// Which rules a line follows.
+#[derive(Deserialize)]
+struct Ruled {
+    #[serde(default)]
+    schema: u32,
+    #[serde(default)]
+    program: String,
+}
+
 /// A line of the trail about a bundle, as it is read again.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Told {
     /// When.
     pub at: Stamp,
@@ -76,6 +89,8 @@ pub struct Told {
     pub ended: Option<String>,
 }
 
+/// Of the lines that are written.
+const SCHEMA: u32 = 1;
 /// Longest line that is read again, in bytes.
 const MAX_LINE: usize = 64 << 10;
 /// Lines that are named when they cannot be read.
@@ -205,6 +220,7 @@ pub struct Subject<'a> {
 
 #[derive(Serialize)]
 struct Line<'a> {
+    schema: u32,
     at: Stamp,
     #[serde(flatten)]
     event: &'a Event<'a>,
@@ -217,14 +233,19 @@ impl Audit {
         Ok(Self { disk: Arc::clone(disk), file, path: path.to_owned() })
     }
 
-    /// Gives `each` line that can be read, from the first on, and which cannot.
+    /// Gives `each` line that can be read, from the first on, and which cannot. Errors: of the disk; a [`Newer`] program wrote one.
     pub fn read(&self, each: &mut dyn FnMut(Told)) -> io::Result<Unreadable> {
         let file = self.disk.open_read(&self.path)?;
         let (mut at, mut held) = (0, Vec::new());
         let mut buf = vec![0; MAX_LINE];
         let (mut number, mut unreadable, mut is_long) = (0, Unreadable::default(), false);
+        let mut newer = None;
         let mut line = |line: &[u8]| {
             number += 1;
+            if let Some(ruled) = serde_json::from_slice::<Ruled>(line).ok().filter(|ruled| ruled.schema > SCHEMA) {
+                newer.get_or_insert(ruled);
+                return;
+            }
             match serde_json::from_slice(line) {
                 Ok(told) => each(told),
                 // Made when a torn line was ended.
@@ -243,7 +264,13 @@ impl Audit {
                 if !held.is_empty() || is_long {
                     line(b"torn");
                 }
-                return Ok(unreadable);
+                return match newer {
+                    None => Ok(unreadable),
+                    Some(Ruled { schema: version, program }) => {
+                        let path = self.path.clone();
+                        Err(io::Error::other(Newer { path, program, what: "lines", version, known: SCHEMA }))
+                    }
+                };
             }
             at += got as u64;
             held.extend_from_slice(&buf[..got]);
@@ -263,7 +290,8 @@ impl Audit {
     /// Appends a line; durable when this returns. Where somebody removed the trail, a new one begins. What a full disk tore of the line
     /// before is ended first, so that this one can be read.
     pub fn record(&self, at_ms: u64, event: &Event<'_>) -> io::Result<()> {
-        let mut line = serde_json::to_vec(&Line { at: Stamp(at_ms), event }).map_err(io::Error::other)?;
+        let mut line =
+            serde_json::to_vec(&Line { schema: SCHEMA, at: Stamp(at_ms), event }).map_err(io::Error::other)?;
         line.push(b'\n');
         let mut trail = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         match self.disk.lstat(&self.path) {
@@ -302,88 +330,4 @@ fn end_line(file: &dyn DiskFile) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use checkvalve_host::disk::OsDisk;
-    use checkvalve_host::disk::fault::FailNth;
-
-    fn event() -> Event<'static> {
-        Event::TrustAdded { key: KeyId([1; 8]), name: "a \"b\"\n" }
-    }
-
-    #[test]
-    fn lines_are_appended_also_after_a_torn_one() {
-        let dir = crate::testing::dir();
-        let path = dir.path().join("audit.jsonl");
-        let disk: Arc<dyn Disk> = Arc::new(OsDisk);
-        Audit::open(&disk, &path).unwrap().record(7, &event()).unwrap();
-        let whole = std::fs::read(&path).unwrap();
-        std::fs::write(&path, [&whole[..], &whole[..20]].concat()).unwrap();
-        Audit::open(&disk, &path).unwrap().record(8, &event()).unwrap();
-        let text = std::fs::read_to_string(&path).unwrap();
-        let lines: Vec<Option<serde_json::Value>> = text.lines().map(|line| serde_json::from_str(line).ok()).collect();
-        assert_eq!(lines.len(), 3);
-        assert_eq!(lines[0].as_ref().unwrap()["event"], "trust_added");
-        assert!(lines[1].is_none());
-        assert_eq!(lines[2].as_ref().unwrap()["at"], "1970-01-01T00:00:00.008Z");
-    }
-
-    #[test]
-    fn what_a_full_disk_tore_costs_no_later_event_and_is_named() {
-        let dir = crate::testing::dir();
-        let path = dir.path().join("audit.jsonl");
-        let disk = Arc::new(FailNth::new(Arc::new(OsDisk)));
-        let audit = Audit::open(&(Arc::clone(&disk) as Arc<dyn Disk>), &path).unwrap();
-        audit.record(1, &event()).unwrap();
-        disk.heal();
-        audit.record(1, &event()).unwrap();
-        let steps = disk.operations();
-        assert_eq!(steps, ["lstat", "append", "sync_data"]);
-        disk.fail_once(1, 28);
-        audit.record(2, &event()).unwrap_err();
-        // Ending the torn line may fail too, at each step.
-        for nth in 1..4 {
-            disk.fail_once(nth, 28);
-            audit.record(2, &event()).unwrap_err();
-        }
-        disk.heal();
-        audit.record(3, &event()).unwrap();
-        disk.heal();
-        audit.record(4, &event()).unwrap();
-        assert_eq!(disk.operations(), steps, "nothing is torn any more");
-        let mut told = Vec::new();
-        let unreadable = audit.read(&mut |line| told.push(line.at.0)).unwrap();
-        assert_eq!(told, [1, 1, 3, 4]);
-        assert_eq!(unreadable, Unreadable { lines: vec![3], count: 1 });
-    }
-
-    #[test]
-    fn lines_that_are_too_long_or_torn_are_counted_once() {
-        let dir = crate::testing::dir();
-        let path = dir.path().join("audit.jsonl");
-        let audit = Audit::open(&(Arc::new(OsDisk) as Arc<dyn Disk>), &path).unwrap();
-        audit.record(1, &event()).unwrap();
-        let whole = std::fs::read(&path).unwrap();
-        let long = vec![b'x'; 5 * MAX_LINE];
-        std::fs::write(&path, [&whole[..], &long, b"\n", &whole, &whole[..9]].concat()).unwrap();
-        let mut told = 0;
-        let unreadable = audit.read(&mut |_| told += 1).unwrap();
-        assert_eq!((told, unreadable), (2, Unreadable { lines: vec![2, 4], count: 2 }));
-    }
-
-    #[test]
-    fn a_trail_that_was_removed_begins_anew() {
-        let dir = crate::testing::dir();
-        let path = dir.path().join("state/audit.jsonl");
-        std::fs::create_dir(dir.path().join("state")).unwrap();
-        let disk: Arc<dyn Disk> = Arc::new(OsDisk);
-        let audit = Audit::open(&disk, &path).unwrap();
-        audit.record(1, &event()).unwrap();
-        std::fs::remove_dir_all(dir.path().join("state")).unwrap();
-        audit.record(2, &event()).unwrap();
-        audit.record(3, &event()).unwrap();
-        let mut told = Vec::new();
-        audit.read(&mut |line| told.push(line.at.0)).unwrap();
-        assert_eq!(told, [2, 3]);
-    }
-}
+mod tests;

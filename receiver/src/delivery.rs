@@ -200,6 +200,9 @@ impl Delivery {
                 tracing::warn!(bundles = rebuilt, "the ledger was rebuilt from the audit trail and the manifests");
             }
         }
+        if damaged {
+            this.ledger.rewrite().map_err(OpenError::Ledger)?;
+        }
         // It may have been set while no daemon ran.
         this.ledger.lock().clock_went_back(now_ms);
         this.set_trust(trust, now_ms).map_err(OpenError::State)?;

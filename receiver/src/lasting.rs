@@ -22,7 +22,8 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 const PAGE: usize = 4_096;
 /// `MAGIC`, the boot's id, the number of pages (`u32` little-endian).
 const HEAD: usize = 8 + 16 + 4;
-/// Changes with the layout, here and of the records inside.
+/// Ends in the version, which changes with the layout, here and of the records inside. What is of another version is not read: it
+/// can come again.
 const MAGIC: [u8; 8] = *b"cvblock1";
 /// From statfs(2). Elsewhere the kernel would write every block to a disk.
 const TMPFS: rustix::fs::FsWord = 0x0102_1994;
@@ -383,6 +384,28 @@ mod tests {
         assert!(left_behind(&path, BOOT, &mut |_| {}).is_err());
         drop(Lasting::create(&path, BOOT, 1 << 20).unwrap());
         assert!(std::fs::symlink_metadata(&path).unwrap().is_file());
+    }
+
+    #[test]
+    fn the_layout_is_that_of_the_version() {
+        let Some(dir) = dir() else { return };
+        let path = dir.path().join("blocks");
+        let limits = Limits { objects: 4, idle: Duration::from_secs(9), ..Limits::new(1 << 20) };
+        let mut running = Reassembly::with_memory(limits, Box::new(Lasting::create(&path, BOOT, 8 << 10).unwrap()));
+        put(&mut running, 1, 98..102);
+        let mut made = std::fs::read(&path).unwrap();
+        drop(running);
+        let len = made.len();
+        made.truncate(made.iter().rposition(|&byte| byte != 0).unwrap() + 1);
+        let mut vector = crate::testing::vector("lasting-blocks-1", &made);
+        assert!(made == vector, "a layout is never changed: another one has another magic");
+        vector.resize(len, 0);
+        std::fs::write(&path, &vector).unwrap();
+        assert_eq!(found(&path, BOOT), [(1, 4)]);
+        // What another version left can come again.
+        vector[7] += 1;
+        std::fs::write(&path, &vector).unwrap();
+        assert_eq!(found(&path, BOOT), []);
     }
 
     #[test]

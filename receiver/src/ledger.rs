@@ -7,6 +7,7 @@ pub mod channel;
 mod entry;
 pub mod file;
 pub mod reception;
+mod record;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::RangeInclusive;

@@ -31,6 +31,7 @@ use crate::control::{About, answer, reload_trust};
 use crate::delivery::{Delivery, OpenError, Policy, Settings};
 use crate::hook::HookPolicy;
 use crate::pipeline::{LinkStats, Pipeline, PipelineConfig};
+use crate::store::StoreOpenError;
 use crate::store::log::BootId;
 use crate::store::space;
 
@@ -75,7 +76,8 @@ impl RunError {
             Self::Config(_) => Exit::Config,
             Self::Lock(LockError::Held { .. }) | Self::Bind(BindError::Running { .. }) => Exit::TempFail,
             Self::Lock(LockError::Io { error, .. }) | Self::Open(OpenError::State(error)) => Exit::from_io(error),
-            Self::Open(_) => Exit::IoErr,
+            Self::Open(OpenError::Ledger(error) | OpenError::Store(StoreOpenError::Journal(error))) => error.exit(),
+            Self::Open(OpenError::Store(StoreOpenError::Disk(_))) => Exit::IoErr,
             Self::Bind(_) => Exit::CantCreat,
             Self::Pipeline(_) | Self::System(_) => Exit::OsErr,
             Self::Failed => Exit::Software,

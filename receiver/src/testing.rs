@@ -1,8 +1,13 @@
 //! What the unit tests of several modules share.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use checkvalve_host::disk::fault::FailNth;
+use checkvalve_host::disk::{Disk, OsDisk};
+use checkvalve_host::journal::{Journal, JournalError, Schema, Sync};
+use checkvalve_host::version::PROGRAM;
 use checkvalve_protocol::crypto::{SigningKey, TrustStore};
 use checkvalve_protocol::id::{BundleId, ChannelName};
 use checkvalve_protocol::manifest::{Announce, Entry, EntryKind, EntryRef, Hashes, Outcome, Timestamp};
@@ -152,4 +157,80 @@ pub(crate) fn shuffled(n: u32, seed: u64) -> Vec<u32> {
         order.swap(at, (state >> 33) as usize % (at + 1));
     }
     order
+}
+
+/// The file `name` of `tests/records`, which holds what is written now. `CHECKVALVE_WRITE_VECTORS=1 cargo test` makes it of
+/// `made`; a file of an older layout is never made again.
+pub(crate) fn vector(name: &str, made: &[u8]) -> Vec<u8> {
+    if std::env::var_os("CHECKVALVE_WRITE_VECTORS").is_some() {
+        std::fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/records").join(name), made).unwrap();
+    }
+    records_of(name)
+}
+
+/// A journal with the bytes of a file in `tests/records`, in a directory of its own.
+pub(crate) fn journal_of(name: &str) -> (tempfile::TempDir, PathBuf, Vec<u8>) {
+    let (dir, bytes) = (dir(), records_of(name));
+    let path = dir.path().join("journal");
+    std::fs::write(&path, &bytes).unwrap();
+    (dir, path, bytes)
+}
+
+/// A journal of these records is what the file `name` holds, but for the version of the program and the checksum over it.
+pub(crate) fn is_the_newest_layout(schema: Schema, name: &str, records: &[Vec<u8>]) {
+    let dir = dir();
+    let path = dir.path().join("journal");
+    let (mut journal, _) = Journal::open(&os(), &path, schema).unwrap();
+    journal.append_all(records, Sync::Yes).unwrap();
+    let written = std::fs::read(&path).unwrap();
+    let newest = vector(&format!("{name}-records{}", schema.version()), &written);
+    assert_eq!((&written[..16], &written[32..]), (&newest[..16], &newest[32..]), "a layout is never changed");
+}
+
+/// A journal of a newer version, called `name`, is refused by `open` in one line, and left as it is.
+pub(crate) fn refuses_newer(schema: Schema, name: &[u8; 6], open: impl Fn(&Path) -> Option<JournalError>) {
+    let dir = dir();
+    let path = dir.path().join("journal");
+    let (newer, known) = (schema.version() + 1, schema.version());
+    let (mut journal, _) = Journal::open(&os(), &path, Schema::new(name, newer)).unwrap();
+    journal.append(b"whatever", Sync::Yes).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let expected = format!(
+        "{}: written by checkvalve {PROGRAM} (records of version {newer}; this program reads up to {known}); \
+         run that version or a newer one",
+        path.display()
+    );
+    assert_eq!(open(&path).unwrap().to_string(), expected);
+    assert_eq!(std::fs::read(&path).unwrap(), bytes);
+}
+
+/// A file of container 1 is rewritten when it is opened, wherever a disk that is full fails, and before anything is appended.
+/// `work` opens a journal and appends to it if that succeeds; `check` opens it, too, and looks at what it holds.
+pub(crate) fn is_rewritten_once(name: &str, work: impl Fn(&Arc<dyn Disk>, &Path), check: impl Fn(&Path)) {
+    for step in 0.. {
+        let (_dir, path, older) = journal_of(name);
+        let faulty = Arc::new(FailNth::new(os()));
+        faulty.fail_once(step, 28);
+        work(&(Arc::clone(&faulty) as Arc<dyn Disk>), &path);
+        let steps = faulty.operations().len();
+        let now = std::fs::read(&path).unwrap();
+        assert!(now == older || now[6] == 2, "{step}");
+        check(&path);
+        let rewritten = std::fs::read(&path).unwrap();
+        assert_eq!(rewritten[6], 2);
+        check(&path);
+        if step >= steps {
+            assert!(step > 6, "{step}");
+            return;
+        }
+    }
+}
+
+fn os() -> Arc<dyn Disk> {
+    Arc::new(OsDisk)
+}
+
+/// The bytes of a file in `tests/records`.
+pub(crate) fn records_of(name: &str) -> Vec<u8> {
+    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/records").join(name)).unwrap()
 }

@@ -48,13 +48,17 @@ struct Channel {
 }
 
 impl Bundles {
-    /// Opens the ledger at `path`, creating it if it is missing, and says what of it was lost.
+    /// Opens the ledger at `path`, creating it if it is missing, and says what of it was lost. One of an older version is rewritten.
     /// Errors: [`LedgerError::Journal`].
     pub fn open(disk: &Arc<dyn Disk>, path: &Path) -> Result<(Self, Damage), LedgerError> {
         let (ledger, changes, damage) = Ledger::open(disk, path)?;
         let mut bundles =
             Self { ledger, records: BTreeMap::new(), channels: BTreeMap::new(), index: BTreeSet::new(), claims: 0 };
         changes.into_iter().for_each(|change| bundles.apply(change));
+        // A damaged one shows that it was until its owner has mended it and rewrites it.
+        if bundles.ledger.is_older() && !damage.is_real() {
+            bundles.rewrite()?;
+        }
         Ok((bundles, damage))
     }
 

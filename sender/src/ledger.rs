@@ -3,6 +3,8 @@
 //!
 //! One journal; every record is the whole new state of one thing, the last one counts, so that replaying is reading.
 //! Whatever must not be used twice (a sequence, ESIs, a session's number) is durable before it is used.
+//!
+//! The layouts of the records, and how older ones are read, are in `ledger/record.rs`.
 
 mod record;
 
@@ -10,6 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use checkvalve_host::disk::Disk;
+use checkvalve_host::exit::Exit;
 use checkvalve_host::journal::{CorruptRange, Journal, JournalError, Sync};
 use checkvalve_protocol::beacon::Epoch;
 use checkvalve_protocol::codec;
@@ -20,8 +23,6 @@ pub use record::{BundleRecord, Change, Resend, State};
 
 /// The latest that the ledger's clock is believed to be, in milliseconds: at the end of its numbers everything would be due.
 const MAX_UPTIME_MS: u64 = 1 << 53;
-/// Most bytes of an encoded record.
-const MAX_LINE: usize = 1 << 20;
 
 /// The journal, and what of it is about no single bundle. What it says of bundles and channels is kept by
 /// [`Bundles`](crate::bundles::Bundles), and given back whenever the journal is written anew.
@@ -66,17 +67,28 @@ pub enum LedgerError {
     Sessions,
 }
 
+impl LedgerError {
+    /// What a program exits with for it.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Journal(error) => error.exit(),
+            Self::Sessions => Exit::IoErr,
+        }
+    }
+}
+
 impl Ledger {
     /// Opens the journal at `path`, creating it if it is missing. Gives what it says of bundles and channels, oldest first, and
     /// what of it was lost. Errors: [`LedgerError::Journal`].
     pub fn open(disk: &Arc<dyn Disk>, path: &Path) -> Result<(Self, Vec<Change>, Damage), LedgerError> {
-        let (journal, recovered) = Journal::open(disk, path)?;
+        let (journal, recovered) = Journal::open(disk, path, record::SCHEMA)?;
         let lines = recovered.records.len();
         let mut ledger = Self { journal, lines, epoch: None, session_number: 0, uptime_ms: 0 };
         let mut damage = Damage { corrupt: recovered.corrupt, unknown: 0, empty: recovered.records.is_empty() };
         let mut changes = Vec::new();
         for bytes in &recovered.records {
-            match codec::decode::<Line>(bytes, MAX_LINE) {
+            match record::decode(recovered.version, bytes) {
                 Ok(Line { uptime_ms, change }) => {
                     ledger.uptime_ms = ledger.uptime_ms.max(uptime_ms.min(MAX_UPTIME_MS));
                     ledger.apply(&change);
@@ -110,6 +122,12 @@ impl Ledger {
         self.uptime_ms = self.uptime_ms.saturating_add(ms);
     }
 
+    /// Whether the journal is of an older version: nothing is added to it before it is rewritten.
+    #[must_use]
+    pub fn is_older(&self) -> bool {
+        self.journal.is_older()
+    }
+
     /// Records in the journal, those that others superseded with them.
     #[must_use]
     pub fn lines(&self) -> usize {
@@ -128,8 +146,8 @@ impl Ledger {
     ) -> Result<(), LedgerError> {
         let lines: Vec<_> = changes.iter().map(|change| self.encode(change.clone())).collect();
         match self.journal.append_all(&lines, sync) {
-            // Since a sync failed, or because it is full: a new file helps, if the disk does.
-            Err(JournalError::Broken { .. } | JournalError::Full { .. }) => {
+            // Since a sync failed, because it is full or older: a new file helps, if the disk does.
+            Err(error) if error.wants_rewrite() => {
                 self.rewrite(all())?;
                 self.journal.append_all(&lines, sync)?;
             }

@@ -69,7 +69,7 @@ impl RunError {
             Self::Config(_) => Exit::Config,
             Self::Lock(LockError::Held { .. }) | Self::Bind(BindError::Running { .. }) => Exit::TempFail,
             Self::Lock(LockError::Io { error, .. }) | Self::Open(OpenError::Disk { error, .. }) => Exit::from_io(error),
-            Self::Open(OpenError::Ledger(_)) => Exit::IoErr,
+            Self::Open(OpenError::Ledger(error)) => error.exit(),
             Self::Bind(_) => Exit::CantCreat,
             Self::Pipeline(_) | Self::System(_) | Self::Random => Exit::OsErr,
             Self::Failed => Exit::Software,

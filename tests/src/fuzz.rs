@@ -168,7 +168,7 @@ fn datagrams(bytes: &[u8]) {
     let mut want = |symbol: &Symbol| match symbol.bundle.0 {
         5 => Wanted::No(DropReason::Refused),
         1 => Wanted::Yes {
-            have: BlockSet::from_iter([0..symbol.sbn]),
+            have: std::iter::once(0..symbol.sbn).collect(),
             parked: vec![(symbol.sbn, 1)],
             origin: Origin::Signed,
         },

@@ -5,6 +5,8 @@ use std::process::{ExitCode, Termination};
 
 use serde::{Deserialize, Serialize};
 
+use crate::version::Newer;
+
 /// Why a process ended, from `sysexits.h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "u8", try_from = "u8")]
@@ -34,7 +36,7 @@ pub enum Exit {
     Protocol = 76,
     /// Not allowed.
     NoPerm = 77,
-    /// The configuration is wrong.
+    /// The configuration is wrong, or a newer version of the program wrote the state: to start again does not help.
     Config = 78,
 }
 
@@ -70,6 +72,9 @@ impl Exit {
     /// What fits an I/O error.
     #[must_use]
     pub fn from_io(error: &io::Error) -> Self {
+        if error.get_ref().is_some_and(|inner| inner.is::<Newer>()) {
+            return Self::Config;
+        }
         match error.kind() {
             io::ErrorKind::NotFound => Self::NoInput,
             io::ErrorKind::PermissionDenied => Self::NoPerm,
@@ -132,5 +137,7 @@ mod tests {
         assert_eq!(exit(13), Exit::NoPerm, "EACCES");
         assert_eq!(exit(2), Exit::NoInput, "ENOENT");
         assert_eq!(exit(5), Exit::IoErr, "EIO");
+        let newer = Newer { path: "x".into(), program: String::new(), what: "lines", version: 2, known: 1 };
+        assert_eq!(Exit::from_io(&io::Error::other(newer)), Exit::Config);
     }
 }

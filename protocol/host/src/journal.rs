@@ -1,26 +1,42 @@
 //! Append-only journals that survive a power cut at any byte, and say what a bad disk took from them.
 //!
-//! A file is an 8-byte header, `CVJRNL`, version, inverted version, and then records: length `u32` little-endian, CRC-32
-//! (IEEE) `u32` little-endian, payload. The CRC is over the record's offset in the file (`u64` little-endian), the length and
-//! the payload, so that a record is only ever valid in its own place, and zeros are none.
+//! A file is a header of 32 bytes and then records: length `u32` little-endian, CRC-32 (IEEE) `u32` little-endian, payload.
+//! The CRC is over the first 16 bytes of the header, the record's offset in the file (`u64` little-endian), the length and
+//! the payload, so that a record is only ever valid in its own place and under its own version, and zeros are none.
+//!
+//! | bytes of the header | what |
+//! | --- | --- |
+//! | 0..8 | `CVJRNL`, version of the container (2), the same inverted |
+//! | 8..14 | what the records are: the name of their [`Schema`] |
+//! | 14..16 | version of the records, the same inverted |
+//! | 16..28 | version of the program that wrote the file, for people; zeros after it. So in later containers, too |
+//! | 28..32 | CRC-32 of bytes 0..28, little-endian |
+//!
+//! Container 1 had the first 8 bytes alone, which no CRC covered; its records are of version 1. A file has records of one
+//! version. An older one is read, and takes no record before its owner has rewritten it in the present version. A
+//! newer one is refused and left as it is.
 //!
 //! Opening a journal cuts a torn tail off. What is damaged in the middle is stepped over, reported and left as it is
 //! until [`Journal::rewrite`].
+
+mod header;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use header::Schema;
+use header::{Found, HEADER, Layout};
+
 use crate::disk::{Disk, DiskFile, read_to_end, write_atomic};
+use crate::exit::Exit;
+use crate::version::Newer;
 
 /// Most bytes in a record. What is longer belongs in a file of its own that a record names.
 pub const MAX_RECORD: usize = 1 << 20;
 /// Most bytes in a journal; its owner rewrites it long before.
 pub const MAX_JOURNAL: u64 = 1 << 30;
 
-const VERSION: u8 = 1;
-const MAGIC: [u8; 8] = magic(VERSION);
-const HEADER: u64 = MAGIC.len() as u64;
 const FRAME: usize = 8;
 const MODE: u32 = 0o600;
 
@@ -28,6 +44,9 @@ const MODE: u32 = 0o600;
 pub struct Journal {
     disk: Arc<dyn Disk>,
     path: PathBuf,
+    schema: Schema,
+    /// Of what is written; until an older file is rewritten, not that of the file.
+    layout: Layout,
     file: Box<dyn DiskFile>,
     /// Where the next record goes: everything before it is whole.
     end: u64,
@@ -35,8 +54,10 @@ pub struct Journal {
 }
 
 /// What a journal held when it was opened.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recovered {
+    /// Version of the records: 1 to that of the schema.
+    pub version: u8,
     /// Payloads, oldest first.
     pub records: Vec<Vec<u8>>,
     /// Bytes that were cut off the end: a record that was being written when the power went, or a damaged last one.
@@ -72,13 +93,24 @@ pub enum JournalError {
         /// The file.
         path: PathBuf,
     },
-    /// A newer version of this program wrote it. It is left as it is.
-    #[error("{path}: a journal of version {version}, this program knows version {VERSION}; run the newer program")]
-    Version {
+    /// A journal of other records. It is left as it is.
+    #[error("{path}: a journal of \"{found}\", not of \"{wanted}\"; move the file away")]
+    Foreign {
         /// The file.
         path: PathBuf,
-        /// Its version.
-        version: u8,
+        /// What it holds.
+        found: String,
+        /// What was asked for.
+        wanted: String,
+    },
+    /// A newer version of this program wrote it. It is left as it is.
+    #[error(transparent)]
+    Newer(#[from] Newer),
+    /// Its records are of an older version. It takes none before [`Journal::rewrite`].
+    #[error("{path}: has records of an older version; rewrite it")]
+    Older {
+        /// The file.
+        path: PathBuf,
     },
     /// A record is longer than [`MAX_RECORD`]. The journal is as before.
     #[error("a record of {len} bytes does not fit in a journal")]
@@ -113,37 +145,58 @@ enum State {
     /// A write failed half way: what is after `end` has to go first.
     Ragged,
     Broken,
+    /// The file is as an older version of the program left it.
+    Older,
+}
+
+impl JournalError {
+    /// Whether [`Journal::rewrite`] mends it.
+    #[must_use]
+    pub fn wants_rewrite(&self) -> bool {
+        matches!(self, Self::Broken { .. } | Self::Full { .. } | Self::Older { .. })
+    }
+
+    /// What a program exits with for it.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        if matches!(self, Self::Newer(_)) { Exit::Config } else { Exit::IoErr }
+    }
 }
 
 impl Journal {
     /// Opens the journal at `path`, which is created (mode 0600, durable at once) if it is missing.
     ///
-    /// A torn tail is cut off and a damaged header is mended. What is returned is durable. Errors:
-    /// [`JournalError::NotAJournal`] and [`JournalError::Version`], which leave the file as it is; [`JournalError::Io`].
-    pub fn open(disk: &Arc<dyn Disk>, path: &Path) -> Result<(Self, Recovered), JournalError> {
+    /// A torn tail is cut off and a damaged header is mended. What is returned is durable. A file of an older version stays as
+    /// it is: see [`Journal::is_older`]. Errors: [`JournalError::NotAJournal`], [`JournalError::Foreign`] and
+    /// [`JournalError::Newer`], which leave the file as it is; [`JournalError::Io`].
+    pub fn open(disk: &Arc<dyn Disk>, path: &Path, schema: Schema) -> Result<(Self, Recovered), JournalError> {
         let io = |error| JournalError::Io { path: path.to_owned(), error };
         let file = match disk.open_rw(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                write_atomic(disk.as_ref(), path, &MAGIC, MODE).map_err(io)?;
+                write_atomic(disk.as_ref(), path, &schema.header(), MODE).map_err(io)?;
                 disk.open_rw(path).map_err(io)?
             }
             other => other.map_err(io)?,
         };
         let bytes = read_to_end(file.as_ref(), MAX_JOURNAL).map_err(io)?;
-        let (recovered, end) = recover(&bytes, path)?;
-        let mended = bytes.len() < MAGIC.len() || bytes[..MAGIC.len()] != MAGIC;
-        if recovered.torn_bytes > 0 {
-            file.set_len(end).map_err(io)?;
-        }
-        if mended {
-            file.write_all_at(&MAGIC, 0).map_err(io)?;
+        let (layout, found) = header::read(&bytes, path, schema)?;
+        let (recovered, end) = recover(&bytes, &layout, found);
+        if layout.is_present() {
+            if recovered.torn_bytes > 0 {
+                file.set_len(end).map_err(io)?;
+            }
+            if found != Found::Whole {
+                file.write_all_at(&schema.header(), 0).map_err(io)?;
+            }
         }
         // If only the process died, the records found may be in the cache alone, and the caller acts on them: make them
         // durable. The same goes for the file's name, in case a rewrite was killed before it synced the directory.
         file.sync_all().map_err(io)?;
         disk.sync_dir(path.parent().unwrap_or(path)).map_err(io)?;
-        let end = end.max(HEADER);
-        Ok((Self { disk: Arc::clone(disk), path: path.to_owned(), file, end, state: State::Good }, recovered))
+        let state = if layout.is_present() { State::Good } else { State::Older };
+        let end = end.max(layout.start as u64);
+        let layout = schema.layout();
+        Ok((Self { disk: Arc::clone(disk), path: path.to_owned(), schema, layout, file, end, state }, recovered))
     }
 
     /// Appends a record of 1 to [`MAX_RECORD`] bytes. Panics if it is empty.
@@ -161,7 +214,7 @@ impl Journal {
         self.usable()?;
         let mut bytes = Vec::with_capacity(payloads.iter().map(|p| p.as_ref().len() + FRAME).sum());
         for payload in payloads {
-            frame(&mut bytes, self.end, payload.as_ref())?;
+            frame(&mut bytes, self.end, payload.as_ref(), &self.layout)?;
         }
         let end = self.end + bytes.len() as u64;
         if end > MAX_JOURNAL {
@@ -193,14 +246,14 @@ impl Journal {
         Ok(())
     }
 
-    /// Replaces everything by `records`, atomically and durably. Mends a broken journal.
+    /// Replaces everything by `records`, of the present version, atomically and durably. Mends a broken journal.
     ///
     /// Errors: [`JournalError::RecordTooLong`], [`JournalError::Full`]; [`JournalError::Io`], after which the old journal goes
     /// on if it is still in place, and is broken if that is not sure.
     pub fn rewrite<P: AsRef<[u8]>>(&mut self, records: &[P]) -> Result<(), JournalError> {
-        let mut bytes = MAGIC.to_vec();
+        let mut bytes = self.schema.header().to_vec();
         for payload in records {
-            frame(&mut bytes, 0, payload.as_ref())?;
+            frame(&mut bytes, 0, payload.as_ref(), &self.layout)?;
         }
         if bytes.len() as u64 > MAX_JOURNAL {
             return Err(JournalError::Full { path: self.path.clone() });
@@ -232,16 +285,22 @@ impl Journal {
         self.end
     }
 
-    /// Whether a sync failed, so that it takes no more records before it is rewritten.
+    /// Whether a sync failed, or the file is of an older version, so that it takes no records before it is rewritten.
     #[must_use]
     pub fn is_broken(&self) -> bool {
-        matches!(self.state, State::Broken)
+        matches!(self.state, State::Broken | State::Older)
+    }
+
+    /// Whether the file is of an older version: its owner rewrites it before anything else.
+    #[must_use]
+    pub fn is_older(&self) -> bool {
+        matches!(self.state, State::Older)
     }
 
     /// Whether it holds nothing at all.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.end == HEADER
+        self.end <= HEADER as u64
     }
 
     /// Where it is.
@@ -255,6 +314,7 @@ impl Journal {
         match self.state {
             State::Good => Ok(()),
             State::Broken => Err(JournalError::Broken { path: self.path.clone() }),
+            State::Older => Err(JournalError::Older { path: self.path.clone() }),
             State::Ragged => {
                 self.file.set_len(self.end).map_err(|error| self.io(error))?;
                 self.state = State::Good;
@@ -281,12 +341,8 @@ impl Journal {
     }
 }
 
-const fn magic(version: u8) -> [u8; 8] {
-    [b'C', b'V', b'J', b'R', b'N', b'L', version, !version]
-}
-
-fn checksum(offset: u64, payload: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
+fn checksum(offset: u64, payload: &[u8], layout: &Layout) -> u32 {
+    let mut hasher = layout.hasher.clone();
     hasher.update(&offset.to_le_bytes());
     hasher.update(&u32::try_from(payload.len()).unwrap_or(u32::MAX).to_le_bytes());
     hasher.update(payload);
@@ -294,22 +350,22 @@ fn checksum(offset: u64, payload: &[u8]) -> u32 {
 }
 
 /// Puts a record at the end of `bytes`, which begin at offset `base` of the file.
-fn frame(bytes: &mut Vec<u8>, base: u64, payload: &[u8]) -> Result<(), JournalError> {
+fn frame(bytes: &mut Vec<u8>, base: u64, payload: &[u8], layout: &Layout) -> Result<(), JournalError> {
     assert!(!payload.is_empty(), "a record of a journal is never empty: zeros on the disk would look like it");
     let too_long = || JournalError::RecordTooLong { len: payload.len() };
     let len = u32::try_from(payload.len()).ok().filter(|_| payload.len() <= MAX_RECORD).ok_or_else(too_long)?;
     let offset = base + bytes.len() as u64;
     bytes.extend_from_slice(&len.to_le_bytes());
-    bytes.extend_from_slice(&checksum(offset, payload).to_le_bytes());
+    bytes.extend_from_slice(&checksum(offset, payload, layout).to_le_bytes());
     bytes.extend_from_slice(payload);
     Ok(())
 }
 
 /// The payload of the record at `at`, if a valid one begins there.
-fn record(bytes: &[u8], at: usize) -> Option<&[u8]> {
+fn record<'a>(bytes: &'a [u8], at: usize, layout: &Layout) -> Option<&'a [u8]> {
     let payload = bytes.get(at + FRAME..at + FRAME + claimed_len(bytes, at)?)?;
     let crc = u32::from_le_bytes(bytes.get(at + 4..at + FRAME)?.try_into().ok()?);
-    (crc == checksum(at as u64, payload)).then_some(payload)
+    (crc == checksum(at as u64, payload, layout)).then_some(payload)
 }
 
 fn claimed_len(bytes: &[u8], at: usize) -> Option<usize> {
@@ -318,21 +374,30 @@ fn claimed_len(bytes: &[u8], at: usize) -> Option<usize> {
 }
 
 /// Where the first valid record after the damaged one at `at` begins.
-fn next_record(bytes: &[u8], at: usize) -> Option<usize> {
+fn next_record(bytes: &[u8], at: usize, layout: &Layout) -> Option<usize> {
     // Most damage leaves the length as it was; looking there first means not to look inside of payloads.
     let after = claimed_len(bytes, at).map(|len| at + FRAME + len);
-    after.into_iter().chain(at + 1..bytes.len()).find(|&at| record(bytes, at).is_some())
+    after.into_iter().chain(at + 1..bytes.len()).find(|&at| record(bytes, at, layout).is_some())
 }
 
 /// Reads all records. Returns them and where the last one ends.
-fn recover(bytes: &[u8], path: &Path) -> Result<(Recovered, u64), JournalError> {
-    let mut found = Recovered::default();
-    let mut at = header(bytes, path, &mut found)?;
+fn recover(bytes: &[u8], layout: &Layout, header: Found) -> (Recovered, u64) {
+    let (records, corrupt) = (Vec::new(), Vec::new());
+    let mut found = Recovered { version: layout.version, records, torn_bytes: 0, corrupt };
+    let mut at = layout.start;
+    match header {
+        Found::Whole => {}
+        Found::Unfinished => {
+            found.torn_bytes = bytes.len() as u64;
+            return (found, 0);
+        }
+        Found::Damaged => found.corrupt.push(CorruptRange { offset: 0, len: at.min(bytes.len()) as u64 }),
+    }
     while at < bytes.len() {
-        if let Some(payload) = record(bytes, at) {
+        if let Some(payload) = record(bytes, at, layout) {
             found.records.push(payload.to_vec());
             at += FRAME + payload.len();
-        } else if let Some(next) = next_record(bytes, at) {
+        } else if let Some(next) = next_record(bytes, at, layout) {
             found.corrupt.push(CorruptRange { offset: at as u64, len: (next - at) as u64 });
             at = next;
         } else {
@@ -340,32 +405,7 @@ fn recover(bytes: &[u8], path: &Path) -> Result<(Recovered, u64), JournalError> 
             break;
         }
     }
-    Ok((found, at as u64))
-}
-
-/// Where the records begin: after the header, or at the beginning of a file that was never finished.
-fn header(bytes: &[u8], path: &Path, found: &mut Recovered) -> Result<usize, JournalError> {
-    if bytes.starts_with(&MAGIC) {
-        return Ok(MAGIC.len());
-    }
-    // A file that the power cut left short, or long and never written.
-    if MAGIC.starts_with(bytes) || bytes.iter().all(|&byte| byte == 0) {
-        found.torn_bytes = bytes.len() as u64;
-        return Ok(0);
-    }
-    if let Some(&version) = bytes.get(6)
-        && bytes.starts_with(&magic(version))
-    {
-        return Err(JournalError::Version { path: path.to_owned(), version });
-    }
-    // Records that are valid in their places make it ours, whatever became of the header.
-    let first = Some(MAGIC.len()).filter(|&at| record(bytes, at).is_some()).or_else(|| next_record(bytes, MAGIC.len()));
-    let looks_ours = bytes.iter().zip(MAGIC).filter(|(byte, magic)| *byte == magic).count() >= 6;
-    if first.is_none() && !looks_ours {
-        return Err(JournalError::NotAJournal { path: path.to_owned() });
-    }
-    found.corrupt.push(CorruptRange { offset: 0, len: HEADER.min(bytes.len() as u64) });
-    Ok(MAGIC.len())
+    (found, at as u64)
 }
 
 #[cfg(test)]

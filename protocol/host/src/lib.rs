@@ -15,3 +15,4 @@ pub mod notify;
 pub mod progress;
 pub mod say;
 pub mod units;
+pub mod version;

@@ -10,7 +10,8 @@ pub const KEPT_SESSIONS: usize = 16;
 /// Sessions that do not count, or no longer count, whose highest beacon counter is kept.
 pub const KEPT_ASIDE: usize = 32;
 
-/// What is known of the sender that has a key. Outlives restarts.
+/// What is known of the sender that has a key. Outlives restarts: it is encoded as it is here, in records of the receiver that
+/// have a version of their own. Another layout is another version of those.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Known {
     epoch: Epoch,

@@ -2,7 +2,8 @@
 //!
 //! A record is a head of 192 bytes and symbols of T bytes. It is written in an order that makes it right at every
 //! instruction: the head before the mark that it is in use, a symbol before the bit or the ESI that says it is there.
-//! The process may be killed between any two of these; after a power cut the memory is gone as a whole.
+//! The process may be killed between any two of these; after a power cut the memory is gone as a whole. Another layout gets other
+//! marks: what has marks that are not known is left out, and can come again.
 //!
 //! | bytes | what |
 //! | --- | --- |

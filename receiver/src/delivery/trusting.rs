@@ -1,10 +1,11 @@
 //! Whom to trust, and what follows for the bundles that are here.
 
+mod listed;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, PoisonError};
 
-use checkvalve_host::disk::{read_all, write_atomic};
 use checkvalve_protocol::admit::Trust;
 use checkvalve_protocol::id::{BundleId, KeyId};
 use checkvalve_protocol::manifest::ManifestError;
@@ -41,11 +42,7 @@ impl Delivery {
     /// of trusted keys in the state directory.
     pub fn set_trust(&self, trust: Trust, now_ms: u64) -> io::Result<Judged> {
         let path = self.settings.state.join("trust.json");
-        let before: BTreeMap<KeyId, String> = match read_all(self.disk.as_ref(), &path, 16 << 20) {
-            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
-            Err(error) => return Err(error),
-        };
+        let before = listed::read(self.disk.as_ref(), &path)?;
         let after: BTreeMap<KeyId, String> = trust.keys.iter().map(|(id, _, name)| (id, name.to_owned())).collect();
         for (&key, name) in after.iter().filter(|(key, _)| !before.contains_key(key)) {
             tracing::info!(%key, name, "key is trusted");
@@ -61,8 +58,7 @@ impl Delivery {
         let judged = self.judge_again(&trust);
         if before != after {
             self.save();
-            let json = serde_json::to_vec(&after).map_err(io::Error::other)?;
-            write_atomic(self.disk.as_ref(), &path, &json, 0o640)?;
+            listed::write(self.disk.as_ref(), &path, after)?;
         }
         Ok(judged)
     }

@@ -44,16 +44,16 @@ pub enum Next {
     Idle,
 }
 
-/// What of a channel is written down; the slots follow from the entries.
+/// What of a channel is written down, as it is here (`ledger/record.rs` says how it may change); the slots follow from the entries.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Saved {
-    baseline: Option<u64>,
-    passed: u64,
-    floor: u64,
-    newest: u64,
-    begun: u64,
+    pub(super) baseline: Option<u64>,
+    pub(super) passed: u64,
+    pub(super) floor: u64,
+    pub(super) newest: u64,
+    pub(super) begun: u64,
     /// First and last of each range.
-    rejected: Vec<(u64, u64)>,
+    pub(super) rejected: Vec<(u64, u64)>,
 }
 
 impl Channel {

@@ -1,4 +1,6 @@
 //! What the ledger knows of a bundle, and what it is told.
+//!
+//! An [`Entry`], and all that is in it, is written down as it is here: `ledger/record.rs` says how it may change.
 
 use checkvalve_protocol::id::{BundleId, ChannelName, KeyId};
 use checkvalve_protocol::limits::{MAX_CHANNELS, MAX_JUMP};

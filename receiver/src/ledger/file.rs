@@ -1,17 +1,17 @@
-//! The ledger on disk: a journal of whole entries, the last of each counts.
+//! The ledger on disk: a journal of whole entries, the last of each counts. Their layouts, and how older ones are read, are in
+//! `ledger/record.rs`.
 
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use checkvalve_host::disk::Disk;
-use checkvalve_host::journal::{CorruptRange, Journal, JournalError, MAX_RECORD, Sync};
+use checkvalve_host::journal::{CorruptRange, Journal, JournalError, Sync};
 use checkvalve_protocol::beacon::order::Known;
 use checkvalve_protocol::codec;
 use checkvalve_protocol::id::{BundleId, ChannelName, KeyId};
-use serde::{Deserialize, Serialize};
 
-use super::channel::Saved;
+use super::record::{Record, SCHEMA, decode};
 use super::{Channel, Entry, Ledger, State};
 
 /// The journal is rewritten when it is this long, in bytes, and four times as long as what it holds.
@@ -51,21 +51,14 @@ impl Damage {
     }
 }
 
-#[derive(Serialize, Deserialize)]
-enum Record {
-    Entry(Entry),
-    Forget(BundleId),
-    Channel(ChannelName, Saved),
-    Sender(KeyId, Known),
-}
-
 impl LedgerFile {
-    /// Opens or creates the ledger at `path`. The second value says what was lost of it. Errors: as [`Journal::open`].
+    /// Opens or creates the ledger at `path`; one of an older version is rewritten. The second value says what was lost of it.
+    /// A damaged one shows that it was until [`LedgerFile::rewrite`]. Errors: as [`Journal::open`] and [`Journal::rewrite`].
     pub fn open(disk: &Arc<dyn Disk>, path: &Path) -> Result<(Self, Damage), JournalError> {
-        let (journal, mut recovered) = Journal::open(disk, path)?;
+        let (journal, mut recovered) = Journal::open(disk, path, SCHEMA)?;
         let (mut ledger, mut unreadable) = (Ledger::new(), 0);
         for bytes in std::mem::take(&mut recovered.records) {
-            match codec::decode(&bytes, MAX_RECORD) {
+            match decode(recovered.version, &bytes) {
                 Ok(Record::Entry(entry)) => ledger.restore(entry),
                 Ok(Record::Forget(id)) => ledger.drop_restored(id),
                 Ok(Record::Channel(name, saved)) => {
@@ -80,16 +73,23 @@ impl LedgerFile {
         }
         ledger.rebuild_slots();
         let mut kept = Kept { journal, compact: 0, begun: ledger.begun_channels() };
-        if kept.journal.len() > REWRITE_AT || !recovered.corrupt.is_empty() {
-            kept.rewrite(&ledger)?;
-        }
         let damage = Damage { torn_bytes: recovered.torn_bytes, corrupt: recovered.corrupt, unreadable };
+        if !damage.is_any() && (kept.journal.is_older() || kept.journal.len() > REWRITE_AT) {
+            kept.replace(&ledger.all_records())?;
+        }
         Ok((Self { ledger: Mutex::new(ledger), journal: Mutex::new(kept) }, damage))
     }
 
     /// The ledger, to read and change. Hold it briefly: the receive thread waits for it.
     pub fn lock(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes the journal anew from what is known. Errors: as [`Journal::rewrite`].
+    pub fn rewrite(&self) -> Result<(), JournalError> {
+        let mut kept = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.lock().all_records();
+        kept.replace(&all)
     }
 
     /// Writes down what changed since the last time. With [`Sync::Yes`] it is durable when this returns, and all that was
@@ -129,16 +129,12 @@ impl Kept {
         let long = self.journal.len() > REWRITE_AT && self.journal.len() / 4 > self.compact;
         match self.journal.append_all(records, sync) {
             Ok(()) if !long => Ok(()),
-            Ok(()) | Err(JournalError::Broken { .. } | JournalError::Full { .. }) => {
+            Err(error) if !error.wants_rewrite() => Err(error),
+            _ => {
                 let all = ledger().all_records();
                 self.replace(&all)
             }
-            Err(error) => Err(error),
         }
-    }
-
-    fn rewrite(&mut self, ledger: &Ledger) -> Result<(), JournalError> {
-        self.replace(&ledger.all_records())
     }
 
     fn replace(&mut self, records: &[Vec<u8>]) -> Result<(), JournalError> {

@@ -259,7 +259,7 @@ fn a_record_that_means_nothing_is_damage() {
     let dir = crate::testing::dir();
     let disk: Arc<dyn Disk> = Arc::new(OsDisk);
     let path = dir.path().join("ledger");
-    let (mut journal, _) = Journal::open(&disk, &path).unwrap();
+    let (mut journal, _) = Journal::open(&disk, &path, record::SCHEMA).unwrap();
     journal.append_all(&[vec![0xff; 9]], Sync::Yes).unwrap();
     drop(journal);
     let (_, damage) = LedgerFile::open(&disk, &path).unwrap();

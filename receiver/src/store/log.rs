@@ -2,6 +2,10 @@
 //!
 //! After a crash of the daemon every record counts, for what was written is in the kernel's hands. After a crash of the
 //! machine (another boot id) only those count that a checkpoint covers: one is written after the file system was synced.
+//!
+//! The layouts of the records, and how older ones are read, are in `log/record.rs`.
+
+mod record;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -9,12 +13,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use checkvalve_host::disk::Disk;
-use checkvalve_host::journal::{Journal, JournalError, MAX_RECORD, Sync};
+use checkvalve_host::journal::{Journal, JournalError, Sync};
 use checkvalve_protocol::codec;
 use checkvalve_protocol::id::BundleId;
-use serde::{Deserialize, Serialize};
 
 use crate::ranges::Ranges;
+use record::{Record, SCHEMA, decode};
 
 /// Which run of the kernel this is: the bytes of `/proc/sys/kernel/random/boot_id`.
 pub type BootId = [u8; 16];
@@ -47,44 +51,6 @@ pub struct Log {
     rewrites: u64,
     /// That a sync failed could not be written down.
     unsaid: bool,
-}
-
-#[derive(Serialize, Deserialize, Debug, Clone, Copy)]
-enum Record {
-    /// From here on, the kernel is this one.
-    Boot(BootId),
-    Length {
-        id: u64,
-        length: u64,
-    },
-    /// Bytes in their files. If they were in the flat file before, they moved.
-    Tree {
-        id: u64,
-        start: u64,
-        end: u64,
-    },
-    /// Bytes in the flat file.
-    Flat {
-        id: u64,
-        start: u64,
-        end: u64,
-    },
-    /// All of the first so many records would survive a power cut.
-    Checkpoint {
-        records: u64,
-    },
-    /// Nothing is stored of the bundle.
-    Forget {
-        id: u64,
-    },
-    /// A sync failed: only what a checkpoint covers is there.
-    Unsynced,
-    /// Bytes that were stored are not any more, nor would a power cut leave them.
-    Lost {
-        id: u64,
-        start: u64,
-        end: u64,
-    },
 }
 
 impl Stored {
@@ -132,7 +98,7 @@ impl Log {
         path: &Path,
         boot: BootId,
     ) -> Result<(Self, BTreeMap<BundleId, Stored>, bool), JournalError> {
-        let (journal, recovered) = Journal::open(disk, path)?;
+        let (journal, recovered) = Journal::open(disk, path, SCHEMA)?;
         if recovered.torn_bytes > 0 || !recovered.corrupt.is_empty() {
             tracing::warn!(
                 torn_bytes = recovered.torn_bytes,
@@ -142,7 +108,7 @@ impl Log {
         }
         let mut replay = Replay::default();
         for bytes in &recovered.records {
-            match codec::decode(bytes, MAX_RECORD) {
+            match decode(recovered.version, bytes) {
                 Ok(record) => replay.apply(record),
                 Err(error) => tracing::error!(%error, "a staging record cannot be read"),
             }

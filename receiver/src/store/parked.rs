@@ -4,7 +4,8 @@
 //! A block of 64 KiB or more has a file of its own; smaller ones share one with their neighbours, about 1 MiB of blocks to a
 //! file, so that small blocks do not cost a file each. A file is records of SBN, ESI and CRC-32 of these and the symbol (each
 //! `u32` big-endian), then the symbol; what is damaged or torn is left out. A record with ESI 2³² − 1 says that nothing
-//! before it counts of its block. The file's name says which blocks under which OTI.
+//! before it counts of its block. The file's name says which blocks under which OTI, and its first word the layout: another one
+//! gets another word, and files with a name that is not known are removed, since what is in them can come again.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;

@@ -21,7 +21,7 @@ use super::space::{Cost, PAGE};
 use super::tree::Tree;
 use crate::ranges::Ranges;
 
-/// File with the OTI of the data object.
+/// File with the OTI of the data object. Its version is that of the journal, as of all files in staging.
 const OTI: &str = "oti";
 /// Its length in bytes.
 const OTI_LEN: u64 = 12;

@@ -22,7 +22,7 @@ use serde::Serialize;
 use super::{CommandError, say, say_json};
 use crate::adopt::{AdoptError, Adopted, Adoption, Raised, adopt};
 use crate::config::Config;
-use crate::ledger::{BundleRecord, LedgerError};
+use crate::ledger::BundleRecord;
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
@@ -78,7 +78,7 @@ pub(super) fn run(args: &Args, config: &Path, json: bool) -> Result<(), CommandE
     let disk: Arc<dyn Disk> = Arc::new(OsDisk);
     let adopted = adopt(&disk, &adoption).map_err(|error| {
         let exit = match &error {
-            AdoptError::Ledger(LedgerError::Journal(_) | LedgerError::Sessions) => Exit::IoErr,
+            AdoptError::Ledger(error) => error.exit(),
             AdoptError::Disk { error, .. } => Exit::from_io(error),
             AdoptError::Epoch => Exit::Usage,
         };

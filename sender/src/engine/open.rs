@@ -100,15 +100,18 @@ impl Engine {
                 "the ledger was damaged; what is missing is rebuilt from what is held"
             );
         }
+        let mut rebuilt = false;
         if damaged || damage.empty {
             for found in &held {
                 let parameters = &self.setup.parameters;
                 if let Some(record) = taken_back(&self.bundles, self.setup.disk.as_ref(), parameters, found) {
-                    self.bundles.put(record, Sync::Yes)?;
+                    self.bundles.remember(record);
+                    rebuilt = true;
                 }
             }
         }
-        if damaged {
+        // All of it at once: until then the journal shows that it was damaged.
+        if damaged || rebuilt {
             self.bundles.rewrite()?;
         }
         let there: BTreeSet<_> = held.iter().filter(|f| f.name.is_some()).map(|f| f.home.id()).collect();

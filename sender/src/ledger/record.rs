@@ -1,9 +1,28 @@
-//! What the journal's records say. A variant or a struct is never changed: a new one is added at the end.
+//! What the journal's records say, in their present version.
+//!
+//! A layout is never changed, not even at its end, nor is one of the types from elsewhere that are in it. What is to be
+//! different gets the next version in [`SCHEMA`]: the old types move to a module `v1` with a `From` that makes the present ones
+//! of them, [`decode`] gets an arm for them, and `tests/records` a file of the new layout beside the old one. The journal is
+//! rewritten when it is opened. The version covers also the files `hashes` of the bundles that are held.
 
+use checkvalve_host::journal::Schema;
 use checkvalve_protocol::beacon::Epoch;
-use checkvalve_protocol::codec;
+use checkvalve_protocol::codec::{self, CodecError};
 use checkvalve_protocol::id::{BundleId, ChannelName};
 use serde::{Deserialize, Serialize};
+
+/// The records of this ledger.
+pub(super) const SCHEMA: Schema = Schema::new(b"sender", 1);
+/// Most bytes of an encoded record.
+const MAX_LINE: usize = 1 << 20;
+
+/// Reads a record of a version up to that of [`SCHEMA`]. Errors: it does not hold one.
+pub(super) fn decode(version: u8, bytes: &[u8]) -> Result<Line, CodecError> {
+    match version {
+        1 => codec::decode(bytes, MAX_LINE),
+        other => unreachable!("the journal refuses version {other}"),
+    }
+}
 
 /// One record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -182,3 +201,6 @@ impl BundleRecord {
         matches!(self.state, State::Queued | State::Transmitting)
     }
 }
+
+#[cfg(test)]
+mod tests;

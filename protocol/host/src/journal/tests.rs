@@ -1,9 +1,12 @@
+mod versions;
+
 use super::*;
 use crate::disk::OsDisk;
 use crate::disk::fault::FailNth;
 
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
+const SCHEMA: Schema = Schema::new(b"sample", 2);
 
 struct Bed {
     _dir: tempfile::TempDir,
@@ -19,7 +22,7 @@ impl Bed {
     }
 
     fn open(&self) -> (Journal, Recovered) {
-        Journal::open(&self.disk, &self.path).unwrap()
+        Journal::open(&self.disk, &self.path, SCHEMA).unwrap()
     }
 
     fn write(&self, bytes: &[u8]) {
@@ -37,16 +40,20 @@ impl Bed {
     }
 }
 
+fn nothing(torn_bytes: u64) -> Recovered {
+    Recovered { version: 2, records: Vec::new(), torn_bytes, corrupt: Vec::new() }
+}
+
 fn samples() -> Vec<Vec<u8>> {
     vec![b"one".to_vec(), vec![0; 40], b"three".to_vec(), vec![0xff], (0..=255).collect()]
 }
 
 /// A good journal of the samples, and where each record ends in it.
 fn good() -> (Vec<u8>, Vec<usize>) {
-    let mut bytes = MAGIC.to_vec();
+    let mut bytes = SCHEMA.header().to_vec();
     let mut ends = Vec::new();
     for payload in samples() {
-        frame(&mut bytes, 0, &payload).unwrap();
+        frame(&mut bytes, 0, &payload, &SCHEMA.layout()).unwrap();
         ends.push(bytes.len());
     }
     (bytes, ends)
@@ -60,7 +67,7 @@ fn whole_before(ends: &[usize], len: usize) -> usize {
 fn keeps_what_is_appended() {
     let bed = Bed::new();
     let (mut journal, recovered) = bed.open();
-    assert_eq!(recovered, Recovered::default(), "a missing file is an empty journal");
+    assert_eq!(recovered, nothing(0), "a missing file is an empty journal");
     assert!(journal.is_empty());
     journal.append(b"one", Sync::Yes).unwrap();
     journal.append_all(&samples()[1..], Sync::No).unwrap();
@@ -80,7 +87,7 @@ fn a_torn_tail_of_any_length_is_cut_and_the_next_append_is_kept() {
         let whole = whole_before(&ends, len);
         let (mut journal, recovered) = bed.open();
         assert_eq!(recovered.records, samples()[..whole], "{len}");
-        let good_len = if whole == 0 { if len < MAGIC.len() { 0 } else { MAGIC.len() } } else { ends[whole - 1] };
+        let good_len = if whole == 0 { if len < HEADER { 0 } else { HEADER } } else { ends[whole - 1] };
         assert_eq!((recovered.torn_bytes as usize, recovered.corrupt.len()), (len - good_len, 0), "{len}");
         journal.append(b"after", Sync::Yes).unwrap();
         let mut expected = samples()[..whole].to_vec();
@@ -98,8 +105,8 @@ fn zeros_after_the_end_are_a_torn_tail() {
         let (_, recovered) = bed.open();
         assert_eq!((recovered.records, recovered.torn_bytes), (samples(), zeros as u64));
         bed.write(&vec![0; zeros]);
-        assert_eq!(bed.open().1, Recovered { torn_bytes: zeros as u64, ..Recovered::default() });
-        assert_eq!(bed.bytes(), MAGIC);
+        assert_eq!(bed.open().1, nothing(zeros as u64));
+        assert_eq!(bed.bytes(), SCHEMA.header());
     }
 }
 
@@ -114,12 +121,12 @@ fn a_flipped_byte_anywhere_costs_its_record_and_no_other() {
             bed.write(&damaged);
             let (mut journal, recovered) = bed.open();
             let mut expected = samples();
-            let (start, end) = if at < MAGIC.len() {
-                (0, MAGIC.len())
+            let (start, end) = if at < HEADER {
+                (0, HEADER)
             } else {
                 let hit = whole_before(&ends, at);
                 expected.remove(hit);
-                (if hit == 0 { MAGIC.len() } else { ends[hit - 1] }, ends[hit])
+                (if hit == 0 { HEADER } else { ends[hit - 1] }, ends[hit])
             };
             assert_eq!(recovered.records, expected, "{at} ^ {flip}");
             if end == bytes.len() {
@@ -152,15 +159,15 @@ fn damage_of_several_records_at_once_is_one_range() {
 #[test]
 fn a_record_inside_of_a_record_is_not_taken_for_one() {
     // What the payload holds would be a good record if it stood there; its own record is damaged.
-    let inner_at = MAGIC.len() + FRAME + 3;
+    let inner_at = HEADER + FRAME + 3;
     let mut inner = vec![0; inner_at];
-    frame(&mut inner, 0, b"forged").unwrap();
+    frame(&mut inner, 0, b"forged", &SCHEMA.layout()).unwrap();
     let mut payload = b"abc".to_vec();
     payload.extend_from_slice(&inner[inner_at..]);
-    let mut bytes = MAGIC.to_vec();
-    frame(&mut bytes, 0, &payload).unwrap();
-    frame(&mut bytes, 0, b"real").unwrap();
-    bytes[MAGIC.len() + FRAME] ^= 1;
+    let mut bytes = SCHEMA.header().to_vec();
+    frame(&mut bytes, 0, &payload, &SCHEMA.layout()).unwrap();
+    frame(&mut bytes, 0, b"real", &SCHEMA.layout()).unwrap();
+    bytes[HEADER + FRAME] ^= 1;
     let bed = Bed::new();
     bed.write(&bytes);
     assert_eq!(bed.open().1.records, [b"real".to_vec()]);
@@ -170,27 +177,23 @@ fn a_record_inside_of_a_record_is_not_taken_for_one() {
 fn a_record_in_another_place_is_none() {
     let (bytes, ends) = good();
     let bed = Bed::new();
-    bed.write(&[&bytes[..], &bytes[MAGIC.len()..ends[0]]].concat());
+    bed.write(&[&bytes[..], &bytes[HEADER..ends[0]]].concat());
     let (_, recovered) = bed.open();
-    assert_eq!((recovered.records, recovered.torn_bytes), (samples(), (ends[0] - MAGIC.len()) as u64));
+    assert_eq!((recovered.records, recovered.torn_bytes), (samples(), (ends[0] - HEADER) as u64));
 }
 
 #[test]
 fn what_is_no_journal_is_left_alone() {
-    let newer = [magic(2).to_vec(), b"whatever".to_vec()].concat();
-    for foreign in [b"#!/bin/sh\necho hello\n".to_vec(), b"x".to_vec(), vec![0xff; 5000], newer] {
+    for foreign in [b"#!/bin/sh\necho hello\n".to_vec(), b"x".to_vec(), vec![0xff; 5000]] {
         let bed = Bed::new();
         bed.write(&foreign);
-        let error = Journal::open(&bed.disk, &bed.path).err().unwrap();
-        assert!(
-            matches!(error, JournalError::NotAJournal { .. } | JournalError::Version { version: 2, .. }),
-            "{error}"
-        );
+        let error = Journal::open(&bed.disk, &bed.path, SCHEMA).err().unwrap();
+        assert!(matches!(error, JournalError::NotAJournal { .. }), "{error}");
         assert_eq!(bed.bytes(), foreign);
     }
     let bed = Bed::new();
     std::os::unix::fs::symlink("/etc/passwd", &bed.path).unwrap();
-    assert!(matches!(Journal::open(&bed.disk, &bed.path), Err(JournalError::Io { .. })));
+    assert!(matches!(Journal::open(&bed.disk, &bed.path, SCHEMA), Err(JournalError::Io { .. })));
 }
 
 #[test]
@@ -217,7 +220,7 @@ fn a_failed_write_is_undone_before_the_next() {
     let bed = Bed::new();
     let faulty = Arc::new(FailNth::new(Arc::new(OsDisk)));
     let disk: Arc<dyn Disk> = faulty.clone();
-    let (mut journal, _) = Journal::open(&disk, &bed.path).unwrap();
+    let (mut journal, _) = Journal::open(&disk, &bed.path, SCHEMA).unwrap();
     journal.append(b"one", Sync::Yes).unwrap();
     // The write fails half way; then cutting what it left fails too, and once more, before it works.
     for failing in [1, 3] {
@@ -241,7 +244,7 @@ fn after_a_failed_sync_only_a_rewrite_helps() {
     let bed = Bed::new();
     let faulty = Arc::new(FailNth::new(Arc::new(OsDisk)));
     let disk: Arc<dyn Disk> = faulty.clone();
-    let (mut journal, _) = Journal::open(&disk, &bed.path).unwrap();
+    let (mut journal, _) = Journal::open(&disk, &bed.path, SCHEMA).unwrap();
     journal.append(b"one", Sync::Yes).unwrap();
     faulty.fail_once(3, EIO);
     assert!(matches!(journal.append(b"two", Sync::Yes), Err(JournalError::Io { .. })));
@@ -260,7 +263,7 @@ fn an_interrupted_rewrite_leaves_old_or_new_and_never_loses_an_append() {
         let bed = Bed::new();
         let faulty = Arc::new(FailNth::new(Arc::new(OsDisk)));
         let disk: Arc<dyn Disk> = faulty.clone();
-        let (mut journal, _) = Journal::open(&disk, &bed.path).unwrap();
+        let (mut journal, _) = Journal::open(&disk, &bed.path, SCHEMA).unwrap();
         journal.append_all(&old, Sync::Yes).unwrap();
         faulty.fail_once(step, EIO);
         let result = journal.rewrite(&new);
@@ -295,7 +298,7 @@ fn a_rewrite_killed_at_any_step_leaves_old_or_new() {
         let bed = Bed::new();
         let faulty = Arc::new(FailNth::new(Arc::new(OsDisk)));
         let disk: Arc<dyn Disk> = faulty.clone();
-        let (mut journal, _) = Journal::open(&disk, &bed.path).unwrap();
+        let (mut journal, _) = Journal::open(&disk, &bed.path, SCHEMA).unwrap();
         journal.append_all(&old, Sync::Yes).unwrap();
         faulty.fail_from(step, EIO);
         drop(journal.rewrite(&new));
@@ -322,7 +325,7 @@ fn opening_on_a_failing_disk_fails_or_is_right() {
             let faulty = Arc::new(FailNth::new(Arc::new(OsDisk)));
             let disk: Arc<dyn Disk> = faulty.clone();
             faulty.fail_once(step, EIO);
-            if let Ok((_, recovered)) = Journal::open(&disk, &bed.path) {
+            if let Ok((_, recovered)) = Journal::open(&disk, &bed.path, SCHEMA) {
                 assert_eq!(recovered.records, samples()[..whole]);
             }
             assert_eq!(bed.open().1.records, samples()[..whole]);
@@ -336,7 +339,7 @@ fn a_journal_that_was_removed_takes_nothing_durable_until_it_is_rewritten() {
         let bed = Bed::new();
         let path = bed.path.with_file_name("state").join("journal");
         std::fs::create_dir(path.parent().unwrap()).unwrap();
-        let (mut journal, _) = Journal::open(&bed.disk, &path).unwrap();
+        let (mut journal, _) = Journal::open(&bed.disk, &path, SCHEMA).unwrap();
         journal.append(b"first", Sync::Yes).unwrap();
         std::fs::remove_file(&path).unwrap();
         if with_directory {
@@ -347,7 +350,7 @@ fn a_journal_that_was_removed_takes_nothing_durable_until_it_is_rewritten() {
         assert!(journal.is_broken());
         journal.rewrite(&[b"first", b"third"]).unwrap();
         journal.append(b"fourth", Sync::Yes).unwrap();
-        let (_, recovered) = Journal::open(&bed.disk, &path).unwrap();
+        let (_, recovered) = Journal::open(&bed.disk, &path, SCHEMA).unwrap();
         assert_eq!(recovered.records, [&b"first"[..], b"third", b"fourth"]);
     }
 }

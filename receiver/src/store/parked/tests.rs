@@ -186,3 +186,24 @@ fn blocks_are_found_by_their_bytes() {
     assert_eq!(found(0..4_000), [0, 1, 5]);
     assert_eq!(found(1_280..3_200), [0; 0]);
 }
+
+#[test]
+fn the_layout_of_a_file_is_that_of_its_name() {
+    let dir = crate::testing::dir();
+    let dir = dir.path().join("parked");
+    let parked = Parked::default();
+    parked.keep(&OsDisk, &dir, &block(small(), 0, &[0, 1])).unwrap();
+    parked.keep(&OsDisk, &dir, &block(small(), 3, &[9, 300])).unwrap();
+    assert!(parked.drop_block(&OsDisk, &dir, DATA, &small(), 0));
+    let path = dir.join("blocks-2-25600-64-10-0");
+    let made = std::fs::read(&path).unwrap();
+    let vector = crate::testing::vector("parked-blocks", &made);
+    assert!(made == vector, "a layout is never changed");
+    std::fs::write(&path, vector).unwrap();
+    // Of another layout, as a newer program may leave it: it can come again.
+    std::fs::write(dir.join("blocks2-2-25600-64-10-1"), b"whatever").unwrap();
+    let parked = Parked::default();
+    parked.find(&OsDisk, &dir).unwrap();
+    assert_eq!((parked.of(DATA, &small()), files(&dir)), (vec![(3, 2)], 1));
+    assert_eq!(given(&parked, &dir, small(), 3, 8), [9, 300]);
+}

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use checkvalve_host::disk::write_atomic;
-use checkvalve_host::journal::{Journal, JournalError, Sync};
+use checkvalve_host::journal::{Journal, JournalError, Schema, Sync};
 
 use super::*;
 use crate::rng::Rng;
@@ -295,6 +295,8 @@ fn write_atomic_on_a_disk_that_is_full_or_fails_leaves_old_or_new() {
     assert_eq!((names(&disk, "/"), get(&disk, "/f").unwrap()), ("f".into(), b"old".to_vec()));
 }
 
+const RECORDS: Schema = Schema::new(b"sample", 2);
+
 /// Appends, syncs and rewrites at random, and knows what must be there and what may be there.
 #[derive(Default)]
 struct Ledger {
@@ -391,7 +393,7 @@ fn a_journal_keeps_its_promises_at_every_power_cut() {
         for life in 0..4 {
             sim.cut_power_at(rng.below(60));
             let done = SimDisk::until_power_cut(|| {
-                let (mut journal, recovered) = Journal::open(&disk, p("/journal")).unwrap();
+                let (mut journal, recovered) = Journal::open(&disk, p("/journal"), RECORDS).unwrap();
                 let records = recovered.records;
                 assert!(ledger.accepts(&records), "seed {seed}, life {life}: a promise was broken");
                 torn += u32::from(recovered.torn_bytes > 0);
@@ -415,7 +417,7 @@ fn a_journal_on_a_failing_disk_keeps_its_promises() {
         let sim = SimDisk::new(seed);
         let disk: Arc<dyn Disk> = Arc::new(sim.clone());
         let mut ledger = Ledger::default();
-        let (mut journal, _) = Journal::open(&disk, p("/journal")).unwrap();
+        let (mut journal, _) = Journal::open(&disk, p("/journal"), RECORDS).unwrap();
         for _ in 0..5 {
             sim.fail_nth(rng.below(20), if rng.chance(500) { EIO } else { ENOSPC });
             match ledger.work(&mut journal, &mut rng) {
@@ -435,7 +437,7 @@ fn a_journal_on_a_failing_disk_keeps_its_promises() {
         }
         drop(journal);
         sim.crash(seed);
-        let (_, recovered) = Journal::open(&disk, p("/journal")).unwrap();
+        let (_, recovered) = Journal::open(&disk, p("/journal"), RECORDS).unwrap();
         assert!(ledger.accepts(&recovered.records), "seed {seed}");
     }
     assert!(failures > 1000, "too tame: {failures}");
@@ -446,14 +448,41 @@ fn a_failed_append_that_is_tried_again_is_there_once() {
     for seed in 0..200 {
         let sim = SimDisk::new(seed);
         let disk: Arc<dyn Disk> = Arc::new(sim.clone());
-        let (mut journal, _) = Journal::open(&disk, p("/journal")).unwrap();
+        let (mut journal, _) = Journal::open(&disk, p("/journal"), RECORDS).unwrap();
         journal.append(b"one", Sync::Yes).unwrap();
         sim.fail_op(Op::WriteAllAt, 0, ENOSPC);
         assert!(journal.append(&[2; 700], Sync::Yes).is_err());
         journal.append(&[2; 700], Sync::Yes).unwrap();
         sim.crash(seed);
-        let (_, recovered) = Journal::open(&disk, p("/journal")).unwrap();
+        let (_, recovered) = Journal::open(&disk, p("/journal"), RECORDS).unwrap();
         assert_eq!(recovered.records, [b"one".to_vec(), vec![2; 700]]);
         assert_eq!((recovered.torn_bytes, recovered.corrupt.len()), (0, 0));
     }
+}
+
+#[test]
+fn an_older_journal_is_of_one_version_at_every_power_cut() {
+    let records = [b"one".to_vec(), b"two".to_vec()];
+    let (mut older, mut newer) = (0, 0);
+    for seed in 0..600 {
+        let sim = SimDisk::new(seed);
+        let disk: Arc<dyn Disk> = Arc::new(sim.clone());
+        let (mut journal, _) = Journal::open(&disk, p("/journal"), Schema::new(b"sample", 1)).unwrap();
+        journal.append_all(&records, Sync::Yes).unwrap();
+        drop(journal);
+        sim.cut_power_at(seed % 15);
+        SimDisk::until_power_cut(|| {
+            let (mut journal, recovered) = Journal::open(&disk, p("/journal"), RECORDS).unwrap();
+            assert!(journal.append(b"three", Sync::Yes).is_err());
+            journal.rewrite(&recovered.records).unwrap();
+            journal.append(b"three", Sync::No).unwrap();
+        });
+        sim.crash(seed);
+        let (journal, recovered) = Journal::open(&disk, p("/journal"), RECORDS).unwrap();
+        assert_eq!((recovered.version == 1, recovered.corrupt.len()), (journal.is_older(), 0));
+        assert_eq!(recovered.records[..2], records);
+        assert!(recovered.records.len() == 2 || !journal.is_older());
+        *if journal.is_older() { &mut older } else { &mut newer } += 1;
+    }
+    assert!(older > 100 && newer > 100, "too tame: {older} older, {newer} newer");
 }
