@@ -9,9 +9,11 @@
 //! 5. `beacons`, `watch`: beacons and time say what is incomplete or missing.
 //! 6. `operator`, `trusting`, `status`, `alarms`: what people ask and decide.
 
+mod adoptions;
 mod advance;
 pub mod alarms;
 mod beacons;
+mod held;
 mod install;
 mod jobs;
 mod manifests;
@@ -27,7 +29,7 @@ mod watch;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -37,10 +39,10 @@ use checkvalve_host::log::Throttle;
 use checkvalve_protocol::admit::Trust;
 use checkvalve_protocol::id::{BundleId, ChannelName};
 use checkvalve_protocol::limits::MAX_MANIFEST_LEN;
-use checkvalve_protocol::manifest::Announce;
 use checkvalve_protocol::partition::Oti;
 use checkvalve_protocol::wire::ObjectKind;
 
+use self::adoptions::{Adoption, AdoptionPlace, Adoptions, PendingHashes};
 use self::jobs::{Job, Jobs};
 use crate::audit::Audit;
 use crate::hook::HookPolicy;
@@ -56,10 +58,6 @@ pub use operator::{DecideError, Which};
 pub use trusting::Judged;
 pub(crate) use trusting::{NO_KEY, NOT_ITS};
 
-/// Announces that wait for the disk at once; those of more bundles have to come again.
-const ADOPTIONS: usize = 16_384;
-/// Bytes of them.
-const ADOPTION_BYTES: usize = 32 << 20;
 /// Bundles remembered as not wanted because their sequence is over and forgotten.
 const MAX_SPURNED: usize = 4_096;
 
@@ -185,52 +183,6 @@ struct Live {
     spoilt: Vec<std::ops::Range<u64>>,
     /// Whatever came for the spoilt bytes since then is to be discarded once nothing more comes.
     clear: bool,
-}
-
-/// An announce that was admitted, and its signed bytes.
-#[derive(Clone)]
-struct Adoption {
-    announce: Arc<Announce>,
-    bytes: Arc<Vec<u8>>,
-    _place: Arc<AdoptionPlace>,
-}
-
-/// Hashes that were admitted.
-#[derive(Clone)]
-struct PendingHashes {
-    bytes: Arc<Vec<u8>>,
-    _place: Arc<AdoptionPlace>,
-}
-
-/// Announces and hashes that wait for the disk, and their bytes.
-#[derive(Default)]
-struct Adoptions {
-    count: AtomicUsize,
-    bytes: AtomicUsize,
-}
-
-/// One of them, until it is dropped.
-struct AdoptionPlace(Arc<Adoptions>, usize);
-
-impl AdoptionPlace {
-    /// None: there are too many.
-    fn take(adoptions: &Arc<Adoptions>, bytes: usize) -> Option<Self> {
-        let held = adoptions.bytes.load(Ordering::Relaxed);
-        let fits = adoptions.count.load(Ordering::Relaxed) < ADOPTIONS
-            && held.saturating_add(bytes) <= ADOPTION_BYTES.max(bytes);
-        fits.then(|| {
-            adoptions.count.fetch_add(1, Ordering::Relaxed);
-            adoptions.bytes.fetch_add(bytes, Ordering::Relaxed);
-            Self(Arc::clone(adoptions), bytes)
-        })
-    }
-}
-
-impl Drop for AdoptionPlace {
-    fn drop(&mut self) {
-        self.0.count.fetch_sub(1, Ordering::Relaxed);
-        self.0.bytes.fetch_sub(self.1, Ordering::Relaxed);
-    }
 }
 
 impl Delivery {

@@ -159,9 +159,8 @@ impl Delivery {
     fn previous(&self, channel: &ChannelName, sequence: u64) -> Option<PathBuf> {
         let previous: Option<Entry> = {
             let ledger = self.ledger.lock();
-            let slots: Vec<BundleId> =
-                ledger.channel(channel)?.slots().rev().filter(|slot| slot.0 < sequence).map(|slot| slot.1).collect();
-            slots.into_iter().filter_map(|id| ledger.entry(id)).find(|e| e.state == State::Installed).cloned()
+            let mut before = ledger.channel(channel)?.slots(..sequence).rev().filter_map(|(_, id)| ledger.entry(id));
+            before.find(|e| e.state == State::Installed).cloned()
         };
         let previous = previous?;
         let path = self.inbox.path(channel, previous.sequence).join(crate::hook::os_name(&previous.name));
