@@ -13,6 +13,7 @@ mod adoptions;
 mod advance;
 pub mod alarms;
 mod beacons;
+mod forget;
 mod held;
 mod install;
 mod jobs;
@@ -252,6 +253,7 @@ impl Delivery {
         this.ledger.lock().clock_went_back(now_ms);
         this.set_trust(trust, now_ms).map_err(OpenError::State)?;
         this.recover();
+        this.sweep();
         Ok(this)
     }
 
