@@ -54,6 +54,8 @@ pub struct Ledger {
     counted_ms: u64,
     /// [`HISTORY`], except in tests.
     history: usize,
+    /// Forgotten because another bundle was announced for their sequence: [`Ledger::prune`] gives them.
+    released: Vec<Entry>,
 }
 
 impl Default for Ledger {
@@ -69,6 +71,7 @@ impl Default for Ledger {
             changed_senders: BTreeSet::new(),
             counted_ms: 0,
             history: HISTORY,
+            released: Vec::new(),
         }
     }
 }
@@ -455,6 +458,8 @@ impl Ledger {
         let heard = |id: &BundleId| self.entries.get(id).is_some_and(|e| e.standing == Standing::Heard);
         let claims = self.channels.get(channel).map(|c| c.claims(sequence).to_vec()).unwrap_or_default();
         for other in claims.into_iter().filter(|other| *other != id && heard(other)).collect::<Vec<_>>() {
+            // What was refused has files.
+            self.released.extend(self.entries.get(&other).filter(|e| !e.state.is_open()).cloned());
             self.forget(other);
         }
     }

@@ -34,7 +34,7 @@ impl Ledger {
                 return true;
             }
         }
-        if self.entries.refused() >= REFUSED {
+        if self.entries.refused().saturating_add(self.released.len()) >= REFUSED {
             return false;
         }
         self.forget(entry.id);

@@ -11,7 +11,8 @@ pub const HISTORY: usize = 10_000;
 const MOST_RANGES: usize = MOST_OPEN + HEARD_ONLY;
 
 impl Ledger {
-    /// Forgets ended bundles beyond [`HISTORY`], whatever older ones are still open, at most `most` of them. Gives them.
+    /// Forgets ended bundles beyond [`HISTORY`], whatever older ones are still open, at most `most` of them. Gives them, and those that
+    /// gave way to others since.
     pub fn prune(&mut self, most: usize) -> Vec<Entry> {
         let mut ids = Vec::new();
         let names: Vec<ChannelName> = self.channels.keys().cloned().collect();
@@ -20,7 +21,11 @@ impl Ledger {
         }
         self.prune_unplaced(most, &mut ids);
         self.changed.extend(&ids);
-        ids.iter().filter_map(|id| self.entries.remove(id)).collect()
+        let mut gone: Vec<Entry> = ids.iter().filter_map(|id| self.entries.remove(id)).collect();
+        // They may have come again.
+        let released = std::mem::take(&mut self.released);
+        gone.extend(released.into_iter().filter(|entry| !self.entries.contains_key(&entry.id)));
+        gone
     }
 
     fn prune_channel(&mut self, name: &ChannelName, most: usize, gone: &mut Vec<BundleId>) {
