@@ -12,6 +12,7 @@
 mod advance;
 pub mod alarms;
 mod beacons;
+mod forget;
 mod install;
 mod jobs;
 mod manifests;
@@ -52,7 +53,7 @@ use crate::store::log::BootId;
 use crate::store::space::{self, Space};
 use crate::store::{Staged, Store, StoreOpenError};
 
-pub use install::HookRun;
+pub use crate::hook::HookRun;
 pub use operator::{DecideError, Which};
 pub use trusting::Judged;
 pub(crate) use trusting::{NO_KEY, NOT_ITS};
@@ -207,6 +208,7 @@ impl Delivery {
         this.ledger.lock().clock_went_back(now_ms);
         this.set_trust(trust, now_ms).map_err(OpenError::State)?;
         this.recover();
+        this.sweep();
         Ok(this)
     }
 

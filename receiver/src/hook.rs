@@ -12,11 +12,13 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use checkvalve_host::progress::human_duration;
+use checkvalve_protocol::id::{BundleId, ChannelName};
 
-use crate::delivery::HookRun;
+use crate::ledger::Signer;
 
 /// How a channel's hook is run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +33,29 @@ pub struct HookPolicy {
     pub backoff_max: Duration,
     /// How often it is started again at most. None: until it does not ask for it.
     pub retries: Option<u32>,
+}
+
+/// A hook that is to be run now.
+#[derive(Clone, Debug)]
+pub struct HookRun {
+    /// How.
+    pub policy: Arc<HookPolicy>,
+    /// For which bundle.
+    pub id: BundleId,
+    /// Its channel.
+    pub channel: ChannelName,
+    /// Its number there.
+    pub sequence: u64,
+    /// Its name.
+    pub name: Vec<u8>,
+    /// Its sequence directory in the inbox: the working directory.
+    pub directory: PathBuf,
+    /// The bundle that was installed before it in this channel, if it is still in the inbox.
+    pub previous: Option<PathBuf>,
+    /// Who signed it.
+    pub signer: Option<Signer>,
+    /// How often it was started, this time included.
+    pub attempt: u32,
 }
 
 /// How a hook ended.

@@ -26,6 +26,9 @@ use crate::store::tree::Tree;
 /// Of an untrusted announce, so many bytes are kept in quarantine.
 const KEPT_ANNOUNCE: usize = 1 << 20;
 const COPY: usize = 256 << 10;
+/// Files in a directory of the quarantine.
+const ANNOUNCE: &str = "announce";
+const REASON: &str = "reason.json";
 
 /// How contents are made durable before a bundle is published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
@@ -279,15 +282,26 @@ impl Inbox {
         Ok((value, files_of(Some(outcome))))
     }
 
-    /// Removes the record of a bundle that nobody needs any more.
+    /// Removes the record of a bundle that nobody needs any more, and why it was refused.
     pub fn forget(&self, place: &Address) -> io::Result<()> {
-        for path in self.manifest_paths(place) {
-            match self.disk.remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
+        self.manifest_paths(place).iter().try_for_each(|path| self.remove_if_there(path))?;
+        self.forget_refusal(&self.quarantine_path(place))
+    }
+
+    /// Removes what [`Inbox::quarantine`] wrote to a directory, and the directory; not if anything else is in it, such as a bundle that
+    /// was published.
+    pub fn forget_refusal(&self, dir: &Path) -> io::Result<()> {
+        let names = match self.disk.read_dir(dir) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Ok(());
             }
+            names => names?,
+        };
+        if names.iter().any(|name| name != ANNOUNCE && name != REASON) {
+            return Ok(());
         }
-        Ok(())
+        names.iter().try_for_each(|name| self.remove_if_there(&dir.join(name)))?;
+        self.disk.remove_dir(dir)
     }
 
     /// Writes `reason.json`, and the announce as it came. May be done again.
@@ -295,11 +309,11 @@ impl Inbox {
         let dir = self.quarantine_path(place);
         self.disk.create_dir_all(&dir, 0o750)?;
         if let Some(bytes) = announce {
-            write_atomic(self.disk.as_ref(), &dir.join("announce"), &bytes[..bytes.len().min(KEPT_ANNOUNCE)], 0o640)?;
+            write_atomic(self.disk.as_ref(), &dir.join(ANNOUNCE), &bytes[..bytes.len().min(KEPT_ANNOUNCE)], 0o640)?;
         }
         let mut json = serde_json::to_vec_pretty(reason).map_err(io::Error::other)?;
         json.push(b'\n');
-        write_atomic(self.disk.as_ref(), &dir.join("reason.json"), &json, 0o640)?;
+        write_atomic(self.disk.as_ref(), &dir.join(REASON), &json, 0o640)?;
         if let Some(parent) = dir.parent() {
             self.disk.sync_dir(parent)?;
         }
@@ -374,6 +388,13 @@ impl Inbox {
         let channel = place.channel.as_ref().map_or("unknown", ChannelName::as_str);
         let name = |kind| self.manifests.join(channel).join(format!("{:08}-{}.{kind}", place.sequence, place.id));
         [name("announce"), name("hashes")]
+    }
+
+    fn remove_if_there(&self, path: &Path) -> io::Result<()> {
+        match self.disk.remove_file(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
     }
 
     fn sync_file(&self, path: &Path) -> io::Result<()> {

@@ -4,12 +4,15 @@
 //! Whoever changes something that must not be forgotten saves before acting on it.
 
 pub mod channel;
+mod entries;
 mod entry;
 pub mod file;
+mod held;
+mod prune;
 pub mod reception;
 mod record;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 pub use channel::{Channel, Next};
@@ -17,12 +20,12 @@ use checkvalve_protocol::beacon::Beacon;
 use checkvalve_protocol::beacon::order::{Known, Order};
 use checkvalve_protocol::id::{BundleId, ChannelName, KeyId};
 use checkvalve_protocol::limits::{MAX_CHANNELS, MAX_TRANSFER_LENGTH};
+use entries::Entries;
 pub use entry::{Announced, Conflict, Entry, Heard, Hold, Signer, Standing, State};
+pub use prune::HISTORY;
 pub use reception::{Live, Reception};
 
-/// Ended bundles that are remembered per channel; of older ones only that their sequences are over.
-pub const HISTORY: usize = 10_000;
-/// At most this many bundles of a channel that only beacons have named are remembered.
+/// Bundles of a channel that are still to be received and that only beacons have named.
 pub const HEARD_ONLY: usize = 4_096;
 /// Bundles that are remembered (and kept in quarantine) of which nothing counted.
 pub const REFUSED: usize = 1_000;
@@ -38,16 +41,13 @@ const CHANNELS_OF_KEY: usize = 16;
 pub const MOST_OPEN: usize = 4_096;
 
 /// All bundles and channels.
-#[derive(Default)]
 pub struct Ledger {
-    entries: HashMap<BundleId, Entry>,
+    entries: Entries,
     channels: BTreeMap<ChannelName, Channel>,
     /// Channels that the config names.
     configured: BTreeSet<ChannelName>,
     /// Channels of which only beacons tell, and which the config does not name: not written down.
     heard_of: BTreeSet<ChannelName>,
-    /// Those still to be received.
-    open: BTreeSet<BundleId>,
     changed: BTreeSet<BundleId>,
     changed_channels: BTreeSet<ChannelName>,
     /// What is known of the sender that has a key.
@@ -57,6 +57,29 @@ pub struct Ledger {
     counted_ms: u64,
     /// Bundles while they are received.
     pub reception: Reception,
+    /// [`HISTORY`], except in tests.
+    history: usize,
+    /// Forgotten because another bundle was announced for their sequence: [`Ledger::prune`] gives them.
+    released: Vec<Entry>,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self {
+            entries: Entries::default(),
+            channels: BTreeMap::new(),
+            configured: BTreeSet::new(),
+            heard_of: BTreeSet::new(),
+            changed: BTreeSet::new(),
+            changed_channels: BTreeSet::new(),
+            senders: BTreeMap::new(),
+            changed_senders: BTreeSet::new(),
+            counted_ms: 0,
+            history: HISTORY,
+            released: Vec::new(),
+            reception: Reception::default(),
+        }
+    }
 }
 
 impl Ledger {
@@ -77,10 +100,28 @@ impl Ledger {
         self.entries.values()
     }
 
+    /// How many bundles are in a state.
+    #[must_use]
+    pub fn in_state(&self, state: State) -> usize {
+        self.entries.in_state(state)
+    }
+
+    /// The bundle in the inbox whose state changed last.
+    #[must_use]
+    pub fn newest_published(&self) -> Option<&Entry> {
+        self.entries.newest_published()
+    }
+
+    /// How many bundles have, or claim, a sequence of a channel.
+    #[must_use]
+    pub fn of_number(&self, channel: &ChannelName, sequence: u64) -> usize {
+        self.entries.of_number(channel, sequence)
+    }
+
     /// The bundles still to be received.
     #[must_use]
     pub fn open(&self) -> Vec<BundleId> {
-        self.open.iter().copied().collect()
+        self.entries.open().collect()
     }
 
     /// A channel.
@@ -102,18 +143,14 @@ impl Ledger {
 
     /// Changes an entry. None: there is no such bundle.
     pub fn change(&mut self, id: BundleId, now_ms: u64, change: impl FnOnce(&mut Entry)) -> Option<&Entry> {
-        let entry = self.entries.get_mut(&id)?;
-        let before = entry.clone();
-        change(entry);
-        if *entry != before {
-            if entry.state != before.state {
+        let changed = self.entries.change(&id, |entry| {
+            let before = entry.state;
+            change(entry);
+            if entry.state != before {
                 entry.changed_ms = now_ms;
             }
-            if entry.state.is_open() {
-                self.open.insert(id);
-            } else {
-                self.open.remove(&id);
-            }
+        })?;
+        if changed {
             self.changed.insert(id);
         }
         self.entries.get(&id)
@@ -137,8 +174,6 @@ impl Ledger {
         }
         self.change_channel(&name, |channel| channel.relearn(sequence));
         self.release(id, &name, sequence);
-        self.entries.remove(&id);
-        self.open.remove(&id);
         self.insert(entry);
         self.take_slot(id, &name, sequence);
         true
@@ -175,7 +210,7 @@ impl Ledger {
             }
         }
         let is_known = self.entries.get(&a.id).is_some_and(|entry| entry.standing == Standing::Signed);
-        if !is_known && self.open_of(&a.channel) >= MOST_OPEN {
+        if !is_known && self.entries.announced(&a.channel) >= MOST_OPEN {
             return Err(Conflict::Crowded);
         }
         if self.has_many_channels(a.signer.key, &a.channel) || !self.ensure_channel(&a.channel, true) {
@@ -201,22 +236,13 @@ impl Ledger {
         Ok(())
     }
 
-    /// Announced bundles of a channel that are under way.
-    fn open_of(&self, channel: &ChannelName) -> usize {
-        let open = self.open.iter().filter_map(|id| self.entries.get(id));
-        open.filter(|e| e.standing == Standing::Signed && e.channel.as_ref() == Some(channel)).count()
-    }
-
     /// Whether a channel would be one too many of those that the config does not name, for its key: others find theirs, too.
     fn has_many_channels(&self, key: KeyId, channel: &ChannelName) -> bool {
         if self.configured.contains(channel) || self.channels.contains_key(channel) && !self.heard_of.contains(channel)
         {
             return false;
         }
-        let signed = self.entries.values().filter(|e| e.standing == Standing::Signed && e.state != State::Held);
-        let its = signed.filter(|e| e.signer.as_ref().is_some_and(|signer| signer.key == key));
-        let names: BTreeSet<&ChannelName> = its.filter_map(|e| e.channel.as_ref()).collect();
-        names.into_iter().filter(|name| !self.configured.contains(*name)).count() >= CHANNELS_OF_KEY
+        self.entries.channels(key).filter(|name| !self.configured.contains(*name)).count() >= CHANNELS_OF_KEY
     }
 
     /// Gives a complete bundle its sequence, so that it may be published. Errors: another bundle of that sequence,
@@ -239,60 +265,6 @@ impl Ledger {
         let entry = self.entries.get(&id)?;
         let claims = self.channels.get(entry.channel.as_ref()?)?.claims(entry.sequence);
         claims.iter().find(|other| **other != id && self.entries.contains_key(other)).copied()
-    }
-
-    /// Writes down a bundle that is held: it takes nobody's place. False: [`HELD`] are held already.
-    pub fn hold(&mut self, mut entry: Entry, hold: Hold) -> bool {
-        let known = self.entries.get(&entry.id).is_some_and(|e| e.state == State::Held);
-        let key = |e: &Entry| e.signer.as_ref().map(|signer| signer.key);
-        let its = self.entries.values().filter(|e| e.state == State::Held && key(e) == key(&entry));
-        if !known && its.count() >= HELD {
-            return false;
-        }
-        self.forget(entry.id);
-        (entry.state, entry.hold) = (State::Held, Some(hold));
-        self.insert(entry);
-        true
-    }
-
-    /// Writes down a bundle that is refused for what a key signed. False: [`REFUSED`] are remembered already that nothing else is
-    /// known of, and nothing changed.
-    pub fn refused(&mut self, mut entry: Entry) -> bool {
-        if let Some(known) = self.entries.get(&entry.id) {
-            if !known.state.is_open() && known.state != State::Held {
-                return false;
-            }
-            if known.standing == Standing::Signed {
-                // Its announce is good; what came now is not.
-                let change = |e: &mut Entry| {
-                    e.state = State::Quarantined;
-                    (e.rule, e.reason) = (entry.rule.clone(), entry.reason.clone());
-                };
-                self.change(entry.id, entry.changed_ms, change);
-                return true;
-            }
-        }
-        let refused = |e: &&Entry| e.state == State::Quarantined && e.announce.is_none();
-        if self.entries.values().filter(refused).count() >= REFUSED {
-            return false;
-        }
-        self.forget(entry.id);
-        entry.state = State::Quarantined;
-        let (id, sequence, channel) = (entry.id, entry.sequence, entry.channel.clone());
-        self.insert(entry);
-        if let Some(channel) = channel.filter(|channel| sequence > 0 && self.is_near(channel, sequence)) {
-            self.take_slot(id, &channel, sequence);
-        }
-        true
-    }
-
-    /// Everything is forgotten that refused a bundle: it is received again, or published.
-    pub fn retry(&mut self, id: BundleId, now_ms: u64) {
-        self.change(id, now_ms, |entry| {
-            entry.state = State::Missing;
-            (entry.rule, entry.hold, entry.spoilt) = (None, None, 0);
-            entry.reason = Some("it is to come again".into());
-        });
     }
 
     /// Gives a bundle its place in its channel again, after an operator decided that it may have it.
@@ -333,11 +305,14 @@ impl Ledger {
 
     /// The clock was set back to `now_ms`: what was noted later was not.
     pub fn clock_went_back(&mut self, now_ms: u64) {
-        for entry in self.entries.values_mut() {
-            let times = [&mut entry.first_ms, &mut entry.changed_ms, &mut entry.not_before_ms];
-            if times.iter().any(|time| **time > now_ms) {
+        let ids: Vec<BundleId> = self.entries.values().map(|entry| entry.id).collect();
+        for id in ids {
+            let changed = self.entries.change(&id, |entry| {
+                let times = [&mut entry.first_ms, &mut entry.changed_ms, &mut entry.not_before_ms];
                 times.into_iter().for_each(|time| *time = now_ms.min(*time));
-                self.changed.insert(entry.id);
+            });
+            if changed == Some(true) {
+                self.changed.insert(id);
             }
         }
         self.channels.values_mut().for_each(|channel| channel.clock_went_back(now_ms));
@@ -422,7 +397,7 @@ impl Ledger {
         let holder = channel.slot(heard.sequence).copied();
         let known = self.entries.get(&heard.id);
         let expected = channel.is_expected(heard.sequence) || heard.on_wire;
-        if known.is_none() && (!expected || holder.is_some() || self.heard_only(name) >= HEARD_ONLY) {
+        if known.is_none() && (!expected || holder.is_some() || self.entries.heard(name) >= HEARD_ONLY) {
             return;
         }
         let elsewhere = |e: &Entry| e.channel.as_ref().is_some_and(|c| c != name || e.sequence != heard.sequence);
@@ -469,56 +444,13 @@ impl Ledger {
             if let Some(channel) = entry.channel.and_then(|name| self.channels.get_mut(&name)) {
                 channel.clear_slot(entry.sequence, id);
             }
-            self.open.remove(&id);
             self.changed.insert(id);
         }
-    }
-
-    /// Forgets ended bundles beyond [`HISTORY`]; gives the forgotten ones.
-    pub fn prune(&mut self) -> Vec<Entry> {
-        let mut gone = Vec::new();
-        let names: Vec<ChannelName> = self.channels.keys().cloned().collect();
-        for name in names {
-            while let Some(channel) = self.channels.get_mut(&name) {
-                let Some((sequence, ids)) = channel.oldest_beyond(HISTORY) else { break };
-                let passed = channel.passed();
-                let ended = |e: &Entry| e.state.is_over() || e.state == State::Complete && sequence <= passed;
-                if !ids.iter().all(|id| self.entries.get(id).is_none_or(ended)) {
-                    break;
-                }
-                channel.raise_floor(sequence);
-                self.changed_channels.insert(name.clone());
-                for id in ids {
-                    self.changed.insert(id);
-                    gone.extend(self.entries.remove(&id));
-                }
-            }
-        }
-        // What was refused or given up without a place in its channel.
-        let placed = |e: &Entry| {
-            let channel = e.channel.as_ref().and_then(|name| self.channels.get(name));
-            channel.is_some_and(|channel| channel.claims(e.sequence).contains(&e.id))
-        };
-        let over = self.entries.values().filter(|e| e.state.is_over() && !placed(e));
-        let mut over: Vec<(u64, BundleId)> = over.map(|e| (e.changed_ms, e.id)).collect();
-        over.sort_unstable();
-        over.truncate(over.len().saturating_sub(HISTORY));
-        for (_, id) in over {
-            self.changed.insert(id);
-            gone.extend(self.entries.remove(&id));
-        }
-        gone
     }
 
     fn insert(&mut self, entry: Entry) {
-        let id = entry.id;
-        if entry.state.is_open() {
-            self.open.insert(id);
-        } else {
-            self.open.remove(&id);
-        }
-        self.changed.insert(id);
-        self.entries.insert(id, entry);
+        self.changed.insert(entry.id);
+        self.entries.insert(entry);
     }
 
     /// Removes `id` from any other slot, and forgets the bundles in this slot that only beacons have named.
@@ -533,14 +465,10 @@ impl Ledger {
         let heard = |id: &BundleId| self.entries.get(id).is_some_and(|e| e.standing == Standing::Heard);
         let claims = self.channels.get(channel).map(|c| c.claims(sequence).to_vec()).unwrap_or_default();
         for other in claims.into_iter().filter(|other| *other != id && heard(other)).collect::<Vec<_>>() {
+            // What was refused has files.
+            self.released.extend(self.entries.get(&other).filter(|e| !e.state.is_open()).cloned());
             self.forget(other);
         }
-    }
-
-    /// Bundles of a channel that only beacons tell of.
-    fn heard_only(&self, name: &ChannelName) -> usize {
-        let heard = |id: &BundleId| self.entries.get(id).is_some_and(|e| e.standing == Standing::Heard);
-        self.channels.get(name).map_or(0, |channel| channel.slots().filter(|(_, id)| heard(id)).count())
     }
 
     fn take_slot(&mut self, id: BundleId, name: &ChannelName, sequence: u64) {

@@ -5,6 +5,7 @@
 //! such a name it is only known whether it still changes.
 
 mod signature;
+mod turns;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use checkvalve_host::disk::{Disk, Kind};
 use checkvalve_protocol::id::ChannelName;
 
 pub use signature::Signature;
+use turns::Turns;
 pub use watch::{Tell, Told, WatchError, Watcher};
 
 /// Trees that are looked at at the same time.
@@ -54,9 +56,19 @@ pub enum Decision {
 /// The names in the spool that are not claimed yet.
 pub struct Spool {
     settle_ms: u64,
+    /// Changed by [`Spool::change`], [`Spool::ensure`] and [`Spool::forget`] only, which keep what follows in step.
     candidates: BTreeMap<Place, Candidate>,
+    /// The same by their turns.
+    places: BTreeMap<u64, Place>,
+    /// Those to be claimed.
+    claims: Turns,
+    /// Those to be looked at.
+    looks: Turns,
     arrivals: u64,
     probing: usize,
+    /// How many names [`Spool::decide`] went through.
+    #[cfg(test)]
+    visited: usize,
 }
 
 struct Candidate {
@@ -72,6 +84,15 @@ struct Candidate {
     /// Something was seen of it since it is being looked at.
     disturbed: bool,
     problem: Option<String>,
+}
+
+/// What a name waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waits {
+    Claim,
+    Look,
+    /// That something is told of it.
+    News,
 }
 
 /// A name that waits in the spool, for status.
@@ -91,7 +112,17 @@ impl Spool {
     /// `settle_ms`: how long something that was written in place must be quiet.
     #[must_use]
     pub fn new(settle_ms: u64) -> Self {
-        Self { settle_ms, candidates: BTreeMap::new(), arrivals: 0, probing: 0 }
+        Self {
+            settle_ms,
+            candidates: BTreeMap::new(),
+            places: BTreeMap::new(),
+            claims: Turns::default(),
+            looks: Turns::default(),
+            arrivals: 0,
+            probing: 0,
+            #[cfg(test)]
+            visited: 0,
+        }
     }
 
     /// Takes note of what inotify told. `now_ms` is of a clock that never jumps.
@@ -104,32 +135,34 @@ impl Spool {
             return;
         }
         let settle_ms = self.settle_ms;
-        let candidate = self.candidate(place, now_ms);
-        candidate.disturbed = true;
-        candidate.quiet = None;
-        candidate.look_at_ms = now_ms;
-        match seen {
-            Seen::Renamed => {
-                candidate.whole = true;
-                candidate.open = false;
-                candidate.problem = None;
+        self.ensure(&place, now_ms);
+        self.change(&place, |candidate| {
+            candidate.disturbed = true;
+            candidate.quiet = None;
+            candidate.look_at_ms = now_ms;
+            match seen {
+                Seen::Renamed => {
+                    candidate.whole = true;
+                    candidate.open = false;
+                    candidate.problem = None;
+                }
+                Seen::Created => candidate.open = true,
+                Seen::Written => {
+                    candidate.open = true;
+                    // Writing comes in torrents; looking each time would only slow it down.
+                    candidate.look_at_ms = now_ms.saturating_add(settle_ms / 4);
+                }
+                Seen::Closed => candidate.open = false,
+                Seen::Touched | Seen::Removed => {}
             }
-            Seen::Created => candidate.open = true,
-            Seen::Written => {
-                candidate.open = true;
-                // Writing comes in torrents; looking each time would only slow it down.
-                candidate.look_at_ms = now_ms.saturating_add(settle_ms / 4);
-            }
-            Seen::Closed => candidate.open = false,
-            Seen::Touched | Seen::Removed => {}
-        }
+        });
     }
 
     /// inotify lost something: what is known to be open may have been closed since.
     pub fn overflowed(&mut self) {
-        for candidate in self.candidates.values_mut() {
-            candidate.open = false;
-            candidate.disturbed = true;
+        let places: Vec<Place> = self.candidates.keys().cloned().collect();
+        for place in places {
+            self.change(&place, |candidate| (candidate.open, candidate.disturbed) = (false, true));
         }
     }
 
@@ -155,93 +188,69 @@ impl Spool {
             .collect();
         new.sort();
         for (_, place) in new {
-            self.candidate(place, now_ms);
+            self.ensure(&place, now_ms);
         }
         Ok(())
     }
 
     /// What to do now, at most `limit` things, in the order in which the names came.
     pub fn decide(&mut self, now_ms: u64, limit: usize) -> Vec<Decision> {
-        let due = |c: &Candidate| c.look_at_ms <= now_ms && !c.probing && (c.whole || !c.open || c.quiet.is_none());
-        let mut ready: Vec<_> =
-            self.candidates.iter().filter(|(_, c)| due(c)).map(|(p, c)| (c.order, p.clone())).collect();
+        self.claims.go_on(now_ms);
+        self.looks.go_on(now_ms);
+        let looks = self.looks.due().take(PROBES.saturating_sub(self.probing));
+        let mut ready: Vec<u64> = self.claims.due().take(limit).chain(looks).collect();
+        #[cfg(test)]
+        {
+            self.visited += ready.len();
+        }
         ready.sort_unstable();
         ready.truncate(limit);
-        let mut decisions = Vec::new();
-        for (_, place) in ready {
-            let Some(candidate) = self.candidates.get_mut(&place) else { continue };
-            if candidate.whole {
-                decisions.push(Decision::Claim(place));
-            } else if self.probing < PROBES {
-                self.probing += 1;
-                candidate.probing = true;
-                candidate.disturbed = false;
-                decisions.push(Decision::Probe(place));
+        let places: Vec<Place> = ready.iter().map(|order| self.places[order].clone()).collect();
+        let decided = places.into_iter().map(|place| {
+            if self.candidates[&place].whole {
+                return Decision::Claim(place);
             }
-        }
-        decisions
+            self.probing += 1;
+            self.change(&place, |candidate| (candidate.probing, candidate.disturbed) = (true, false));
+            Decision::Probe(place)
+        });
+        decided.collect()
     }
 
     /// Takes note of what a name looks like.
     pub fn probed(&mut self, place: &Place, looks: io::Result<Signature>, now_ms: u64) {
         self.probing = self.probing.saturating_sub(1);
         let settle_ms = self.settle_ms;
-        let Some(candidate) = self.candidates.get_mut(place) else { return };
-        candidate.probing = false;
-        let looks = match looks {
-            Ok(looks) => looks,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return self.forget(place),
-            Err(e) => {
-                candidate.problem = Some(format!("cannot be looked at: {e}"));
-                candidate.look_at_ms = now_ms.saturating_add(settle_ms.max(1_000));
-                return;
-            }
-        };
-        // A second name of a file comes by link(2), after which nobody has it open.
-        if looks.kind != Kind::File || looks.links > 1 {
-            candidate.open = false;
+        if matches!(&looks, Err(error) if error.kind() == io::ErrorKind::NotFound) {
+            return self.forget(place);
         }
-        if candidate.disturbed {
-            // It moved since: begin again. `seen` has set when.
-            return;
-        }
-        match &candidate.quiet {
-            Some((before, since)) if *before == looks && now_ms.saturating_sub(*since) >= settle_ms => {
-                if candidate.open {
-                    candidate.look_at_ms = now_ms.saturating_add(settle_ms.max(1_000));
-                } else {
-                    candidate.whole = true;
-                    candidate.look_at_ms = now_ms;
-                }
-            }
-            Some((before, since)) if *before == looks => candidate.look_at_ms = since.saturating_add(settle_ms),
-            _ => {
-                candidate.quiet = Some((looks, now_ms));
-                candidate.look_at_ms = now_ms.saturating_add(settle_ms);
-            }
-        }
+        self.change(place, |candidate| candidate.looked(looks, settle_ms, now_ms));
     }
 
     /// It was claimed, or is gone.
     pub fn forget(&mut self, place: &Place) {
-        self.candidates.remove(place);
+        let Some(candidate) = self.candidates.remove(place) else { return };
+        self.places.remove(&candidate.order);
+        if let Some(turns) = self.turns(candidate.waits()) {
+            turns.take_out(candidate.look_at_ms, candidate.order);
+        }
     }
 
     /// It could not be claimed; tries again after `retry_ms`. Gives whether this is news.
     pub fn unclaimable(&mut self, place: &Place, why: String, now_ms: u64, retry_ms: u64) -> bool {
-        let Some(candidate) = self.candidates.get_mut(place) else { return false };
-        candidate.look_at_ms = now_ms.saturating_add(retry_ms);
-        let news = candidate.problem.as_deref() != Some(&why);
-        candidate.problem = Some(why);
+        let news = self.candidates.get(place).is_some_and(|candidate| candidate.problem.as_deref() != Some(&why));
+        self.change(place, |candidate| {
+            candidate.look_at_ms = now_ms.saturating_add(retry_ms);
+            candidate.problem = Some(why);
+        });
         news
     }
 
     /// When [`Spool::decide`] may have something new.
     #[must_use]
     pub fn next_look_ms(&self) -> Option<u64> {
-        let may_look = |c: &Candidate| self.probing < PROBES && !c.probing && (!c.open || c.quiet.is_none());
-        let waits = |c: &&Candidate| (c.whole && !c.probing) || may_look(c);
-        self.candidates.values().filter(waits).map(|c| c.look_at_ms).min()
+        let look = if self.probing < PROBES { self.looks.next_ms() } else { None };
+        self.claims.next_ms().into_iter().chain(look).min()
     }
 
     /// What waits, and why.
@@ -258,21 +267,114 @@ impl Spool {
         })
     }
 
-    fn candidate(&mut self, place: Place, now_ms: u64) -> &mut Candidate {
-        let arrivals = &mut self.arrivals;
-        self.candidates.entry(place).or_insert_with(|| {
-            *arrivals += 1;
-            Candidate {
-                order: *arrivals,
-                whole: false,
-                open: false,
-                quiet: None,
-                look_at_ms: now_ms,
-                probing: false,
-                disturbed: false,
-                problem: None,
+    /// Takes a name in that was not seen yet.
+    fn ensure(&mut self, place: &Place, now_ms: u64) {
+        if self.candidates.contains_key(place) {
+            return;
+        }
+        self.arrivals += 1;
+        let candidate = Candidate {
+            order: self.arrivals,
+            whole: false,
+            open: false,
+            quiet: None,
+            look_at_ms: now_ms,
+            probing: false,
+            disturbed: false,
+            problem: None,
+        };
+        if let Some(turns) = self.turns(candidate.waits()) {
+            turns.put(candidate.look_at_ms, candidate.order);
+        }
+        self.places.insert(candidate.order, place.clone());
+        self.candidates.insert(place.clone(), candidate);
+    }
+
+    /// Changes a candidate, if there is one.
+    fn change(&mut self, place: &Place, change: impl FnOnce(&mut Candidate)) {
+        let Some(candidate) = self.candidates.get_mut(place) else { return };
+        let before = (candidate.waits(), candidate.look_at_ms);
+        change(candidate);
+        let (after, order) = ((candidate.waits(), candidate.look_at_ms), candidate.order);
+        if before == after {
+            return;
+        }
+        if let Some(turns) = self.turns(before.0) {
+            turns.take_out(before.1, order);
+        }
+        if let Some(turns) = self.turns(after.0) {
+            turns.put(after.1, order);
+        }
+    }
+
+    fn turns(&mut self, waits: Waits) -> Option<&mut Turns> {
+        match waits {
+            Waits::Claim => Some(&mut self.claims),
+            Waits::Look => Some(&mut self.looks),
+            Waits::News => None,
+        }
+    }
+
+    /// Asserts that the turns are those of the candidates.
+    #[cfg(test)]
+    fn assert_in_step(&self) {
+        let (mut claims, mut looks) = (self.claims.emptied(), self.looks.emptied());
+        for candidate in self.candidates.values() {
+            match candidate.waits() {
+                Waits::Claim => claims.put(candidate.look_at_ms, candidate.order),
+                Waits::Look => looks.put(candidate.look_at_ms, candidate.order),
+                Waits::News => {}
             }
-        })
+        }
+        assert_eq!((&self.claims, &self.looks), (&claims, &looks));
+        assert_eq!(self.places.len(), self.candidates.len());
+        assert!(self.places.iter().all(|(order, place)| self.candidates[place].order == *order));
+    }
+}
+
+impl Candidate {
+    fn waits(&self) -> Waits {
+        match (self.probing, self.whole, self.open && self.quiet.is_some()) {
+            (true, ..) | (false, false, true) => Waits::News,
+            (false, true, _) => Waits::Claim,
+            (false, false, false) => Waits::Look,
+        }
+    }
+
+    /// Takes note of what it looks like.
+    fn looked(&mut self, looks: io::Result<Signature>, settle_ms: u64, now_ms: u64) {
+        self.probing = false;
+        let looks = match looks {
+            Ok(looks) => looks,
+            Err(e) => {
+                self.problem = Some(format!("cannot be looked at: {e}"));
+                self.look_at_ms = now_ms.saturating_add(settle_ms.max(1_000));
+                return;
+            }
+        };
+        // A second name of a file comes by link(2), after which nobody has it open.
+        if looks.kind != Kind::File || looks.links > 1 {
+            self.open = false;
+        }
+        if self.disturbed {
+            // It moved since: begin again. `seen` has set when.
+            return;
+        }
+        match &self.quiet {
+            Some((before, since)) if *before == looks && now_ms.saturating_sub(*since) >= settle_ms => {
+                if self.open {
+                    self.look_at_ms = now_ms.saturating_add(settle_ms.max(1_000));
+                } else {
+                    self.whole = true;
+                    self.look_at_ms = now_ms;
+                }
+            }
+            Some((before, since)) if *before == looks => self.look_at_ms = since.saturating_add(settle_ms),
+            _ => {
+                self.quiet = Some((looks, now_ms));
+                self.look_at_ms = now_ms.saturating_add(settle_ms);
+            }
+        }
     }
 }
 

@@ -14,32 +14,9 @@ use checkvalve_protocol::manifest::Announce;
 use super::Delivery;
 use super::telling::subject;
 use crate::audit::Event;
-use crate::hook::{HookPolicy, Outcome};
+use crate::hook::{HookPolicy, HookRun, Outcome};
 use crate::inbox::{Address, Reason};
-use crate::ledger::{Entry, Next, Signer, State};
-
-/// A hook that is to be run now.
-#[derive(Clone, Debug)]
-pub struct HookRun {
-    /// How.
-    pub policy: Arc<HookPolicy>,
-    /// For which bundle.
-    pub id: BundleId,
-    /// Its channel.
-    pub channel: ChannelName,
-    /// Its number there.
-    pub sequence: u64,
-    /// Its name.
-    pub name: Vec<u8>,
-    /// Its sequence directory in the inbox: the working directory.
-    pub directory: PathBuf,
-    /// The bundle that was installed before it in this channel, if it is still in the inbox.
-    pub previous: Option<PathBuf>,
-    /// Who signed it.
-    pub signer: Option<Signer>,
-    /// How often it was started, this time included.
-    pub attempt: u32,
-}
+use crate::ledger::{Entry, Next, State};
 
 impl Delivery {
     /// The hooks that are to start now, one a channel at most; each is written down as started. The caller runs each and
@@ -159,9 +136,8 @@ impl Delivery {
     fn previous(&self, channel: &ChannelName, sequence: u64) -> Option<PathBuf> {
         let previous: Option<Entry> = {
             let ledger = self.ledger.lock();
-            let slots: Vec<BundleId> =
-                ledger.channel(channel)?.slots().rev().filter(|slot| slot.0 < sequence).map(|slot| slot.1).collect();
-            slots.into_iter().filter_map(|id| ledger.entry(id)).find(|e| e.state == State::Installed).cloned()
+            let mut before = ledger.channel(channel)?.slots(..sequence).rev().filter_map(|(_, id)| ledger.entry(id));
+            before.find(|e| e.state == State::Installed).cloned()
         };
         let previous = previous?;
         let path = self.inbox.path(channel, previous.sequence).join(crate::hook::os_name(&previous.name));

@@ -228,7 +228,7 @@ impl Delivery {
         let Some(name) = &entry.channel else { return Ok(()) };
         let ledger = self.ledger.lock();
         let Some(channel) = ledger.channel(name) else { return Ok(()) };
-        let later = channel.slots().filter(|(sequence, _)| *sequence > entry.sequence);
+        let later = channel.slots(entry.sequence.saturating_add(1)..);
         let installed = later.filter_map(|(_, id)| ledger.entry(id)).find(|e| e.state == State::Installed);
         installed.map_or(Ok(()), |e| Err(DecideError::Older(number(e))))
     }

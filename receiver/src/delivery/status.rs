@@ -233,13 +233,16 @@ impl Delivery {
             let policy = self.policy(&name);
             let mut ledger = self.ledger.lock();
             let next = policy.hook.as_ref().map(|_| ledger.next(&name, now_ms, policy.wait_for_missing_ms));
-            let installing = |e: &&Entry| e.state == State::Installing && e.channel.as_ref() == Some(&name);
+            let Some(channel) = ledger.channel(&name) else { continue };
+            // It is the last one that went to the hook, or comes after it.
+            let mut since = channel.slots(channel.passed()..).filter_map(|(_, id)| ledger.entry(id));
             let blocked_by = match next {
                 Some(Next::Blocked(sequence)) => Some(sequence),
-                Some(Next::Wait(_) | Next::Run(_)) => ledger.entries().find(installing).map(|entry| entry.sequence),
+                Some(Next::Wait(_) | Next::Run(_)) => {
+                    since.find(|e| e.state == State::Installing).map(|entry| entry.sequence)
+                }
                 Some(Next::Idle) | None => None,
             };
-            let Some(channel) = ledger.channel(&name) else { continue };
             bundles.extend(gaps(&name, &channel.gaps(0, LISTED)));
             channels.push(ChannelStatus {
                 newest: channel.newest(),
@@ -311,10 +314,9 @@ impl Delivery {
     #[must_use]
     pub fn summary(&self) -> String {
         let ledger = self.ledger.lock();
-        let count = |state: State| ledger.entries().filter(|entry| entry.state == state).count();
         let (receiving, incomplete, missing) =
-            (count(State::Receiving), count(State::Incomplete), count(State::Missing));
-        let newest = ledger.entries().filter(|entry| entry.published).max_by_key(|entry| entry.changed_ms);
+            (ledger.in_state(State::Receiving), ledger.in_state(State::Incomplete), ledger.in_state(State::Missing));
+        let newest = ledger.newest_published();
         let newest = newest.and_then(|entry| Some(format!("{}/{}", entry.channel.as_ref()?, entry.sequence)));
         let newest = newest.unwrap_or_else(|| "none".to_owned());
         format!("{receiving} receiving, {incomplete} incomplete, {missing} missing; last in the inbox: {newest}")

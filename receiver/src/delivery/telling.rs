@@ -86,8 +86,10 @@ impl Delivery {
 
     /// What commands take to mean this bundle and no other.
     pub(super) fn handle(&self, entry: &Entry) -> String {
-        let is_other = |e: &Entry| e.id != entry.id && e.channel == entry.channel && e.sequence == entry.sequence;
-        handle(entry, !self.ledger.lock().entries().any(is_other))
+        let ledger = self.ledger.lock();
+        let all = entry.channel.as_ref().map_or(0, |name| ledger.of_number(name, entry.sequence));
+        let known = ledger.entry(entry.id).filter(|e| e.channel == entry.channel && e.sequence == entry.sequence);
+        handle(entry, all <= usize::from(known.is_some()))
     }
 }
 

@@ -26,6 +26,7 @@ mod told;
 mod trusting;
 mod verify;
 mod watch;
+mod years;
 
 const ENOSPC: i32 = 28;
 const EIO: i32 = 5;

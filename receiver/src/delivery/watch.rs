@@ -6,7 +6,6 @@ use checkvalve_protocol::id::BundleId;
 use std::sync::PoisonError;
 
 use super::{Delivery, Job};
-use crate::inbox::Address;
 use crate::ledger::{Entry, Live, State};
 use crate::store::space::Bound;
 
@@ -35,6 +34,7 @@ pub(super) struct Watched {
     checkpoint_ms: u64,
     checkpoint_bytes: u64,
     pruned_ms: u64,
+    prune_more: bool,
 }
 
 impl Delivery {
@@ -55,8 +55,8 @@ impl Delivery {
         if checkpoint {
             self.enqueue(Job::Checkpoint);
         }
-        if prune {
-            self.prune();
+        if prune && self.prune() {
+            self.watched.lock().unwrap_or_else(PoisonError::into_inner).prune_more = true;
         }
         if let Err(error) = self.ledger.save(Durable::No)
             && self.throttle.allow(now_ms).is_some()
@@ -242,22 +242,11 @@ impl Delivery {
         let strays = now_ms.checked_sub(STRAY_MS).map(|before| self.ledger.lock().reception.silent_since(before));
         strays.into_iter().flatten().for_each(|id| self.let_go(id));
     }
-
-    /// Forgets what is old, and its manifests.
-    fn prune(&self) {
-        let gone = self.ledger.lock().prune();
-        for entry in gone {
-            let place = Address { id: entry.id, channel: entry.channel, sequence: entry.sequence };
-            if let Err(error) = self.inbox.forget(&place) {
-                tracing::warn!(bundle = %entry.id, %error, "the manifest of an old bundle cannot be removed");
-            }
-        }
-    }
 }
 
 impl Watched {
     fn prune_due(&mut self, now_ms: u64) -> bool {
-        let due = self.pruned_ms.abs_diff(now_ms) >= PRUNE_MS;
+        let due = std::mem::take(&mut self.prune_more) || self.pruned_ms.abs_diff(now_ms) >= PRUNE_MS;
         if due {
             self.pruned_ms = now_ms;
         }

@@ -24,6 +24,18 @@ pub fn log_path(logs: &Path, channel: &ChannelName, sequence: u64, id: BundleId,
     logs.join(channel.as_str()).join(format!("{sequence:08}-{id}.install.{attempt}.log"))
 }
 
+/// The logs of a bundle's runs that are kept, the newest of which was start number `newest`.
+pub fn kept_logs(
+    logs: &Path,
+    channel: &ChannelName,
+    sequence: u64,
+    id: BundleId,
+    newest: u32,
+) -> impl Iterator<Item = PathBuf> {
+    let first = newest.saturating_sub(KEPT_LOGS - 1).max(1);
+    (first..=newest).map(move |attempt| log_path(logs, channel, sequence, id, attempt))
+}
+
 /// Where the output of a run goes.
 pub(super) struct HookLog {
     pieces: mpsc::Sender<Piece>,

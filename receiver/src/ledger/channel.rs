@@ -1,7 +1,7 @@
 //! One channel: which bundle has which sequence, what is missing, and whose turn it is.
 
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
+use std::ops::{RangeBounds, RangeInclusive};
 
 use checkvalve_protocol::id::BundleId;
 use checkvalve_protocol::limits::MAX_JUMP;
@@ -15,8 +15,8 @@ use crate::ranges::Ranges;
 pub struct Channel {
     /// The bundles of each sequence: more than one until one of them is published, which is then the first.
     slots: BTreeMap<u64, Vec<BundleId>>,
-    /// Sequences given up without anything known of them.
-    rejected: Ranges,
+    /// Sequences above `floor` that are over, and of which no bundle is known: given up, or forgotten while an older one is open.
+    over: Ranges,
     /// The first sequence that is missed if it does not come; None: nothing was on the wire yet.
     baseline: Option<u64>,
     /// The last sequence that went to the hook: earlier ones may not any more.
@@ -29,6 +29,8 @@ pub struct Channel {
     begun: u64,
     /// Since when a missing sequence holds up others, in Unix milliseconds.
     missing_since: BTreeMap<u64, u64>,
+    /// How many sequences were left when all was forgotten that could be.
+    kept: usize,
 }
 
 /// What a channel has to do next.
@@ -52,7 +54,7 @@ pub struct Saved {
     pub(super) floor: u64,
     pub(super) newest: u64,
     pub(super) begun: u64,
-    /// First and last of each range.
+    /// First and last of each range of `over`.
     pub(super) rejected: Vec<(u64, u64)>,
 }
 
@@ -69,9 +71,39 @@ impl Channel {
         self.slots.get(&sequence).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// All sequences that a bundle is known for, in order.
-    pub fn slots(&self) -> impl DoubleEndedIterator<Item = (u64, BundleId)> + '_ {
-        self.slots.iter().flat_map(|(&sequence, ids)| ids.iter().map(move |&id| (sequence, id)))
+    /// The sequences of a range that a bundle is known for, in order.
+    pub fn slots(&self, range: impl RangeBounds<u64>) -> impl DoubleEndedIterator<Item = (u64, BundleId)> + '_ {
+        self.slots.range(range).flat_map(|(&sequence, ids)| ids.iter().map(move |&id| (sequence, id)))
+    }
+
+    /// All sequences that a bundle is known for, in order, with all bundles that claim it.
+    pub(super) fn all_claims(&self) -> impl Iterator<Item = (u64, &[BundleId])> {
+        self.slots.iter().map(|(&sequence, ids)| (sequence, ids.as_slice()))
+    }
+
+    /// How many sequences a bundle is known for.
+    pub(super) fn known(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// How many were left when all was forgotten that could be.
+    pub(super) fn kept(&self) -> usize {
+        self.kept
+    }
+
+    /// All was forgotten that can be.
+    pub(super) fn keep(&mut self) {
+        self.kept = self.slots.len();
+    }
+
+    #[cfg(test)]
+    pub(super) fn floor(&self) -> u64 {
+        self.floor
+    }
+
+    /// How many ranges of sequences are over, beside those up to the floor.
+    pub(super) fn ranges(&self) -> usize {
+        self.over.count()
     }
 
     /// The newest sequence that the sender has spoken of; 0: none.
@@ -95,7 +127,7 @@ impl Channel {
     /// Whether a sequence was given up, or is so old that it is forgotten.
     #[must_use]
     pub fn is_over(&self, sequence: u64) -> bool {
-        sequence <= self.floor || self.rejected.covers(sequence..sequence.saturating_add(1))
+        sequence <= self.floor || self.over.covers(sequence..sequence.saturating_add(1))
     }
 
     /// Whether a sequence is missed if it does not come.
@@ -160,15 +192,15 @@ impl Channel {
         let gaps = self.gaps(*sequences.start(), usize::MAX);
         let gaps = gaps.into_iter().filter(|(first, _)| first <= sequences.end());
         let gaps: Vec<_> = gaps.map(|(first, last)| first..last.min(*sequences.end()).saturating_add(1)).collect();
-        gaps.iter().for_each(|gap| self.rejected.insert(gap.clone()));
+        gaps.iter().for_each(|gap| self.over.insert(gap.clone()));
         gaps.last().map(|gap| gap.end.saturating_sub(1))
     }
 
     /// The same, whatever was transmitted.
     pub fn give_up(&mut self, sequences: &RangeInclusive<u64>) {
-        self.rejected.insert(*sequences.start()..sequences.end().saturating_add(1));
+        self.over.insert(*sequences.start()..sequences.end().saturating_add(1));
         for (&known, _) in self.slots.range(sequences.clone()) {
-            self.rejected.remove(known..known.saturating_add(1));
+            self.over.remove(known..known.saturating_add(1));
         }
     }
 
@@ -188,7 +220,7 @@ impl Channel {
         }
         let end = self.begun.saturating_add(1);
         let mut known: Vec<(u64, u64)> = self.slots.range(at..end).map(|(&n, _)| (n, n.saturating_add(1))).collect();
-        known.extend(self.rejected.within(at..end).into_iter().map(|range| (range.start, range.end)));
+        known.extend(self.over.within(at..end).into_iter().map(|range| (range.start, range.end)));
         known.sort_unstable();
         known.push((end, end));
         let mut gaps = Vec::new();
@@ -251,7 +283,7 @@ impl Channel {
             floor: self.floor,
             newest: self.newest,
             begun: self.begun,
-            rejected: self.rejected.iter().map(|range| (range.start, range.end.saturating_sub(1))).collect(),
+            rejected: self.over.iter().map(|range| (range.start, range.end.saturating_sub(1))).collect(),
         }
     }
 
@@ -264,7 +296,7 @@ impl Channel {
             floor: saved.floor,
             newest: saved.newest,
             begun: saved.begun,
-            rejected: saved.rejected.into_iter().map(|(first, last)| first..last.saturating_add(1)).collect(),
+            over: saved.rejected.into_iter().map(|(first, last)| first..last.saturating_add(1)).collect(),
             ..Self::default()
         }
     }
@@ -293,17 +325,17 @@ impl Channel {
         }
     }
 
-    /// The oldest sequence if there are more than `most`, and who claims it.
-    pub(super) fn oldest_beyond(&self, most: usize) -> Option<(u64, Vec<BundleId>)> {
-        if self.slots.len() <= most {
-            return None;
+    /// Forgets a sequence, and that older ones of which no bundle is known were missing: they are over. Gives who claimed it.
+    pub(super) fn forget(&mut self, sequence: u64) -> Vec<BundleId> {
+        let ids = self.slots.remove(&sequence).unwrap_or_default();
+        let before = self.slots.range(..sequence).next_back().map(|(&known, _)| known);
+        // Up to the one that stays before it: earlier calls saw to what is before that, or it is still remembered.
+        let first = before.unwrap_or(self.floor).max(self.floor).saturating_add(1);
+        self.over.insert(first..sequence.saturating_add(1));
+        if let Some(end) = self.over.end_of(self.floor.saturating_add(1)) {
+            self.floor = end.saturating_sub(1);
+            self.over.remove(0..end);
         }
-        self.slots.first_key_value().map(|(&sequence, ids)| (sequence, ids.clone()))
-    }
-
-    pub(super) fn raise_floor(&mut self, sequence: u64) {
-        self.floor = self.floor.max(sequence);
-        self.slots = self.slots.split_off(&self.floor.saturating_add(1));
-        self.rejected.remove(0..self.floor.saturating_add(1));
+        ids
     }
 }

@@ -157,7 +157,6 @@ impl Ledger {
 
     fn drop_restored(&mut self, id: BundleId) {
         self.entries.remove(&id);
-        self.open.remove(&id);
     }
 
     /// Gives every entry its place in its channel, the better vouched for last.
@@ -170,12 +169,14 @@ impl Ledger {
             // As in the run before: a sequence that its channel cannot have gets no place.
             if self.is_near(&channel, sequence) {
                 self.take_slot(id, &channel, sequence);
+            } else if self.is_forgotten(id, &channel, sequence) {
+                self.forget(id);
             }
         }
         self.changed_channels.clear();
     }
 
-    fn take_changed(&mut self) -> (Vec<BundleId>, Vec<ChannelName>, Vec<Vec<u8>>) {
+    pub(super) fn take_changed(&mut self) -> (Vec<BundleId>, Vec<ChannelName>, Vec<Vec<u8>>) {
         let entries: Vec<BundleId> = std::mem::take(&mut self.changed).into_iter().collect();
         let channels: Vec<ChannelName> = std::mem::take(&mut self.changed_channels).into_iter().collect();
         let kept = channels.iter().filter(|name| !self.heard_of.contains(*name));

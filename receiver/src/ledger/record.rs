@@ -15,7 +15,7 @@ use super::Entry;
 use super::channel::Saved;
 
 /// The records of this ledger.
-pub(super) const SCHEMA: Schema = Schema::new(b"ledger", 1);
+pub(in crate::ledger) const SCHEMA: Schema = Schema::new(b"ledger", 1);
 
 /// One record: all that is known of one thing.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]

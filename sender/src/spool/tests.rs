@@ -43,7 +43,9 @@ impl Rig {
         let end = self.now + ms;
         let mut claims = Vec::new();
         loop {
+            self.spool.assert_in_step();
             for decision in self.spool.decide(self.now, 100) {
+                self.spool.assert_in_step();
                 match decision {
                     Decision::Claim(place) => {
                         self.spool.forget(&place);
@@ -218,4 +220,91 @@ fn what_cannot_be_claimed_says_so_once_and_is_tried_again() {
     assert!(!rig.spool.unclaimable(&place("f"), "no".into(), rig.now, 1_000));
     let waiting: Vec<_> = rig.spool.waiting().map(|w| (w.why.to_owned(), w.problem)).collect();
     assert_eq!(waiting, [("no".to_owned(), true)]);
+}
+
+#[test]
+fn many_names_at_once_are_each_gone_through_once() {
+    for names in [10_000_u64, 100_000] {
+        let mut spool = Spool::new(SETTLE);
+        let began = spool.arrivals;
+        for n in 0..names {
+            // As they come, not by name.
+            spool.seen(place(&format!("{}", n * 7_919 % names)), Seen::Renamed, 5);
+        }
+        let (mut claimed, mut rounds) = (0, 0);
+        while spool.next_look_ms().is_some() {
+            for decision in spool.decide(5, 64) {
+                let Decision::Claim(place) = decision else { panic!("{decision:?}") };
+                claimed += 1;
+                assert_eq!(spool.candidates[&place].order, began + claimed, "in the order in which they came");
+                spool.forget(&place);
+            }
+            rounds += 1;
+        }
+        assert_eq!((claimed, rounds), (names, names.div_ceil(64)));
+        assert_eq!(spool.visited as u64, names);
+        spool.assert_in_step();
+    }
+}
+
+#[test]
+fn names_that_wait_for_a_look_keep_nobody_from_being_claimed() {
+    let mut spool = Spool::new(SETTLE);
+    (0..500).for_each(|n| spool.seen(place(&format!("tree-{n}")), Seen::Touched, 0));
+    spool.seen(place("whole"), Seen::Renamed, 0);
+    let decisions = spool.decide(0, 64);
+    assert_eq!(decisions.len(), PROBES + 1);
+    assert_eq!(decisions.last(), Some(&Decision::Claim(place("whole"))));
+    assert_eq!(spool.visited, PROBES + 1);
+}
+
+#[test]
+fn turns_stay_in_step_whatever_happens() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut seed = 3_u64;
+    let mut next = |below: u64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % below
+    };
+    let kinds = [Seen::Renamed, Seen::Created, Seen::Written, Seen::Touched, Seen::Closed, Seen::Removed];
+    let mut spool = Spool::new(SETTLE);
+    let (mut now, mut probes) = (0, Vec::new());
+    for _ in 0..20_000 {
+        now += next(400);
+        let place = place(&next(40).to_string());
+        match next(8) {
+            0..3 => spool.seen(place, kinds[next(kinds.len() as u64) as usize], now),
+            3 => spool.forget(&place),
+            4 => drop(spool.unclaimable(&place, "no".into(), now, next(3_000))),
+            5 if next(40) == 0 => spool.overflowed(),
+            5 | 6 if !probes.is_empty() => {
+                let looks = match next(6) {
+                    0 => Err(io::ErrorKind::NotFound.into()),
+                    1 => Err(io::ErrorKind::PermissionDenied.into()),
+                    _ => Signature::of(&OsDisk, dir.path()),
+                };
+                let at = next(probes.len() as u64) as usize;
+                spool.probed(&probes.swap_remove(at), looks, now);
+            }
+            _ => {
+                let limit = next(9) as usize;
+                let is_due = |c: &Candidate| c.look_at_ms <= now && c.waits() == Waits::Claim;
+                let mut due: Vec<_> = spool.candidates.iter().filter(|(_, c)| is_due(c)).collect();
+                due.sort_by_key(|(_, c)| c.order);
+                let due: Vec<Place> = due.into_iter().map(|(place, _)| place.clone()).collect();
+                let decisions = spool.decide(now, limit);
+                let claims = decisions.iter().filter_map(|d| match d {
+                    Decision::Claim(place) => Some(place.clone()),
+                    Decision::Probe(_) => None,
+                });
+                assert!(due.starts_with(&claims.collect::<Vec<_>>()) && decisions.len() <= limit);
+                probes.extend(decisions.into_iter().filter_map(|d| match d {
+                    Decision::Probe(place) => Some(place),
+                    Decision::Claim(_) => None,
+                }));
+                assert!(probes.len() <= PROBES);
+            }
+        }
+        spool.assert_in_step();
+    }
 }

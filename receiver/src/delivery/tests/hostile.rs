@@ -108,6 +108,26 @@ fn refused_bundles_cannot_fill_the_quarantine() {
 }
 
 #[test]
+fn what_is_refused_and_then_comes_rightly_cannot_fill_the_quarantine() {
+    let bench = Bench::new();
+    let delivery = bench.open();
+    announce(&delivery, &Sample::file(1, 1, 100)).unwrap();
+    let kept = || std::fs::read_dir(bench.settings.quarantine.join("default")).unwrap().count();
+    let most = crate::ledger::REFUSED as u64;
+    let new = |n| crate::ledger::Entry::new(own(5_000 + n), 0);
+    let wrong = |n| crate::ledger::Entry { channel: Some(default_channel()), sequence: n, ..new(n) };
+    for n in 2..most + 50 {
+        delivery.ledger.lock().refused(wrong(n));
+        delivery.quarantine(own(5_000 + n), &refusing::Refusal::new("path-empty", ""), Some(b"announce"));
+        announce(&delivery, &Sample::file(n, n, 100)).unwrap();
+        assert!(delivery.ledger.lock().entry(own(5_000 + n)).is_none(), "it gave way");
+    }
+    assert_eq!(kept() as u64, most);
+    delivery.prune();
+    assert_eq!(kept(), 0);
+}
+
+#[test]
 fn another_announce_of_the_same_bundle_changes_nothing() {
     let bench = Bench::new();
     let first = Sample::file(1, 1, 2_000);

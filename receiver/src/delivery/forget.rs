@@ -1,0 +1,97 @@
+//! What goes with a bundle that the ledger forgets: its manifest, the output of its hook, and why it was refused. What was
+//! published stays where it is, also in quarantine.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use checkvalve_host::log::escape_path;
+use checkvalve_protocol::id::{BundleId, ChannelName};
+
+use super::Delivery;
+use crate::hook::log::kept_logs;
+use crate::inbox::Address;
+use crate::ledger::Entry;
+
+/// Bundles that are forgotten at once: their files are removed before anything else goes on.
+const AT_ONCE: usize = 256;
+
+impl Delivery {
+    /// Forgets what is old, and its files. True: there may be more of it.
+    pub(super) fn prune(&self) -> bool {
+        let gone = self.ledger.lock().prune(AT_ONCE);
+        gone.iter().for_each(|entry| self.forget_files(entry));
+        gone.len() >= AT_ONCE
+    }
+
+    /// After a crash between the ledger and the files: removes those of bundles that were forgotten. What a lost ledger does not know
+    /// stays: it is not over there.
+    pub(super) fn sweep(&self) {
+        let (disk, state) = (self.disk.as_ref(), &self.settings.state);
+        for file in self.forgotten(&state.join("manifests")).into_iter().chain(self.forgotten(&state.join("logs"))) {
+            let removed = disk.remove_file(&file);
+            said(&file, removed);
+        }
+        for directory in self.forgotten(&self.settings.quarantine) {
+            let removed = self.inbox.forget_refusal(&directory);
+            said(&directory, removed);
+        }
+    }
+
+    fn forget_files(&self, entry: &Entry) {
+        let place = Address { id: entry.id, channel: entry.channel.clone(), sequence: entry.sequence };
+        if let Err(error) = self.inbox.forget(&place) {
+            tracing::warn!(bundle = %entry.id, %error, "the manifest of an old bundle cannot be removed; the next start does it");
+        }
+        let Some(channel) = &entry.channel else { return };
+        let logs = self.settings.state.join("logs");
+        for log in kept_logs(&logs, channel, entry.sequence, entry.id, entry.attempt) {
+            let removed = self.disk.remove_file(&log);
+            said(&log, removed);
+        }
+    }
+
+    /// What in the channels' directories of `dir` is about bundles that were forgotten.
+    fn forgotten(&self, dir: &Path) -> Vec<PathBuf> {
+        let mut forgotten = Vec::new();
+        for name in self.names(dir) {
+            let Some(channel) = name.to_str().and_then(|name| ChannelName::new(name).ok()) else { continue };
+            let dir = dir.join(&name);
+            let names = self.names(&dir);
+            let ledger = self.ledger.lock();
+            let is_over = |sequence| ledger.channel(&channel).is_some_and(|channel| channel.is_over(sequence));
+            let is_forgotten = |(sequence, id): (u64, BundleId)| ledger.entry(id).is_none() && is_over(sequence);
+            let names = names.into_iter().filter(|name| bundle_of(name).is_some_and(is_forgotten));
+            forgotten.extend(names.map(|name| dir.join(name)));
+        }
+        forgotten
+    }
+
+    fn names(&self, dir: &Path) -> Vec<OsString> {
+        match self.disk.read_dir(dir) {
+            Ok(names) => names,
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Vec::new(),
+            Err(error) => {
+                said(dir, Err(error));
+                Vec::new()
+            }
+        }
+    }
+}
+
+/// The bundle that a name of ours is about: `<sequence>-<id>`, and whatever follows a dot.
+fn bundle_of(name: &OsStr) -> Option<(u64, BundleId)> {
+    let (sequence, rest) = name.to_str()?.split_once('-')?;
+    let id = rest.split_once('.').map_or(rest, |(id, _)| id);
+    let is_ours = sequence.len() >= 8 && sequence.bytes().all(|b| b.is_ascii_digit()) && id.len() == 16;
+    Some((sequence.parse().ok()?, id.parse().ok()?)).filter(|_| is_ours)
+}
+
+fn said(path: &Path, removed: io::Result<()>) {
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(path = %escape_path(path), %error, "what is left of an old bundle cannot be removed; the next start does it");
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,88 @@
+//! What is forgotten, so that memory, disk and the time of a start do not follow how long the pair has run.
+
+use checkvalve_protocol::id::{BundleId, ChannelName};
+
+use super::{Entry, HEARD_ONLY, Ledger, MOST_OPEN, State};
+
+/// Ended bundles that are remembered per channel, and those without a place in one; of older ones only that their sequences are
+/// over.
+pub const HISTORY: usize = 10_000;
+/// Ranges of forgotten sequences of a channel, which is written down with all of them. What is still open is between them.
+const MOST_RANGES: usize = MOST_OPEN + HEARD_ONLY;
+
+impl Ledger {
+    /// Forgets ended bundles beyond [`HISTORY`], whatever older ones are still open, at most `most` of them. Gives them, and those that
+    /// gave way to others since.
+    pub fn prune(&mut self, most: usize) -> Vec<Entry> {
+        let mut ids = Vec::new();
+        let names: Vec<ChannelName> = self.channels.keys().cloned().collect();
+        for name in names {
+            self.prune_channel(&name, most, &mut ids);
+        }
+        self.prune_unplaced(most, &mut ids);
+        self.changed.extend(&ids);
+        let mut gone: Vec<Entry> = ids.iter().filter_map(|id| self.entries.remove(id)).collect();
+        // They may have come again.
+        let released = std::mem::take(&mut self.released);
+        gone.extend(released.into_iter().filter(|entry| !self.entries.contains_key(&entry.id)));
+        gone
+    }
+
+    fn prune_channel(&mut self, name: &ChannelName, most: usize, gone: &mut Vec<BundleId>) {
+        let Some(channel) = self.channels.get_mut(name) else { return };
+        let room = most.saturating_sub(gone.len());
+        if room == 0 || channel.known() <= self.history.max(channel.kept()) || channel.ranges() >= MOST_RANGES {
+            return;
+        }
+        let (passed, entries) = (channel.passed(), &self.entries);
+        let all_ended = |ids: &[BundleId]| ids.iter().all(|id| entries.get(id).is_none_or(|e| is_ended(e, passed)));
+        let ended = channel.all_claims().filter(|(_, ids)| all_ended(ids));
+        let ended: Vec<u64> = ended.map(|(sequence, _)| sequence).collect();
+        let beyond = ended.len().saturating_sub(self.history);
+        let before = gone.len();
+        for &sequence in &ended[..beyond] {
+            if gone.len() - before >= room {
+                return;
+            }
+            gone.extend(channel.forget(sequence));
+            self.changed_channels.insert(name.clone());
+        }
+        channel.keep();
+    }
+
+    /// Forgets what was refused or given up without a place in its channel.
+    fn prune_unplaced(&mut self, most: usize, gone: &mut Vec<BundleId>) {
+        let placed: usize = self.channels.values().map(|channel| channel.known()).sum();
+        if self.entries.len().saturating_sub(gone.len()).saturating_sub(placed) <= self.history {
+            return; // at most so many have none
+        }
+        let is_placed = |e: &Entry| {
+            let channel = e.channel.as_ref().and_then(|name| self.channels.get(name));
+            channel.is_some_and(|channel| channel.claims(e.sequence).contains(&e.id))
+        };
+        let over = self.entries.values().filter(|e| e.state.is_over() && !is_placed(e));
+        let mut over: Vec<(u64, BundleId)> = over.map(|e| (e.changed_ms, e.id)).collect();
+        over.sort_unstable();
+        let room = most.saturating_sub(gone.len());
+        over.truncate(over.len().saturating_sub(self.history).min(room));
+        gone.extend(over.into_iter().map(|(_, id)| id));
+    }
+
+    /// Whether a bundle had a sequence that was written down as over, and not that it is forgotten: the process ended in between.
+    pub(super) fn is_forgotten(&self, id: BundleId, name: &ChannelName, sequence: u64) -> bool {
+        let channel = self.channels.get(name).filter(|channel| channel.is_over(sequence));
+        let entry = self.entries.get(&id).filter(|e| e.announce.is_some());
+        channel.zip(entry).is_some_and(|(channel, entry)| is_ended(entry, channel.passed()))
+    }
+
+    /// Remembers less than [`HISTORY`].
+    #[cfg(test)]
+    pub(crate) fn remember(&mut self, history: usize) {
+        self.history = history;
+    }
+}
+
+/// Whether nothing is received or run for it any more, where the channel's hook had `passed`.
+fn is_ended(entry: &Entry, passed: u64) -> bool {
+    entry.state.is_over() || entry.state == State::Complete && entry.sequence <= passed
+}
