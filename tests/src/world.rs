@@ -13,6 +13,7 @@ mod forge;
 mod high;
 mod hook;
 mod low;
+mod machine;
 mod memory;
 mod peer;
 mod play;
