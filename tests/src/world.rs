@@ -15,6 +15,7 @@ mod hook;
 mod low;
 mod machine;
 mod memory;
+mod pace;
 mod peer;
 mod play;
 mod script;

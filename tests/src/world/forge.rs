@@ -33,6 +33,7 @@ impl Peer {
             Forgery::Withdrawals => self.victim().map(|victim| self.withdrawal(&victim)).unwrap_or_default(),
             Forgery::Announces => self.announce(),
             Forgery::Spoil => self.victim().map(|victim| self.spoil(&victim)).unwrap_or_default(),
+            _ => Vec::new(),
         }
     }
 

@@ -26,6 +26,7 @@ use checkvalve_receiver::store::space;
 
 use super::low::{LINK_KEY, signing_key};
 use super::memory::Memory;
+use super::pace::Pace;
 use super::peer::peer_key;
 use super::script::Options;
 use crate::rng::Rng;
@@ -37,6 +38,8 @@ pub(super) const STATE: &str = "/state";
 pub(super) const SILENCE_MS: u64 = 10_000;
 /// Threads that store.
 const WORKERS: usize = 2;
+/// The thread that moves bundles to the inbox.
+const PUBLISHER: usize = WORKERS + 1;
 /// What an object takes beside its blocks.
 const OBJECT: u64 = 768;
 /// Most lines of a ticket: few, so that some do not hold all that is lacking.
@@ -50,6 +53,8 @@ pub(super) struct High {
     intake: Intake,
     /// The first store; the last checks signatures.
     threads: [Thread; WORKERS + 1],
+    /// What each of them, and the publisher, waits for on the disk takes until then.
+    busy_until: [Time; WORKERS + 2],
     /// The lane's thread waits for those that store.
     resting: bool,
     now: Time,
@@ -147,6 +152,7 @@ impl High {
             opener: Opener::new(Some(LINK_KEY)),
             intake: Intake::new(limits, Some(Box::new(lasting.clone()))),
             threads: std::array::from_fn(|_| Thread::Awake),
+            busy_until: [Time::ZERO; WORKERS + 2],
             resting: false,
             now: Time::ZERO,
             fault: None,
@@ -156,11 +162,11 @@ impl High {
     }
 
     /// A datagram arrives.
-    pub(super) fn receive(&mut self, now: Time, wall_ms: u64, slow: bool, datagram: &mut [u8]) {
+    pub(super) fn receive(&mut self, now: Time, wall_ms: u64, pace: Pace, datagram: &mut [u8]) {
         self.now = now;
         if self.intake.is_pressed() && self.rng.chance(500) {
             self.resting = true;
-            self.work(wall_ms, slow, true);
+            self.work(wall_ms, pace, true);
             if std::mem::take(&mut self.resting) && !self.intake.is_pressed() {
                 self.fault = Some("a lane rests, and nobody wakes it".to_owned());
             }
@@ -181,16 +187,15 @@ impl High {
         self.wake();
     }
 
-    /// The threads go on, by some steps, or by all that can be made now. `slow`: nothing that waits for the disk goes on.
-    pub(super) fn work(&mut self, wall_ms: u64, slow: bool, all: bool) {
-        const PUBLISHER: usize = WORKERS + 1;
+    /// The threads go on, by some steps, or by all that can be made now. The disk takes its time as `pace` says.
+    pub(super) fn work(&mut self, wall_ms: u64, pace: Pace, all: bool) {
         while all || self.rng.chance(600) {
             let first = usize::try_from(self.rng.below(PUBLISHER as u64 + 1)).expect("small");
             let mut any = false;
             for offset in 0..=PUBLISHER {
                 any = match (first + offset) % (PUBLISHER + 1) {
-                    PUBLISHER => !slow && self.delivery.work(),
-                    thread => self.step(thread, wall_ms, slow),
+                    PUBLISHER => self.publish(pace),
+                    thread => self.step(thread, wall_ms, pace),
                 };
                 if any {
                     break;
@@ -212,7 +217,13 @@ impl High {
     /// When a thread wakes by itself.
     pub(super) fn wakes_at(&self) -> Option<Time> {
         let until = |thread: &Thread| if let Thread::Asleep(until) = thread { *until } else { None };
-        self.threads.iter().filter_map(until).min()
+        let busy = self.busy_until.iter().copied().filter(|at| *at > self.now);
+        self.threads.iter().filter_map(until).chain(busy).min()
+    }
+
+    /// The disk is fast again.
+    pub(super) fn hurry(&mut self) {
+        self.busy_until.fill(Time::ZERO);
     }
 
     /// What must not be, if it was.
@@ -252,6 +263,7 @@ impl High {
     /// Told to stop: what is ready is stored, what is not is kept. Beacons that wait to be checked are not.
     pub(super) fn stop(&mut self, wall_ms: u64) {
         self.intake.stop();
+        self.hurry();
         // The one that checks ends first, perhaps, and what others make complete after that is checked in the end.
         for _ in 0..2 {
             for thread in &mut self.threads {
@@ -259,7 +271,7 @@ impl High {
                     *thread = Thread::Awake;
                 }
             }
-            self.work(wall_ms, false, true);
+            self.work(wall_ms, Pace::default(), true);
         }
         if self.intake.waiting() > 0 || self.intake.has_checks() {
             self.fault = Some("something waits after a stop".to_owned());
@@ -279,8 +291,12 @@ impl High {
     }
 
     /// One step of a thread. False: it sleeps, or waits for a slow disk.
-    fn step(&mut self, thread: usize, wall_ms: u64, slow: bool) -> bool {
+    fn step(&mut self, thread: usize, wall_ms: u64, pace: Pace) -> bool {
         let is_checker = thread == WORKERS;
+        let waits = matches!(self.threads[thread], Thread::Storing(_) | Thread::Parking(_) | Thread::Checking(_));
+        if self.now < self.busy_until[thread] || waits && self.takes_long(thread, pace) {
+            return false;
+        }
         let next = match std::mem::replace(&mut self.threads[thread], Thread::Awake) {
             Thread::Awake if is_checker => match self.intake.poll_check(self.now) {
                 NextCheck::Check(check) => Thread::Checking(check),
@@ -304,7 +320,7 @@ impl High {
                 self.threads[thread] = waits;
                 return false;
             }
-            waits @ (Thread::Storing(_) | Thread::Parking(_)) if slow => {
+            waits @ (Thread::Storing(_) | Thread::Parking(_)) if pace.still => {
                 self.threads[thread] = waits;
                 return false;
             }
@@ -346,6 +362,22 @@ impl High {
         };
         self.threads[thread] = next;
         true
+    }
+
+    fn publish(&mut self, pace: Pace) -> bool {
+        let can = !pace.still && self.now >= self.busy_until[PUBLISHER];
+        if !can || !self.delivery.work() {
+            return false;
+        }
+        self.takes_long(PUBLISHER, pace);
+        true
+    }
+
+    /// Whether a thread now has to wait for the disk before anything is done; what is done now may take long to come back, too.
+    fn takes_long(&mut self, thread: usize, pace: Pace) -> bool {
+        let Some(delay) = pace.delay(&mut self.rng) else { return false };
+        self.busy_until[thread] = self.now + Duration::from_nanos(delay);
+        self.rng.chance(500)
     }
 
     fn store(&self, mut block: ReceivedBlock) -> Thread {

@@ -5,6 +5,7 @@ use std::path::Path;
 use checkvalve_host::disk::{Disk, FileTime};
 use checkvalve_sender::engine::Now;
 
+use super::pace::Pace;
 use super::play::MS;
 use super::script::{Cut, Fault};
 use crate::simdisk::SimDisk;
@@ -29,6 +30,8 @@ pub(super) struct Machine<P> {
     /// It misbehaved since the process started.
     pub(super) faulty: bool,
     pub(super) slow_until: u64,
+    /// Of 1,000 operations of the disk so many take long, until then.
+    pub(super) late: (u32, u64),
     pub(super) next: u64,
 }
 
@@ -46,13 +49,20 @@ impl<P> Machine<P> {
             faulty_until: None,
             faulty: false,
             slow_until: 0,
+            late: (0, 0),
             next: 0,
         }
     }
 
     pub(super) fn wall_ms(&self, now: u64) -> u64 {
         let ms = WALL_MS + i64::try_from(now / MS).expect("a run of years") + self.wall_offset_ms;
-        u64::try_from(ms).expect("after 1970")
+        // No clock of Linux goes back further than to 1970.
+        u64::try_from(ms).unwrap_or(0)
+    }
+
+    pub(super) fn pace(&self, now: u64) -> Pace {
+        let (often, until) = self.late;
+        Pace { still: self.slow_until > now, late: if until > now { often } else { 0 } }
     }
 
     pub(super) fn clock(&self, now: u64) -> Now {

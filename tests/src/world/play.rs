@@ -20,7 +20,7 @@ use super::machine::{Machine, arm, lay};
 use super::memory::Memory;
 use super::peer::Peer;
 use super::script::{Script, Side, What};
-use super::wire::Wire;
+use super::wire::{LANES, Wire};
 use crate::rng::Rng;
 use crate::simdisk::{Op, SimDisk};
 
@@ -81,6 +81,8 @@ pub(super) struct World<'a> {
     /// Of the receiver's blocks under way.
     pub(super) memory: Memory,
     wire: Wire,
+    /// Nothing can be handed to a lane until then.
+    stuck_until: [u64; LANES],
     pub(super) peer: Peer,
     pub(super) book: Book,
     hooks: Vec<Running>,
@@ -108,6 +110,7 @@ impl<'a> World<'a> {
             high,
             memory: Memory::default(),
             wire: Wire::new(rng.next_u64()),
+            stuck_until: [0; LANES],
             peer: Peer::new(&script),
             book: Book::default(),
             hooks: Vec::new(),
@@ -197,6 +200,10 @@ impl<'a> World<'a> {
             What::Outage { for_ms } => self.wire.dead_until = self.now + for_ms * MS,
             What::Jump { side: Side::Low, by_ms } => self.low.wall_offset_ms += by_ms,
             What::Jump { side: Side::High, by_ms } => self.high.wall_offset_ms += by_ms,
+            What::Late { side: Side::Low, often, for_ms } => self.low.late = (often, self.now + for_ms * MS),
+            What::Late { side: Side::High, often, for_ms } => self.high.late = (often, self.now + for_ms * MS),
+            What::Lane { lane, stuck: false, for_ms } => self.wire.dark_until[lane] = self.now + for_ms * MS,
+            What::Lane { lane, stuck: true, for_ms } => self.stuck_until[lane] = self.now + for_ms * MS,
             What::Slow { side: Side::Low, for_ms } => self.low.slow_until = self.now + for_ms * MS,
             What::Slow { side: Side::High, for_ms } => self.high.slow_until = self.now + for_ms * MS,
             What::Tickets => self.carry_tickets(false)?,
@@ -210,16 +217,16 @@ impl<'a> World<'a> {
         let now = self.now;
         self.low.stamp(now);
         let clock = self.low.clock(now);
-        let slow = self.low.slow_until > now;
+        let pace = self.low.pace(now);
         let Some(process) = &mut self.low.process else { return Ok(()) };
         let mut told = Told::default();
-        let next = SimDisk::until_power_cut(|| process.step(now, clock, slow, &mut told));
+        let next = SimDisk::until_power_cut(|| process.step(now, clock, pace, &self.stuck_until, &mut told));
         process.fault().map_or(Ok(()), Err)?;
         self.hear_low(told)?;
         match next {
             None => self.die_armed(Side::Low, None),
             Some(next) => {
-                self.low.next = if slow { next.min(self.low.slow_until).max(now + MS) } else { next };
+                self.low.next = if pace.still { next.min(self.low.slow_until).max(now + MS) } else { next };
                 Ok(())
             }
         }
@@ -237,9 +244,9 @@ impl<'a> World<'a> {
             self.note(|| format!("{id} {}", if whole { "is transmitted" } else { "failed" }));
             self.book.ended(id, whole);
         }
-        for datagram in told.datagrams {
+        for (lane, datagram) in told.datagrams {
             self.peer.overhear(&datagram);
-            self.wire.send(self.now, datagram, &self.script.options);
+            self.wire.send(self.now, lane, datagram, &self.script.options);
         }
         Ok(())
     }
@@ -247,11 +254,11 @@ impl<'a> World<'a> {
     fn arrive(&mut self, mut datagram: Vec<u8>) -> Held {
         let now = self.now;
         self.high.stamp(now);
-        let (slow, wall) = (self.high.slow_until > now, self.high.wall_ms(now));
+        let (pace, wall) = (self.high.pace(now), self.high.wall_ms(now));
         let Some(process) = &mut self.high.process else { return Ok(()) };
         let done = SimDisk::until_power_cut(|| {
-            process.receive(Time(now), wall, slow, &mut datagram);
-            process.work(wall, slow, false);
+            process.receive(Time(now), wall, pace, &mut datagram);
+            process.work(wall, pace, false);
         });
         if done.is_none() {
             return self.die_armed(Side::High, None);
@@ -264,12 +271,12 @@ impl<'a> World<'a> {
     fn step_high(&mut self) -> Held {
         let now = self.now;
         self.high.stamp(now);
-        let (slow, wall) = (self.high.slow_until > now, self.high.wall_ms(now));
+        let (pace, wall) = (self.high.pace(now), self.high.wall_ms(now));
         let Some(process) = &mut self.high.process else { return Ok(()) };
         let due = SimDisk::until_power_cut(|| {
             process.tend(Time(now), wall);
-            process.work(wall, slow, true);
-            if slow { Vec::new() } else { process.delivery.due_hooks(wall) }
+            process.work(wall, pace, true);
+            if pace.still { Vec::new() } else { process.delivery.due_hooks(wall) }
         });
         let Some(due) = due else { return self.die_armed(Side::High, None) };
         process.fault().map_or(Ok(()), Err)?;

@@ -139,7 +139,12 @@ impl World<'_> {
         self.low.mend(&["/", "/spool"]);
         self.high.mend(&["/", "/inbox"]);
         (self.low.slow_until, self.high.slow_until) = (0, 0);
+        (self.low.late, self.high.late) = ((0, 0), (0, 0));
+        self.low.process.iter_mut().for_each(Low::hurry);
+        self.high.process.iter_mut().for_each(High::hurry);
         self.wire.dead_until = 0;
+        self.wire.dark_until.fill(0);
+        self.stuck_until.fill(0);
         self.low.up_at = self.low.up_at.min(self.now);
         self.high.up_at = self.high.up_at.min(self.now);
     }
