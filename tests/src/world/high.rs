@@ -24,6 +24,7 @@ use checkvalve_receiver::pipeline::{ask, outcome};
 use checkvalve_receiver::sink::{Lost, ObjectProgress, Sink};
 use checkvalve_receiver::store::space;
 
+use super::book::Held;
 use super::low::{LINK_KEY, signing_key};
 use super::memory::Memory;
 use super::pace::Pace;
@@ -36,12 +37,18 @@ pub(super) const INBOX: &str = "/inbox";
 pub(super) const QUARANTINE: &str = "/quarantine";
 pub(super) const STATE: &str = "/state";
 pub(super) const SILENCE_MS: u64 = 10_000;
+/// What may be taken by what nobody signed for.
+pub(super) const UNSIGNED_BYTES: u64 = 64 << 10;
+pub(super) const UNSIGNED_FILES: u64 = 16;
+pub(super) const UNSIGNED_BUNDLES: u64 = 4;
 /// Threads that store.
 const WORKERS: usize = 2;
 /// The thread that moves bundles to the inbox.
 const PUBLISHER: usize = WORKERS + 1;
 /// What an object takes beside its blocks.
 const OBJECT: u64 = 768;
+/// Objects at once of bundles whose id names no trusted key.
+const UNKNOWN: usize = 32;
 /// Most lines of a ticket: few, so that some do not hold all that is lacking.
 const TICKET_LINES: usize = 3;
 
@@ -60,7 +67,7 @@ pub(super) struct High {
     now: Time,
     /// What a thread found that must not be.
     fault: Option<String>,
-    memory: u64,
+    limits: Limits,
     rng: Rng,
 }
 
@@ -118,9 +125,9 @@ impl High {
             silence_ms: SILENCE_MS,
             // Little for what nobody signed for, so that some of it finds no room.
             space: space::Limits {
-                unsigned_bytes: 64 << 10,
-                unsigned_files: 16,
-                unsigned_bundles: 4,
+                unsigned_bytes: UNSIGNED_BYTES,
+                unsigned_files: UNSIGNED_FILES,
+                unsigned_bundles: UNSIGNED_BUNDLES,
                 ..space::Limits::new(0, u64::MAX)
             },
             // What the simulator drops has few files.
@@ -156,7 +163,7 @@ impl High {
             resting: false,
             now: Time::ZERO,
             fault: None,
-            memory,
+            limits,
             rng: Rng::new(seed),
         })
     }
@@ -278,11 +285,30 @@ impl High {
         }
     }
 
-    /// Bytes over what it may use, and the unused rest of one buffer; 0 if none. What objects take by themselves is counted, but no
-    /// room is made for it before the next block.
-    pub(super) fn memory_over(&self) -> u64 {
-        let usage = self.intake.usage();
-        usage.memory.saturating_sub(self.memory + 4_096 + usage.objects as u64 * OBJECT)
+    /// Nothing takes more than it may, but for the unused rest of one buffer. What objects take by themselves is counted, but no room is
+    /// made for it before the next block.
+    pub(super) fn is_bounded(&self) -> Held {
+        let (usage, limits) = (self.intake.usage(), &self.limits);
+        let slack = 4_096 + usage.objects as u64 * OBJECT;
+        // A buffer may be twice as long as it has to be, and one block may take half of what is there for them.
+        let unsigned_slack = slack.max(limits.unsigned_memory / 2 + usage.objects as u64 * OBJECT);
+        let signed = usage.objects - usage.unsigned_objects;
+        for (what, is, most) in [
+            ("bytes", usage.memory, limits.memory + slack),
+            ("bytes that nobody signed for", usage.unsigned_memory, limits.unsigned_memory + unsigned_slack),
+            ("objects", signed as u64, limits.objects as u64),
+            (
+                "objects that nobody signed for",
+                usage.unsigned_objects as u64,
+                (limits.unsigned_objects + limits.announces + UNKNOWN) as u64,
+            ),
+            ("blocks", usage.open_blocks as u64, limits.open_blocks as u64),
+        ] {
+            if is > most {
+                return Err(format!("the receiver holds more {what} than it may: {is} of {most}, {usage:?}"));
+            }
+        }
+        Ok(())
     }
 
     /// What is in use of what it may use.

@@ -10,6 +10,7 @@ use checkvalve_host::disk::Disk;
 use checkvalve_protocol::crypto::SigningKey;
 use checkvalve_protocol::fec::Plans;
 use checkvalve_protocol::id::{BundleId, SessionId};
+use checkvalve_protocol::partition::Oti;
 use checkvalve_protocol::seal::Sealer;
 use checkvalve_protocol::transmit::feed::{Feed, FeedSetup};
 use checkvalve_protocol::transmit::{Link, Parameters};
@@ -25,6 +26,8 @@ use crate::rng::Rng;
 use crate::simdisk::SimDisk;
 
 const RATE: u64 = 8_000_000;
+/// Symbols of a source block.
+const BLOCK: u16 = 8;
 
 /// A run of the sender's process.
 pub(super) struct Low {
@@ -65,6 +68,7 @@ pub(super) struct Started {
     pub(super) channel: String,
     pub(super) sequence: u64,
     pub(super) name: Vec<u8>,
+    pub(super) bytes: u64,
     pub(super) announce: [u8; 32],
     pub(super) esis: std::ops::Range<u32>,
 }
@@ -82,7 +86,13 @@ fn parameters(options: &Options) -> Parameters {
         memory: 32 << 20,
     };
     let derived = Parameters::derive(&link).expect("a link that can be");
-    derived.with_block(derived.symbol_size(), 8)
+    derived.with_block(derived.symbol_size(), BLOCK)
+}
+
+/// Source blocks of so many bytes of data.
+pub(super) fn blocks(bytes: u64) -> u32 {
+    let size = parameters(&Options::default()).symbol_size();
+    Oti::new(bytes, size, BLOCK).map_or(0, |oti| oti.blocks())
 }
 
 impl Low {
@@ -163,6 +173,7 @@ impl Low {
                     channel: job.order.channel.to_string(),
                     sequence: job.order.sequence,
                     name: job.plan.announce.name.clone(),
+                    bytes: job.order.data_len,
                     announce: job.order.announce_digest,
                     esis: job.order.first_esi..job.esi_limit,
                 });

@@ -29,6 +29,8 @@ pub(super) struct Machine<P> {
     pub(super) faulty_until: Option<u64>,
     /// It misbehaved since the process started.
     pub(super) faulty: bool,
+    /// When it did last.
+    pub(super) failed_until: u64,
     pub(super) slow_until: u64,
     /// Of 1,000 operations of the disk so many take long, until then.
     pub(super) late: (u32, u64),
@@ -48,6 +50,7 @@ impl<P> Machine<P> {
             armed: None,
             faulty_until: None,
             faulty: false,
+            failed_until: 0,
             slow_until: 0,
             late: (0, 0),
             next: 0,
@@ -89,6 +92,7 @@ impl<P> Machine<P> {
     pub(super) fn misbehave(&mut self, fault: Fault, roots: &[&str], until: u64) {
         self.faulty = true;
         self.faulty_until = Some(until);
+        self.failed_until = until;
         match fault {
             Fault::Nth(nth, errno) => self.disk.fail_nth(nth, errno),
             Fault::Op(op, nth, errno) => self.disk.fail_op(op, nth, errno),

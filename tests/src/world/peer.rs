@@ -30,7 +30,7 @@ pub(super) struct Peer {
     pub(super) rng: Rng,
     pub(super) key: Arc<SigningKey>,
     /// Whether there is one at all.
-    there: bool,
+    pub(super) there: bool,
     session: SessionId,
     counter: u64,
     /// Beacons that it signed.
@@ -44,7 +44,7 @@ pub(super) struct Peer {
     pub(super) heard: Vec<Vec<u8>>,
     under_way: Vec<UnderWay>,
     /// Bundles that it made up and that no trusted key signed for.
-    made_up: BTreeSet<BundleId>,
+    pub(super) made_up: BTreeSet<BundleId>,
     /// Bundles that it signed for.
     pub(super) own: Vec<BundleId>,
 }

@@ -83,6 +83,8 @@ pub(super) struct World<'a> {
     wire: Wire,
     /// Nothing can be handed to a lane until then.
     stuck_until: [u64; LANES],
+    /// When everything is looked at next.
+    pub(super) looks_at: u64,
     pub(super) peer: Peer,
     pub(super) book: Book,
     hooks: Vec<Running>,
@@ -111,6 +113,7 @@ impl<'a> World<'a> {
             memory: Memory::default(),
             wire: Wire::new(rng.next_u64()),
             stuck_until: [0; LANES],
+            looks_at: 0,
             peer: Peer::new(&script),
             book: Book::default(),
             hooks: Vec::new(),
@@ -246,6 +249,7 @@ impl<'a> World<'a> {
         }
         for (lane, datagram) in told.datagrams {
             self.peer.overhear(&datagram);
+            self.book.said.sent(&datagram)?;
             self.wire.send(self.now, lane, datagram, &self.script.options);
         }
         Ok(())
@@ -280,12 +284,10 @@ impl<'a> World<'a> {
         });
         let Some(due) = due else { return self.die_armed(Side::High, None) };
         process.fault().map_or(Ok(()), Err)?;
-        let over = process.memory_over();
-        if over > 0 {
-            return Err(format!("the receiver holds {over} bytes more than it may"));
-        }
+        process.is_bounded()?;
         self.high.next = (now + 100 * MS).min(process.wakes_at().map_or(u64::MAX, |at| at.0)).max(now + 1);
         self.look_into_inbox(false)?;
+        self.look()?;
         due.into_iter().try_for_each(|run| self.start_hook(run))
     }
 

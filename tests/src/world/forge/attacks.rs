@@ -144,7 +144,7 @@ impl Peer {
             on_wire: None,
             channel: Some(ChannelState { name, priority: i16::MIN, newest: MAX_SEQUENCE, recent }),
         };
-        let signed = beacon.sign(&self.key, self.rng.chance(500).then_some(1_000).unwrap_or(9_000));
+        let signed = beacon.sign(&self.key, if self.rng.chance(500) { 1_000 } else { 9_000 });
         self.seal(session, Content::Beacon, &signed)
     }
 
