@@ -143,6 +143,8 @@ impl From<io::Error> for StoreError {
 /// How far the reassembly of an object is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ObjectProgress {
+    /// Bytes of the object.
+    pub length: u64,
     /// Source blocks decoded and stored.
     pub blocks_done: u32,
     /// Source blocks in the object.
@@ -159,6 +161,7 @@ impl ObjectProgress {
     pub fn of(progress: &ReceiveProgress) -> Self {
         let count = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
         Self {
+            length: progress.oti.transfer_length(),
             blocks_done: count(progress.blocks_done),
             blocks_total: progress.oti.blocks(),
             blocks_open: count(progress.blocks_open),

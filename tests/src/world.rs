@@ -5,17 +5,21 @@
 //! 2. [`run`] plays it: `low` stands for the sender's process, `wire` for the line, `high` for the receiver's process.
 //!    In some runs a `peer` who holds the link key forges datagrams beside the sender.
 //! 3. Afterwards everything is mended, and a person carries tickets until nothing is lacking (`settle`).
-//! 4. What must hold is held against [`book`] at each step; the first thing that does not is the [`Failure`].
+//! 4. What must hold is held against [`book`], [`said`] and [`bounds`] at each step; the first thing that does not is the [`Failure`].
 //! 5. [`shrink`] takes away events and options while a script still fails.
 
 mod book;
+mod bounds;
 mod forge;
 mod high;
 mod hook;
 mod low;
+mod machine;
 mod memory;
+mod pace;
 mod peer;
 mod play;
+mod said;
 mod script;
 mod settle;
 mod shrink;

@@ -91,6 +91,8 @@ pub struct Feed<J: Job> {
     finished: VecDeque<(BundleId, Finished<J::Error>)>,
     /// Nothing could be sent when last tried: more blocks are needed, whatever room there is.
     starved: bool,
+    /// A lane waits for symbols whose time has not come, and would sooner send others.
+    idles: bool,
     /// Whoever reads rests until no more blocks than these are held. None: it does not rest.
     rest_until: Option<usize>,
     buffers: Vec<Vec<u8>>,
@@ -114,6 +116,7 @@ impl<J: Job> Feed<J> {
             to_encode: VecDeque::new(),
             finished: VecDeque::new(),
             starved: false,
+            idles: false,
             rest_until: None,
             buffers: Vec::new(),
             channels: Vec::new(),
@@ -266,7 +269,8 @@ impl<J: Job> Feed<J> {
                 self.transmitter.schedule().push(stream, block);
                 self.buffers.extend(back);
                 // Lanes that found nothing all rest.
-                let lanes = if std::mem::take(&mut self.starved) { self.setup.lanes } else { 1 };
+                let all_rest = std::mem::take(&mut self.starved) | std::mem::take(&mut self.idles);
+                let lanes = if all_rest { self.setup.lanes } else { 1 };
                 self.wakes.lanes = self.wakes.lanes.max(lanes);
             }
             Ok((block, _)) => {
@@ -301,7 +305,11 @@ impl<J: Job> Feed<J> {
         self.collect_spent();
         match next {
             Transmit::Ready => next,
-            Transmit::Wait(at) => Transmit::Wait(at.min(self.next_beacon)),
+            Transmit::Wait(at) => {
+                // Otherwise it waits for its pacer.
+                self.idles |= self.transmitter.schedule().next_due() == Some(at);
+                Transmit::Wait(at.min(self.next_beacon))
+            }
             Transmit::Idle => {
                 self.starved = true;
                 Transmit::Wait(self.next_beacon)

@@ -336,9 +336,9 @@ impl Delivery {
             log_path(&self.settings.state.join("logs"), channel, entry.sequence, entry.id, entry.attempt)
         });
         let log = log.filter(|log| self.disk.lstat(log).is_ok());
-        let stored = self.store.get(entry.id).map(|staged| staged.fill().1);
+        let stored = self.fill(&entry).map(|(_, stored)| stored);
         let whole = entry.published || matches!(entry.state, State::Installed | State::Complete);
-        let progress = self.ledger.lock().reception.get(entry.id).and_then(|live| live.progress);
+        let progress = self.ledger.lock().reception.get(entry.id).and_then(|live| live.progress_of(&entry));
         let all_here = entry.state.is_open() && self.is_all_here(entry.id);
         let lacking = progress.filter(|_| entry.state.is_open()).map(|p| Lacking {
             blocks: p.blocks_total.saturating_sub(p.blocks_done),

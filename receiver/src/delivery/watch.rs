@@ -7,6 +7,7 @@ use std::sync::PoisonError;
 
 use super::{Delivery, Job};
 use crate::ledger::{Entry, Live, State};
+use crate::sink::ObjectProgress;
 use crate::store::space::Bound;
 
 /// A bundle that could not go on is tried again after so long, in milliseconds.
@@ -38,6 +39,13 @@ pub(super) struct Watched {
 }
 
 impl Delivery {
+    /// Length of a bundle's data, if known, and how much of it is stored, likewise. None: staging has nothing of it.
+    pub(super) fn fill(&self, entry: &Entry) -> Option<(Option<u64>, u64)> {
+        let (length, stored) = self.store.get(entry.id)?.fill();
+        let is_its = entry.channel.is_none() || length.is_none_or(|length| length == entry.bytes);
+        Some(if is_its { (length, stored) } else { (Some(entry.bytes), 0) })
+    }
+
     pub(super) fn watch(&self, now_ms: u64) {
         let (checkpoint, prune) = {
             let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
@@ -183,10 +191,11 @@ impl Delivery {
                 false => (State::Receiving, entry.reason.clone()),
             };
         };
-        let (length, stored) = self.store.get(entry.id).map_or((None, 0), |staged| staged.fill());
+        let (length, stored) = self.fill(entry).unwrap_or((None, 0));
         let whole = self.is_whole(entry.id, live);
         let over = self.has_ended(entry, live, now_ms);
-        let lacking = || lacking(live, length.or(Some(entry.bytes).filter(|&n| n > 0)), stored);
+        let lacking =
+            || lacking(live, live.progress_of(entry), length.or(Some(entry.bytes).filter(|&n| n > 0)), stored);
         match &live.trouble {
             Some(trouble) if whole => (State::Incomplete, Some(format!("{trouble}; {ALL_HERE}"))),
             Some(trouble) if over => (State::Incomplete, Some(format!("{trouble}; {}", lacking()))),
@@ -255,12 +264,12 @@ impl Watched {
 }
 
 /// What a bundle lacks, in words.
-fn lacking(live: &Live, length: Option<u64>, stored: u64) -> String {
+fn lacking(live: &Live, progress: Option<ObjectProgress>, length: Option<u64>, stored: u64) -> String {
     let mut lacking = Vec::new();
     if !live.announced {
         lacking.push("its announce".to_owned());
     }
-    match (length, live.progress) {
+    match (length, progress) {
         (Some(length), Some(p)) if stored < length && p.blocks_total > 0 => lacking.push(format!(
             "{} of {} ({} of {})",
             p.blocks_total.saturating_sub(p.blocks_done),

@@ -9,6 +9,7 @@ use checkvalve_protocol::id::BundleId;
 use checkvalve_protocol::manifest::Announce;
 use checkvalve_protocol::partition::Oti;
 
+use super::Entry;
 use crate::sink::{Lost, ObjectProgress};
 
 /// Announces and hashes that wait for the disk at once; those of more bundles have to come again.
@@ -250,6 +251,14 @@ impl Reception {
             live.retry_ms = live.retry_ms.min(now_ms);
         }
         self.unsigned.values_mut().for_each(|last| *last = now_ms.min(*last));
+    }
+}
+
+impl Live {
+    /// How far it is; not somebody else's object of another length than a beacon or the announce gave.
+    #[must_use]
+    pub fn progress_of(&self, entry: &Entry) -> Option<ObjectProgress> {
+        self.progress.filter(|progress| entry.channel.is_none() || progress.length == entry.bytes)
     }
 }
 

@@ -14,6 +14,7 @@ use checkvalve_receiver::hook::Outcome;
 use checkvalve_receiver::ledger::State;
 
 use super::low::Started;
+use super::said::Said;
 use super::script::Options;
 use crate::simdisk::{Found, SimDisk};
 
@@ -24,6 +25,7 @@ pub(super) type Held = Result<(), String>;
 #[derive(Default)]
 pub(super) struct Book {
     pub(super) drops: Vec<Dropped>,
+    pub(super) said: Said,
     by_name: BTreeMap<Vec<u8>, usize>,
     pub(super) by_id: BTreeMap<BundleId, usize>,
     sequences: BTreeMap<(String, u64), ([u8; 32], BundleId)>,
@@ -86,6 +88,7 @@ impl Book {
 
     /// The engine starts a transmission.
     pub(super) fn started(&mut self, job: &Started) -> Held {
+        self.said.started(job)?;
         let Some(&drop) = self.by_name.get(&job.name) else {
             return Err(format!("{} is transmitted and was never dropped", job.name.escape_ascii()));
         };

@@ -1,5 +1,7 @@
 //! What the peer sends: each a salvo of datagrams that are rightly sealed.
 
+mod attacks;
+
 use checkvalve_protocol::beacon::{Beacon, ChannelState, Epoch, OnWire, Recent, RecentState};
 use checkvalve_protocol::crypto::SigningKey;
 use checkvalve_protocol::id::{BundleId, ChannelName, EpochId, KeyId, SessionId};
@@ -33,6 +35,12 @@ impl Peer {
             Forgery::Withdrawals => self.victim().map(|victim| self.withdrawal(&victim)).unwrap_or_default(),
             Forgery::Announces => self.announce(),
             Forgery::Spoil => self.victim().map(|victim| self.spoil(&victim)).unwrap_or_default(),
+            Forgery::Replay => self.replay(),
+            Forgery::Mangle => self.mangle(),
+            Forgery::Extremes => self.extremes(),
+            Forgery::Scatter => self.scatter(),
+            Forgery::Flood => self.flood(),
+            Forgery::Contradict => self.contradict(),
         }
     }
 

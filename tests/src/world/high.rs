@@ -24,8 +24,10 @@ use checkvalve_receiver::pipeline::{ask, outcome};
 use checkvalve_receiver::sink::{Lost, ObjectProgress, Sink};
 use checkvalve_receiver::store::space;
 
+use super::book::Held;
 use super::low::{LINK_KEY, signing_key};
 use super::memory::Memory;
+use super::pace::Pace;
 use super::peer::peer_key;
 use super::script::Options;
 use crate::rng::Rng;
@@ -35,10 +37,18 @@ pub(super) const INBOX: &str = "/inbox";
 pub(super) const QUARANTINE: &str = "/quarantine";
 pub(super) const STATE: &str = "/state";
 pub(super) const SILENCE_MS: u64 = 10_000;
+/// What may be taken by what nobody signed for.
+pub(super) const UNSIGNED_BYTES: u64 = 64 << 10;
+pub(super) const UNSIGNED_FILES: u64 = 16;
+pub(super) const UNSIGNED_BUNDLES: u64 = 4;
 /// Threads that store.
 const WORKERS: usize = 2;
+/// The thread that moves bundles to the inbox.
+const PUBLISHER: usize = WORKERS + 1;
 /// What an object takes beside its blocks.
 const OBJECT: u64 = 768;
+/// Objects at once of bundles whose id names no trusted key.
+const UNKNOWN: usize = 32;
 /// Most lines of a ticket: few, so that some do not hold all that is lacking.
 const TICKET_LINES: usize = 3;
 
@@ -50,12 +60,14 @@ pub(super) struct High {
     intake: Intake,
     /// The first store; the last checks signatures.
     threads: [Thread; WORKERS + 1],
+    /// What each of them, and the publisher, waits for on the disk takes until then.
+    busy_until: [Time; WORKERS + 2],
     /// The lane's thread waits for those that store.
     resting: bool,
     now: Time,
     /// What a thread found that must not be.
     fault: Option<String>,
-    memory: u64,
+    limits: Limits,
     rng: Rng,
 }
 
@@ -113,9 +125,9 @@ impl High {
             silence_ms: SILENCE_MS,
             // Little for what nobody signed for, so that some of it finds no room.
             space: space::Limits {
-                unsigned_bytes: 64 << 10,
-                unsigned_files: 16,
-                unsigned_bundles: 4,
+                unsigned_bytes: UNSIGNED_BYTES,
+                unsigned_files: UNSIGNED_FILES,
+                unsigned_bundles: UNSIGNED_BUNDLES,
                 ..space::Limits::new(0, u64::MAX)
             },
             // What the simulator drops has few files.
@@ -147,20 +159,21 @@ impl High {
             opener: Opener::new(Some(LINK_KEY)),
             intake: Intake::new(limits, Some(Box::new(lasting.clone()))),
             threads: std::array::from_fn(|_| Thread::Awake),
+            busy_until: [Time::ZERO; WORKERS + 2],
             resting: false,
             now: Time::ZERO,
             fault: None,
-            memory,
+            limits,
             rng: Rng::new(seed),
         })
     }
 
     /// A datagram arrives.
-    pub(super) fn receive(&mut self, now: Time, wall_ms: u64, slow: bool, datagram: &mut [u8]) {
+    pub(super) fn receive(&mut self, now: Time, wall_ms: u64, pace: Pace, datagram: &mut [u8]) {
         self.now = now;
         if self.intake.is_pressed() && self.rng.chance(500) {
             self.resting = true;
-            self.work(wall_ms, slow, true);
+            self.work(wall_ms, pace, true);
             if std::mem::take(&mut self.resting) && !self.intake.is_pressed() {
                 self.fault = Some("a lane rests, and nobody wakes it".to_owned());
             }
@@ -181,16 +194,15 @@ impl High {
         self.wake();
     }
 
-    /// The threads go on, by some steps, or by all that can be made now. `slow`: nothing that waits for the disk goes on.
-    pub(super) fn work(&mut self, wall_ms: u64, slow: bool, all: bool) {
-        const PUBLISHER: usize = WORKERS + 1;
+    /// The threads go on, by some steps, or by all that can be made now. The disk takes its time as `pace` says.
+    pub(super) fn work(&mut self, wall_ms: u64, pace: Pace, all: bool) {
         while all || self.rng.chance(600) {
             let first = usize::try_from(self.rng.below(PUBLISHER as u64 + 1)).expect("small");
             let mut any = false;
             for offset in 0..=PUBLISHER {
                 any = match (first + offset) % (PUBLISHER + 1) {
-                    PUBLISHER => !slow && self.delivery.work(),
-                    thread => self.step(thread, wall_ms, slow),
+                    PUBLISHER => self.publish(pace),
+                    thread => self.step(thread, wall_ms, pace),
                 };
                 if any {
                     break;
@@ -212,7 +224,13 @@ impl High {
     /// When a thread wakes by itself.
     pub(super) fn wakes_at(&self) -> Option<Time> {
         let until = |thread: &Thread| if let Thread::Asleep(until) = thread { *until } else { None };
-        self.threads.iter().filter_map(until).min()
+        let busy = self.busy_until.iter().copied().filter(|at| *at > self.now);
+        self.threads.iter().filter_map(until).chain(busy).min()
+    }
+
+    /// The disk is fast again.
+    pub(super) fn hurry(&mut self) {
+        self.busy_until.fill(Time::ZERO);
     }
 
     /// What must not be, if it was.
@@ -252,6 +270,7 @@ impl High {
     /// Told to stop: what is ready is stored, what is not is kept. Beacons that wait to be checked are not.
     pub(super) fn stop(&mut self, wall_ms: u64) {
         self.intake.stop();
+        self.hurry();
         // The one that checks ends first, perhaps, and what others make complete after that is checked in the end.
         for _ in 0..2 {
             for thread in &mut self.threads {
@@ -259,18 +278,37 @@ impl High {
                     *thread = Thread::Awake;
                 }
             }
-            self.work(wall_ms, false, true);
+            self.work(wall_ms, Pace::default(), true);
         }
         if self.intake.waiting() > 0 || self.intake.has_checks() {
             self.fault = Some("something waits after a stop".to_owned());
         }
     }
 
-    /// Bytes over what it may use, and the unused rest of one buffer; 0 if none. What objects take by themselves is counted, but no
-    /// room is made for it before the next block.
-    pub(super) fn memory_over(&self) -> u64 {
-        let usage = self.intake.usage();
-        usage.memory.saturating_sub(self.memory + 4_096 + usage.objects as u64 * OBJECT)
+    /// Nothing takes more than it may, but for the unused rest of one buffer. What objects take by themselves is counted, but no room is
+    /// made for it before the next block.
+    pub(super) fn is_bounded(&self) -> Held {
+        let (usage, limits) = (self.intake.usage(), &self.limits);
+        let slack = 4_096 + usage.objects as u64 * OBJECT;
+        // A buffer may be twice as long as it has to be, and one block may take half of what is there for them.
+        let unsigned_slack = slack.max(limits.unsigned_memory / 2 + usage.objects as u64 * OBJECT);
+        let signed = usage.objects - usage.unsigned_objects;
+        for (what, is, most) in [
+            ("bytes", usage.memory, limits.memory + slack),
+            ("bytes that nobody signed for", usage.unsigned_memory, limits.unsigned_memory + unsigned_slack),
+            ("objects", signed as u64, limits.objects as u64),
+            (
+                "objects that nobody signed for",
+                usage.unsigned_objects as u64,
+                (limits.unsigned_objects + limits.announces + UNKNOWN) as u64,
+            ),
+            ("blocks", usage.open_blocks as u64, limits.open_blocks as u64),
+        ] {
+            if is > most {
+                return Err(format!("the receiver holds more {what} than it may: {is} of {most}, {usage:?}"));
+            }
+        }
+        Ok(())
     }
 
     /// What is in use of what it may use.
@@ -279,8 +317,12 @@ impl High {
     }
 
     /// One step of a thread. False: it sleeps, or waits for a slow disk.
-    fn step(&mut self, thread: usize, wall_ms: u64, slow: bool) -> bool {
+    fn step(&mut self, thread: usize, wall_ms: u64, pace: Pace) -> bool {
         let is_checker = thread == WORKERS;
+        let waits = matches!(self.threads[thread], Thread::Storing(_) | Thread::Parking(_) | Thread::Checking(_));
+        if self.now < self.busy_until[thread] || waits && self.takes_long(thread, pace) {
+            return false;
+        }
         let next = match std::mem::replace(&mut self.threads[thread], Thread::Awake) {
             Thread::Awake if is_checker => match self.intake.poll_check(self.now) {
                 NextCheck::Check(check) => Thread::Checking(check),
@@ -304,7 +346,7 @@ impl High {
                 self.threads[thread] = waits;
                 return false;
             }
-            waits @ (Thread::Storing(_) | Thread::Parking(_)) if slow => {
+            waits @ (Thread::Storing(_) | Thread::Parking(_)) if pace.still => {
                 self.threads[thread] = waits;
                 return false;
             }
@@ -346,6 +388,22 @@ impl High {
         };
         self.threads[thread] = next;
         true
+    }
+
+    fn publish(&mut self, pace: Pace) -> bool {
+        let can = !pace.still && self.now >= self.busy_until[PUBLISHER];
+        if !can || !self.delivery.work() {
+            return false;
+        }
+        self.takes_long(PUBLISHER, pace);
+        true
+    }
+
+    /// Whether a thread now has to wait for the disk before anything is done; what is done now may take long to come back, too.
+    fn takes_long(&mut self, thread: usize, pace: Pace) -> bool {
+        let Some(delay) = pace.delay(&mut self.rng) else { return false };
+        self.busy_until[thread] = self.now + Duration::from_nanos(delay);
+        self.rng.chance(500)
     }
 
     fn store(&self, mut block: ReceivedBlock) -> Thread {

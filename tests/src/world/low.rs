@@ -1,5 +1,6 @@
-//! The sender's process: the real engine, [`Feed`], and threads around these that do what those of `sender/src/pipeline.rs` do: any of
-//! them may go on next, by one step of poll, do and report.
+//! The sender's process: the real engine, [`Feed`], and threads around these.
+
+mod threads;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,22 +10,24 @@ use checkvalve_host::disk::Disk;
 use checkvalve_protocol::crypto::SigningKey;
 use checkvalve_protocol::fec::Plans;
 use checkvalve_protocol::id::{BundleId, SessionId};
+use checkvalve_protocol::partition::Oti;
 use checkvalve_protocol::seal::Sealer;
-use checkvalve_protocol::time::Time;
-use checkvalve_protocol::transmit::feed::{
-    Concluded, Encoded, Feed, FeedSetup, NextRead, ToConclude, ToEncode, ToRead,
-};
-use checkvalve_protocol::transmit::{Batch, Link, Parameters, Transmit};
-use checkvalve_sender::bundle::ReadError;
+use checkvalve_protocol::transmit::feed::{Feed, FeedSetup};
+use checkvalve_protocol::transmit::{Link, Parameters};
 use checkvalve_sender::engine::{Engine, Now, OpenError, Rules, Setup};
 use checkvalve_sender::pipeline::{Finished, Job};
 use checkvalve_sender::work::Work;
 
+use self::threads::{Encoder, Lane, Reader};
+use super::pace::Pace;
 use super::script::Options;
+use super::wire::LANES;
 use crate::rng::Rng;
 use crate::simdisk::SimDisk;
 
 const RATE: u64 = 8_000_000;
+/// Symbols of a source block.
+const BLOCK: u16 = 8;
 
 /// A run of the sender's process.
 pub(super) struct Low {
@@ -35,38 +38,25 @@ pub(super) struct Low {
     plans: Arc<Plans>,
     feed: Feed<Job>,
     reader: Reader,
-    encoder: Encoder,
-    /// The lane sleeps until then, or until it is woken. None: it is awake.
-    lane: Option<Time>,
+    /// None: the thread that reads does their work.
+    encoders: Vec<Encoder>,
+    lanes: Vec<Lane>,
     works: Vec<Work>,
+    /// What the disk takes until then.
+    late_works: Vec<(u64, Work)>,
+    /// The thread that reads waits for the disk until then.
+    reads_until: u64,
     wake_ms: u64,
     rng: Rng,
     /// What a thread found that must not be.
     fault: Option<String>,
 }
 
-/// What the thread that reads is at.
-enum Reader {
-    Awake,
-    Asleep,
-    Reading(ToRead<Job>),
-    Concluding(ToConclude<Job>),
-    HasRead(ToRead<Job>, Result<(), ReadError>),
-    HasConcluded(Concluded<Job>),
-}
-
-/// What the thread that encodes is at.
-enum Encoder {
-    Awake,
-    Asleep,
-    Encoding(ToEncode),
-    HasEncoded(Encoded),
-}
-
 /// What a step of the process brought forth.
 #[derive(Default)]
 pub(super) struct Told {
-    pub(super) datagrams: Vec<Vec<u8>>,
+    /// And over which lane.
+    pub(super) datagrams: Vec<(usize, Vec<u8>)>,
     /// Jobs that the engine gave, before they are touched: (bundle, channel, sequence, name, announce, ESIs).
     pub(super) jobs: Vec<Started>,
     /// Bundles whose transmission ended, and whether it was whole.
@@ -78,6 +68,7 @@ pub(super) struct Started {
     pub(super) channel: String,
     pub(super) sequence: u64,
     pub(super) name: Vec<u8>,
+    pub(super) bytes: u64,
     pub(super) announce: [u8; 32],
     pub(super) esis: std::ops::Range<u32>,
 }
@@ -95,7 +86,13 @@ fn parameters(options: &Options) -> Parameters {
         memory: 32 << 20,
     };
     let derived = Parameters::derive(&link).expect("a link that can be");
-    derived.with_block(derived.symbol_size(), 8)
+    derived.with_block(derived.symbol_size(), BLOCK)
+}
+
+/// Source blocks of so many bytes of data.
+pub(super) fn blocks(bytes: u64) -> u32 {
+    let size = parameters(&Options::default()).symbol_size();
+    Oti::new(bytes, size, BLOCK).map_or(0, |oti| oti.blocks())
 }
 
 impl Low {
@@ -134,7 +131,7 @@ impl Low {
         let sealer = Sealer::new(Some(&LINK_KEY), SessionId(rng.next_u64()));
         let setup = FeedSetup {
             parameters,
-            lanes: 1,
+            lanes: options.lanes,
             // As few as may be, so that those who read have to wait.
             ahead: 0,
             bucket: Duration::from_millis(1),
@@ -150,9 +147,11 @@ impl Low {
             sealer,
             plans: Arc::clone(plans),
             reader: Reader::Awake,
-            encoder: Encoder::Awake,
-            lane: None,
+            encoders: (0..options.encoders).map(|_| Encoder::Awake).collect(),
+            lanes: (0..options.lanes).map(|_| Lane::default()).collect(),
             works: Vec::new(),
+            late_works: Vec::new(),
+            reads_until: 0,
             wake_ms: 0,
             rng,
             fault: None,
@@ -160,8 +159,8 @@ impl Low {
     }
 
     /// Does all that can be done now. Gives when it wants to be called again, in nanoseconds of the world's clock; `now_ns`
-    /// is that clock, `now` the process's own. With `slow`, nothing that waits for the disk goes on.
-    pub(super) fn step(&mut self, now_ns: u64, now: Now, slow: bool, told: &mut Told) -> u64 {
+    /// is that clock, `now` the process's own. The disk takes its time as `pace` says, and no lane takes anything before its `stuck`.
+    pub(super) fn step(&mut self, now_ns: u64, now: Now, pace: Pace, stuck: &[u64; LANES], told: &mut Told) -> u64 {
         loop {
             let actions = self.engine.step(now);
             self.engine.assert_consistent();
@@ -175,6 +174,7 @@ impl Low {
                     channel: job.order.channel.to_string(),
                     sequence: job.order.sequence,
                     name: job.plan.announce.name.clone(),
+                    bytes: job.order.data_len,
                     announce: job.order.announce_digest,
                     esis: job.order.first_esi..job.esi_limit,
                 });
@@ -182,147 +182,56 @@ impl Low {
             actions.jobs.into_iter().for_each(|job| self.feed.submit(job));
             self.wake();
             self.works.extend(actions.work);
-            let mut busy = self.work(now, slow);
-            let wire_ns = self.pump(now_ns, now, slow, told);
+            let mut busy = self.work(now_ns, now, pace);
+            let wire_ns = self.pump(now_ns, now, pace, stuck, told);
             while let Some((id, how)) = self.feed.poll_finished() {
                 told.ended.push((id, matches!(how, Finished::Transmitted { .. })));
                 self.engine.finished(id, how, now);
                 busy = true;
             }
-            if !busy {
-                if matches!(self.reader, Reader::Asleep) && self.feed.wants_reader() {
-                    self.fault = Some("the thread that reads sleeps, and could read".to_owned());
-                }
-                if matches!(self.encoder, Encoder::Asleep) && self.feed.waiting() > 0 {
-                    self.fault = Some("the thread that encodes sleeps, and could encode".to_owned());
-                }
+            if !busy && !self.looks_around(now_ns, now) {
                 let engine_ns = now_ns + self.wake_ms.saturating_sub(now.mono_ms).max(1) * 1_000_000;
-                return wire_ns.min(engine_ns).max(now_ns + 1);
+                let works_ns = self.late_works.iter().map(|(at, _)| *at).min().unwrap_or(u64::MAX);
+                return wire_ns.min(engine_ns).min(works_ns).max(now_ns + 1);
             }
         }
     }
 
     /// Whether there is nothing to do but to wait for another drop.
     pub(super) fn is_idle(&self) -> bool {
-        self.works.is_empty() && self.feed.is_empty()
+        self.works.is_empty() && self.late_works.is_empty() && self.feed.is_empty()
     }
 
     /// The workers' threads: in any order.
-    fn work(&mut self, now: Now, slow: bool) -> bool {
-        if slow || self.works.is_empty() {
+    fn work(&mut self, now_ns: u64, now: Now, pace: Pace) -> bool {
+        if pace.still {
             return false;
         }
+        self.works.extend(self.late_works.extract_if(.., |(at, _)| *at <= now_ns).map(|(_, work)| work));
+        let any = !self.works.is_empty();
         while !self.works.is_empty() {
             let at = usize::try_from(self.rng.below(self.works.len() as u64)).expect("small");
-            let done = self.works.swap_remove(at).run(&self.disk);
-            self.engine.done(done, now);
+            let work = self.works.swap_remove(at);
+            match pace.delay(&mut self.rng) {
+                Some(delay) => self.late_works.push((now_ns + delay, work)),
+                None => {
+                    let done = work.run(&self.disk);
+                    self.engine.done(done, now);
+                }
+            }
         }
-        true
+        any
+    }
+
+    /// The disk is fast again.
+    pub(super) fn hurry(&mut self) {
+        self.works.extend(self.late_works.drain(..).map(|(_, work)| work));
+        self.reads_until = 0;
     }
 
     /// What must not be, if it was.
     pub(super) fn fault(&mut self) -> Option<String> {
         self.fault.take()
-    }
-
-    /// The pipeline's threads, until all of them wait. Gives until when.
-    fn pump(&mut self, now_ns: u64, now: Now, slow: bool, told: &mut Told) -> u64 {
-        let at = Time(now_ns + 1);
-        let mut batch = Batch::new();
-        loop {
-            let first = self.rng.below(3);
-            let any = (0..3).any(|offset| match (first + offset) % 3 {
-                0 => self.read(slow),
-                1 => self.encode(),
-                _ => self.transmit(at, now.wall_ms, &mut batch, told),
-            });
-            if !any {
-                break;
-            }
-        }
-        self.lane.map_or(now_ns, |until| until.0)
-    }
-
-    /// One step of the thread that reads. False: it sleeps, or waits for a slow disk.
-    fn read(&mut self, slow: bool) -> bool {
-        self.reader = match std::mem::replace(&mut self.reader, Reader::Awake) {
-            Reader::Awake => match self.feed.poll_read() {
-                NextRead::Read(read) => Reader::Reading(read),
-                NextRead::Conclude(job) => Reader::Concluding(job),
-                NextRead::Wait => Reader::Asleep,
-            },
-            Reader::Reading(mut read) if !slow => {
-                let disk = &self.disk;
-                let result = read.fill(|job, reader, bytes, offset| job.read(disk, reader, bytes, offset));
-                Reader::HasRead(read, result)
-            }
-            Reader::Concluding(job) if !slow => {
-                Reader::HasConcluded(job.conclude(&self.key, |job, reader| job.finish(&self.disk, reader)))
-            }
-            Reader::HasRead(read, result) => {
-                self.feed.handle_read(read, result);
-                self.wake();
-                Reader::Awake
-            }
-            Reader::HasConcluded(concluded) => {
-                self.feed.handle_concluded(concluded);
-                self.wake();
-                Reader::Awake
-            }
-            waits @ (Reader::Asleep | Reader::Reading(_) | Reader::Concluding(_)) => {
-                self.reader = waits;
-                return false;
-            }
-        };
-        true
-    }
-
-    /// One step of the thread that encodes. False: it sleeps.
-    fn encode(&mut self) -> bool {
-        self.encoder = match std::mem::replace(&mut self.encoder, Encoder::Asleep) {
-            Encoder::Awake => self.feed.poll_encode().map_or(Encoder::Asleep, Encoder::Encoding),
-            Encoder::Asleep => return false,
-            Encoder::Encoding(read) => Encoder::HasEncoded(read.encode(&self.plans)),
-            Encoder::HasEncoded(encoded) => {
-                let starved = self.feed.is_starved();
-                self.feed.handle_encoded(encoded);
-                if self.wake() == 0 && starved && !self.feed.is_starved() {
-                    self.fault = Some("the lane sleeps, and could send".to_owned());
-                }
-                Encoder::Awake
-            }
-        };
-        true
-    }
-
-    /// One step of the lane. False: it sleeps.
-    fn transmit(&mut self, now: Time, wall_ms: u64, batch: &mut Batch, told: &mut Told) -> bool {
-        if self.lane.is_some_and(|until| now < until) {
-            return false;
-        }
-        match self.feed.poll_transmit(0, now, wall_ms, batch, Some(&self.sealer)) {
-            Transmit::Ready => told.datagrams.extend(batch.datagrams().map(<[u8]>::to_vec)),
-            Transmit::Wait(until) => self.lane = Some(until),
-            Transmit::Idle => unreachable!("the feed says when to come again"),
-        }
-        // A lane that was told to wait and woken by what it did itself is awake all the same.
-        self.wake();
-        true
-    }
-
-    /// The lock is given up: whoever has something to do is woken, if it sleeps. Gives how many lanes.
-    fn wake(&mut self) -> usize {
-        let wakes = self.feed.poll_wakes();
-        if wakes.reader && matches!(self.reader, Reader::Asleep) {
-            self.reader = Reader::Awake;
-        }
-        if wakes.encoders > 0 && matches!(self.encoder, Encoder::Asleep) {
-            self.encoder = Encoder::Awake;
-        }
-        if wakes.lanes > 0 {
-            self.lane = None;
-        }
-        wakes.lanes
     }
 }
 

@@ -20,6 +20,8 @@ use crate::rng::Rng;
 
 /// Beacons of the sender that are remembered.
 const BEACONS: usize = 8;
+/// Datagrams of the sender that are remembered.
+const HEARD: usize = 50_000;
 /// How long the receiver remembers at most what nobody signed for, and some seconds more.
 const FORGOTTEN_MS: u64 = 36_000;
 
@@ -28,7 +30,7 @@ pub(super) struct Peer {
     pub(super) rng: Rng,
     pub(super) key: Arc<SigningKey>,
     /// Whether there is one at all.
-    there: bool,
+    pub(super) there: bool,
     session: SessionId,
     counter: u64,
     /// Beacons that it signed.
@@ -38,9 +40,11 @@ pub(super) struct Peer {
     pub(super) victims: Vec<Victim>,
     /// Whole datagrams with the sender's beacons, the newest last.
     pub(super) beacons: VecDeque<Vec<u8>>,
+    /// Whatever the sender sent.
+    pub(super) heard: Vec<Vec<u8>>,
     under_way: Vec<UnderWay>,
     /// Bundles that it made up and that no trusted key signed for.
-    made_up: BTreeSet<BundleId>,
+    pub(super) made_up: BTreeSet<BundleId>,
     /// Bundles that it signed for.
     pub(super) own: Vec<BundleId>,
 }
@@ -78,6 +82,7 @@ impl Peer {
             theirs: SessionId(1),
             victims: Vec::new(),
             beacons: VecDeque::new(),
+            heard: Vec::new(),
             under_way: Vec::new(),
             made_up: BTreeSet::new(),
             own: Vec::new(),
@@ -96,6 +101,9 @@ impl Peer {
     pub(super) fn overhear(&mut self, datagram: &[u8]) {
         let Some(Ok(header)) = self.there.then(|| Header::parse(datagram)) else { return };
         self.theirs = header.session;
+        if self.heard.len() < HEARD {
+            self.heard.push(datagram.to_vec());
+        }
         match header.content {
             Content::Beacon => {
                 if self.beacons.len() == BEACONS {
@@ -205,11 +213,11 @@ impl World<'_> {
     pub(super) fn nothing_forged(&self, status: &Status) -> Held {
         for row in &status.bundles {
             let what = format!("{}/{} ({}) is {:?}", row.channel, row.sequence, row.id, row.state);
-            let is = |bundle: &BundleId| bundle.to_string() == row.id;
-            if self.peer.made_up.iter().any(is) {
+            let Ok(id) = row.id.parse::<BundleId>() else { continue };
+            if self.peer.made_up.contains(&id) {
                 return Err(format!("a forged bundle is believed: {what}"));
             }
-            let own = self.peer.own.iter().any(is);
+            let own = self.peer.own.contains(&id);
             if own && (super::settle::is_ours(&row.channel) || !self.script.options.neighbour) {
                 return Err(format!("a bundle of another key is in the channel: {what}"));
             }

@@ -1,6 +1,7 @@
 //! What happens in a run, and when.
 
-use crate::rng::Rng;
+mod draw;
+
 use crate::simdisk::Op;
 
 /// One of the two machines.
@@ -89,6 +90,24 @@ pub enum What {
         /// How long, in milliseconds.
         for_ms: u64,
     },
+    /// Some operations of a disk take long, each by itself, while others go on.
+    Late {
+        /// Which.
+        side: Side,
+        /// How many, of 1,000.
+        often: u32,
+        /// How long, in milliseconds.
+        for_ms: u64,
+    },
+    /// A fibre is dark.
+    Lane {
+        /// Which of those that there are.
+        lane: usize,
+        /// Nothing can be handed to it, and it is sent later; otherwise it is sent, and vanishes.
+        stuck: bool,
+        /// How long, in milliseconds.
+        for_ms: u64,
+    },
     /// A person carries tickets for all that is lacking.
     Tickets,
     /// A person has something sent again for no reason.
@@ -124,6 +143,18 @@ pub enum Forgery {
     Announces,
     /// Wrong symbols of the sender's bundles in the right place: these have to be asked for again.
     Spoil,
+    /// What the sender sent, again: stretches of a session or all of it, in any order.
+    Replay,
+    /// What the sender sent, shortened, lengthened, and sealed again as something else.
+    Mangle,
+    /// Fields of symbols and beacons at their least and most.
+    Extremes,
+    /// One symbol of everything.
+    Scatter,
+    /// Many symbols at once, each of another bundle.
+    Flood,
+    /// Bundles of its own about which it says one thing and another.
+    Contradict,
 }
 
 /// How a process dies.
@@ -197,6 +228,10 @@ pub struct Options {
     pub fsync_each: bool,
     /// Whether the receiver trusts the key of who forges, for channels other than the sender's.
     pub neighbour: bool,
+    /// How many lanes there are, 1 or more.
+    pub lanes: usize,
+    /// How many threads encode; with none, the one that reads does it.
+    pub encoders: usize,
 }
 
 impl Default for Options {
@@ -222,183 +257,8 @@ impl Default for Options {
             little_retained: false,
             fsync_each: false,
             neighbour: false,
+            lanes: 1,
+            encoders: 1,
         }
     }
-}
-
-/// EIO, ENOSPC, EROFS, EMFILE, EDQUOT.
-const ERRNOS: [i32; 5] = [5, 28, 30, 24, 122];
-const FORGERIES: [Forgery; 7] = [
-    Forgery::Junk,
-    Forgery::Garbage,
-    Forgery::Otis,
-    Forgery::Beacons,
-    Forgery::Withdrawals,
-    Forgery::Announces,
-    Forgery::Spoil,
-];
-const OPS: [Op; 14] = [
-    Op::OpenRead,
-    Op::CreateNew,
-    Op::OpenRw,
-    Op::Rename,
-    Op::RenameNoreplace,
-    Op::ReadAt,
-    Op::WriteAllAt,
-    Op::Append,
-    Op::SyncData,
-    Op::SyncAll,
-    Op::SyncDir,
-    Op::SyncFs,
-    Op::Lstat,
-    Op::RemoveTree,
-];
-
-impl Script {
-    /// The script of a seed.
-    pub fn of(seed: u64) -> Self {
-        let mut rng = Rng::new(seed ^ 0x5c21_b7e5);
-        let mut options = Options::of(&mut rng);
-        let mut events = Vec::new();
-        let span = 4_000 + rng.below(16_000);
-        for _ in 0..2 + rng.below(5) {
-            let at = rng.below(span);
-            events.push((at, drop_of(&mut rng)));
-        }
-        let (crashes, faults, line) = (rng.chance(600), rng.chance(400), rng.chance(500));
-        if crashes {
-            for _ in 0..1 + rng.below(4) {
-                events.push((rng.below(span), crash_of(&mut rng)));
-            }
-        }
-        if faults {
-            for _ in 0..1 + rng.below(3) {
-                events.push((rng.below(span), fault_of(&mut rng)));
-            }
-        }
-        if line {
-            for _ in 0..1 + rng.below(2) {
-                events.push((rng.below(span), What::Outage { for_ms: 100 + rng.below(6_000) }));
-            }
-        }
-        for (often, make) in [
-            (200, (|rng| What::Jump { side: side(rng), by_ms: jump(rng) }) as fn(&mut Rng) -> What),
-            (200, |rng| What::Slow { side: side(rng), for_ms: 200 + rng.below(4_000) }),
-            (300, |_| What::Tickets),
-            (200, |rng| What::Resend { pick: rng.next_u64() }),
-        ] {
-            if rng.chance(often) {
-                let what = make(&mut rng);
-                events.push((rng.below(span * 2), what));
-            }
-        }
-        events.sort_by_key(|(at, _)| *at);
-        // Numbered after all others, from numbers of their own: without them a script is what it was before there were any.
-        let forged = forgeries(seed, span);
-        options.neighbour = forged.neighbour;
-        let events = events.into_iter().chain(forged.events).enumerate();
-        let events = events.map(|(number, (at_ms, what))| Event { number, at_ms, what });
-        let mut events: Vec<Event> = events.collect();
-        events.sort_by_key(|event| event.at_ms);
-        Self { seed, options, events }
-    }
-}
-
-impl Options {
-    fn of(rng: &mut Rng) -> Self {
-        let mut up_to = |often: u32, most: u64| {
-            let (yes, n) = (rng.chance(often), rng.below(most + 1));
-            if yes { u32::try_from(n).expect("small") } else { 0 }
-        };
-        Self {
-            loss: up_to(500, 200),
-            duplicate: up_to(300, 300),
-            reorder: up_to(300, 500),
-            corrupt: up_to(200, 50),
-            truncate: up_to(200, 50),
-            replay: up_to(200, 200),
-            burst: (up_to(400, 2) > 0).then(|| (1 + up_to(1_000, 200), 20 + up_to(1_000, 500))),
-            late_ms: u64::from(1 + up_to(1_000, 300)),
-            repair: 5 + up_to(700, 45),
-            passes: 1 + up_to(300, 2),
-            carousel: up_to(100, 9) > 0,
-            spool_mounted: up_to(250, 9) > 0,
-            inbox_mounted: up_to(250, 9) > 0,
-            hook: (up_to(800, 9) > 0).then(|| up_to(300, 3)),
-            bad_hooks: up_to(400, 500),
-            wait_for_missing_ms: (up_to(150, 9) > 0).then_some(15_000),
-            little_memory: up_to(300, 9) > 0,
-            little_retained: up_to(100, 9) > 0,
-            fsync_each: up_to(400, 9) > 0,
-            neighbour: false,
-        }
-    }
-}
-
-struct Forged {
-    neighbour: bool,
-    events: Vec<(u64, What)>,
-}
-
-/// What somebody forges in the run of a seed, in three of ten seeds.
-fn forgeries(seed: u64, span: u64) -> Forged {
-    let mut rng = Rng::new(seed ^ 0xf0_46e5);
-    if !rng.chance(300) {
-        return Forged { neighbour: false, events: Vec::new() };
-    }
-    let neighbour = rng.chance(600);
-    let mut events = Vec::new();
-    for _ in 0..1 + rng.below(5) {
-        let what = FORGERIES[usize::try_from(rng.below(FORGERIES.len() as u64)).expect("small")];
-        let for_ms = 100 + rng.below(8_000);
-        events.push((rng.below(span), What::Forge { what, times: 1 + rng.below(40), for_ms }));
-    }
-    Forged { neighbour, events }
-}
-
-fn side(rng: &mut Rng) -> Side {
-    if rng.chance(500) { Side::Low } else { Side::High }
-}
-
-fn drop_of(rng: &mut Rng) -> What {
-    let most = [200, 3_000, 12_000, 40_000][usize::try_from(rng.below(4)).expect("small")];
-    What::Drop {
-        channel: usize::from(rng.chance(300)),
-        size: rng.below(most),
-        files: if rng.chance(500) { 1 + rng.below(8) } else { 0 },
-        renamed: rng.chance(800),
-        told: rng.chance(850),
-    }
-}
-
-fn crash_of(rng: &mut Rng) -> What {
-    let cut = [Cut::Stop, Cut::Kill, Cut::Kill, Cut::Power, Cut::Power][usize::try_from(rng.below(5)).expect("small")];
-    let most = [5, 40, 300][usize::try_from(rng.below(3)).expect("small")];
-    let after_ops = (cut != Cut::Stop && rng.chance(850)).then(|| rng.below(most));
-    What::Crash {
-        side: side(rng),
-        cut,
-        after_ops,
-        down_ms: [0, 300, 5_000][usize::try_from(rng.below(3)).expect("small")],
-    }
-}
-
-fn fault_of(rng: &mut Rng) -> What {
-    let errno = ERRNOS[usize::try_from(rng.below(5)).expect("small")];
-    let op = OPS[usize::try_from(rng.below(OPS.len() as u64)).expect("small")];
-    let fault = match rng.below(8) {
-        0 | 1 => Fault::Nth(rng.below(200), errno),
-        2 | 3 => Fault::Op(op, rng.below(10), errno),
-        4 => Fault::Every(op, errno),
-        5 => Fault::From(rng.below(50), errno),
-        6 => Fault::Full,
-        _ => Fault::ReadOnly,
-    };
-    What::Disk { side: side(rng), fault, for_ms: 500 + rng.below(8_000) }
-}
-
-fn jump(rng: &mut Rng) -> i64 {
-    let size = [2_000, 60_000, 3_600_000, 86_400_000][usize::try_from(rng.below(4)).expect("small")];
-    let by = i64::try_from(rng.below(size)).expect("a day");
-    if rng.chance(500) { -by } else { by }
 }

@@ -28,7 +28,7 @@ impl World<'_> {
             self.wait_for_sender()?;
             self.advance(self.now + (SILENCE_MS + 8_000) * MS)?;
             let (Some(view), Some(status)) = (self.view(), self.status()) else { continue };
-            self.nothing_forged(&status)?;
+            self.is_true(&status)?;
             let lacking = self.lacking(&view, &status);
             if lacking.is_empty() {
                 self.sums(&view, &status)?;

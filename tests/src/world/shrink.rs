@@ -60,7 +60,7 @@ pub(super) fn calmed(from: &Options, to: &Options) -> Vec<&'static str> {
 
 type Calm = fn(&mut Options);
 
-const CALM: [(&str, Calm); 17] = [
+const CALM: [(&str, Calm); 19] = [
     ("loss", |o| o.loss = 0),
     ("burst", |o| o.burst = None),
     ("duplicate", |o| o.duplicate = 0),
@@ -78,4 +78,6 @@ const CALM: [(&str, Calm); 17] = [
     ("retained", |o| o.little_retained = false),
     ("fsync", |o| o.fsync_each = false),
     ("neighbour", |o| o.neighbour = false),
+    ("lanes", |o| o.lanes = 1),
+    ("encoders", |o| o.encoders = 1),
 ];

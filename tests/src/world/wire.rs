@@ -9,6 +9,9 @@ use crate::rng::Rng;
 /// Datagrams that arrived and may come again.
 const REMEMBERED: usize = 200;
 
+/// As many lanes as there are at most.
+pub(super) const LANES: usize = 4;
+
 /// Nanoseconds that a burst lasts at most.
 const BURST: u64 = 300_000_000;
 
@@ -22,6 +25,8 @@ pub(super) struct Wire {
     sent: u64,
     /// Nothing arrives until then.
     pub(super) dead_until: u64,
+    /// Nothing that is sent over a lane arrives until then.
+    pub(super) dark_until: [u64; LANES],
     /// Nothing is lost or damaged any more.
     pub(super) perfect: bool,
 }
@@ -35,11 +40,15 @@ impl Wire {
             old: Vec::new(),
             sent: 0,
             dead_until: 0,
+            dark_until: [0; LANES],
             perfect: false,
         }
     }
 
-    pub(super) fn send(&mut self, now: u64, mut datagram: Vec<u8>, options: &Options) {
+    pub(super) fn send(&mut self, now: u64, lane: usize, mut datagram: Vec<u8>, options: &Options) {
+        if now < self.dark_until[lane] {
+            return;
+        }
         if let Some((begin, end)) = options.burst {
             if now >= self.burst_until && self.rng.below(10_000) < begin.into() {
                 self.burst_until = now + BURST;

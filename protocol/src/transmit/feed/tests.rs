@@ -58,12 +58,16 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        Self::with_lanes(1)
+    }
+
+    fn with_lanes(lanes: usize) -> Self {
         let link =
             Link { mtu: 1_500, rate: 100_000_000, repair: 0.1, burst: Duration::from_millis(2), memory: 32 << 20 };
         let key = Arc::new(SigningKey::from_seed([1; 32]));
         let setup = FeedSetup {
             parameters: Parameters::derive(&link).unwrap(),
-            lanes: 1,
+            lanes,
             ahead: AHEAD,
             bucket: Duration::from_millis(1),
             epoch: Epoch { number: 1, id: EpochId(2) },
@@ -380,6 +384,25 @@ fn who_reads_rests_until_half_of_what_is_ahead_has_gone() {
         }
     }
     assert_eq!(woken, [full - bench.feed.ahead() / 2]);
+}
+
+#[test]
+fn all_lanes_that_wait_for_a_symbols_time_wake_for_a_block() {
+    let mut bench = Bench::with_lanes(2);
+    let job = bench.job(1, "a", 0, 1_000_000);
+    bench.submit(job);
+    while bench.feed.transmitter.schedule().next_due().is_none_or(|due| Some(due) != bench.transmit()) {
+        bench.now = bench.run();
+    }
+    let other = bench.feed.poll_transmit(1, bench.now, 1_000, &mut bench.batch, None);
+    assert!(matches!(other, Transmit::Wait(_)) && !bench.feed.is_starved());
+    bench.feed.poll_wakes();
+    let job = bench.job(2, "b", 0, 1_000_000);
+    bench.submit(job);
+    let read = bench.next_read().unwrap();
+    bench.read(read);
+    bench.encode();
+    assert_eq!(bench.feed.poll_wakes().lanes, 2);
 }
 
 #[test]

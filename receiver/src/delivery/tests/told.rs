@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::control::{LinkView, alarms as told};
+use crate::sink::ObjectProgress;
 
 /// The text of each alarm of a code.
 fn alarmed(delivery: &Delivery, code: alarms::Code) -> Vec<String> {
@@ -250,4 +251,24 @@ fn missing_bundles_are_asked_for_together() {
     let tickets = delivery.tickets(&[], Loss::UNKNOWN, 40, &|_| Vec::new()).unwrap();
     let names: Vec<&str> = tickets.iter().map(|ticket| ticket.bundle.as_str()).collect();
     assert_eq!(names, ["default/20", "default/2 to default/17", "default/19"]);
+}
+
+#[test]
+fn what_somebody_else_sends_of_a_bundle_is_no_part_of_it() {
+    let bench = Bench::new();
+    let delivery = bench.open();
+    send(&delivery, &samples()[0]);
+    delivery.tick(1_000);
+    let oti = Oti::new(5_000, 64, 8).unwrap();
+    assert!(matches!(delivery.want(own(2), ObjectKind::Data, &oti), Want::Yes { .. }));
+    delivery.block(own(2), ObjectKind::Data, &oti, 0, &[0; 512]).unwrap();
+    hear(&delivery, 1_100, 2, vec![], Some((2, 2)));
+    hear(&delivery, 1_200, 2, vec![recent(2, 2, RecentState::Transmitted)], None);
+    for (length, blocks_total, lacking) in [(5_000, 10, None), (77, 1, Some(1))] {
+        let progress = ObjectProgress { length, blocks_total, ..ObjectProgress::default() };
+        delivery.progress(own(2), ObjectKind::Data, progress);
+        let rows = delivery.status(1_300).bundles;
+        let row = rows.iter().find(|row| row.id == own(2).to_string()).unwrap();
+        assert_eq!((row.bytes, row.received, row.lacking.map(|l| l.blocks_total)), (77, 0, lacking));
+    }
 }
