@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::block::ReceivedBlock;
 use super::record::{CRC, HEAD, PLACE, PRESENT, REPAIR, REPAIR_SYMBOLS, SOURCE, parse};
 
-/// The blocks that a killed process had in a [`BlockMemory`], from the bytes of every extent that was not dropped.
+/// The blocks that a killed process had in a [`BlockMemory`](super::BlockMemory), from the bytes of every extent that was not dropped.
 /// Bytes that are not a record, or are too short for what they say, are left out. The symbols were authentic when they
 /// came; the caller has to know that nothing else has written there.
 pub fn recover<'a>(extents: impl Iterator<Item = &'a [u8]>) -> impl Iterator<Item = ReceivedBlock> {
