@@ -259,7 +259,7 @@ impl Delivery {
     fn recover(&self) {
         for staged in self.store.all() {
             let id = staged.id;
-            let known = self.ledger.lock().entry(id).map(|entry| entry.state);
+            let known = self.ledger.lock().entry(id).map(|entry| entry.state());
             if known.is_some_and(|state| !state.is_open()) {
                 self.discard(id);
                 continue;
@@ -375,7 +375,7 @@ impl Delivery {
         self.discard(id);
         let now = self.now();
         self.ledger.lock().change(id, now, |entry| {
-            if entry.state.is_open() {
+            if entry.state().is_open() {
                 entry.reason = Some(why.to_owned());
             }
         });

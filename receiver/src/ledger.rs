@@ -11,6 +11,7 @@ mod held;
 mod prune;
 pub mod reception;
 mod record;
+mod transitions;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
@@ -229,7 +230,7 @@ impl Ledger {
             entry.announce = Some(a.digest);
             entry.hold = None;
             if entry.state == State::Held {
-                entry.state = State::Receiving;
+                entry.receive(None);
             }
         });
         self.take_slot(a.id, &a.channel, a.sequence);
@@ -421,8 +422,7 @@ impl Ledger {
             if entry.state.is_open() {
                 entry.sent = heard.sent;
                 if heard.withdrawn {
-                    entry.state = State::Withdrawn;
-                    entry.reason = Some("withdrawn by the sender".into());
+                    entry.withdraw(Some("withdrawn by the sender".into()));
                 }
             }
         });

@@ -26,7 +26,7 @@ use super::{Delivery, Job};
 use crate::audit::Event;
 use crate::inbox::check::{Mismatch, check};
 use crate::inbox::{Address, FinishError, Published};
-use crate::ledger::{Entry, Hold, Live, State};
+use crate::ledger::{Entry, Hold, Live};
 use crate::sink::{Lost, StoreError};
 use crate::store::Staged;
 use crate::store::tree::Tree;
@@ -87,7 +87,7 @@ impl Delivery {
             }
             return;
         };
-        if !entry.state.is_open() {
+        if !entry.state().is_open() {
             self.clean_up(id);
             return;
         }
@@ -99,8 +99,9 @@ impl Delivery {
             Err(Stop::NotKept(files)) => self.not_kept(&staged, &files),
             Err(Stop::Taken(holder)) => {
                 let hold = Hold::Sequence { holder };
-                let reason = Some(self.held_reason(&entry, &hold, &self.handle(&entry)));
-                self.hold(Entry { reason, ..entry }, hold);
+                let mut held = entry;
+                held.reason = Some(self.held_reason(&held, &hold, &self.handle(&held)));
+                self.hold(held, hold);
             }
             Err(Stop::Disk(StoreError::Unwanted)) => {}
             // A fault while a file got its place, or somebody removed it: nothing of the bundle is believed.
@@ -380,9 +381,11 @@ impl Delivery {
             let passed = ledger.channel(channel).map_or(0, crate::ledger::Channel::passed);
             let late = hook && passed > entry.sequence;
             ledger.change(entry.id, now, |e| {
-                e.published = true;
-                e.state = if late { State::Superseded } else { State::Complete };
-                e.reason = late.then(|| format!("sequence {passed} went to the hook before it arrived"));
+                if late {
+                    e.supersede(Some(format!("sequence {passed} went to the hook before it arrived")));
+                } else {
+                    e.complete();
+                }
             });
             if !hook {
                 ledger.change_channel(channel, |c| c.pass(entry.sequence));

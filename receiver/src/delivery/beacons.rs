@@ -192,9 +192,9 @@ impl Delivery {
             let was_open = is_open(&ledger, recent.bundle);
             ledger.heard(&channel.name, heard, now_ms);
             let entry = ledger.entry(recent.bundle);
-            if was_open && entry.is_some_and(|e| e.state == State::Withdrawn) {
+            if was_open && entry.is_some_and(|e| e.state() == State::Withdrawn) {
                 withdrawn.push(recent.bundle);
-            } else if entry.is_some_and(|e| e.state.is_open()) {
+            } else if entry.is_some_and(|e| e.state().is_open()) {
                 vouched.push(recent.bundle);
             }
         }
@@ -266,5 +266,5 @@ impl Delivery {
 }
 
 fn is_open(ledger: &Ledger, id: BundleId) -> bool {
-    ledger.entry(id).is_some_and(|entry| entry.state.is_open())
+    ledger.entry(id).is_some_and(|entry| entry.state().is_open())
 }

@@ -69,9 +69,16 @@ impl Delivery {
             self.note(now_ms, &event);
         }
         self.ledger.lock().change(run.id, now_ms, |entry| {
-            entry.state = state;
-            entry.rule = (state == State::Quarantined).then(|| "hook".to_owned());
-            entry.reason = (*outcome != Outcome::Done).then(|| ended.clone());
+            let ended = Some(ended.clone());
+            match state {
+                State::Installed => entry.installed(),
+                State::Quarantined => entry.quarantine(Some("hook".to_owned()), ended),
+                State::Failed => entry.fail(ended),
+                _ => {
+                    entry.install();
+                    entry.reason = ended;
+                }
+            }
             entry.not_before_ms = match outcome {
                 Outcome::Again | Outcome::NotStarted(_) => now_ms.saturating_add(run.policy.backoff_ms(run.attempt)),
                 _ => 0,
@@ -95,7 +102,7 @@ impl Delivery {
     pub(super) fn finish_withdrawals(&self) {
         let left: Vec<BundleId> = {
             let ledger = self.ledger.lock();
-            ledger.entries().filter(|e| e.state == State::Quarantined && e.published).map(|e| e.id).collect()
+            ledger.entries().filter(|e| e.state() == State::Quarantined && e.published).map(|e| e.id).collect()
         };
         left.into_iter().for_each(|id| self.withdraw(id));
     }
@@ -105,7 +112,7 @@ impl Delivery {
             let mut ledger = self.ledger.lock();
             let entry = ledger
                 .change(id, now_ms, |entry| {
-                    entry.state = State::Installing;
+                    entry.install();
                     entry.attempt += 1;
                     entry.not_before_ms = 0;
                 })
@@ -137,7 +144,7 @@ impl Delivery {
         let previous: Option<Entry> = {
             let ledger = self.ledger.lock();
             let mut before = ledger.channel(channel)?.slots(..sequence).rev().filter_map(|(_, id)| ledger.entry(id));
-            before.find(|e| e.state == State::Installed).cloned()
+            before.find(|e| e.state() == State::Installed).cloned()
         };
         let previous = previous?;
         let path = self.inbox.path(channel, previous.sequence).join(crate::hook::os_name(&previous.name));

@@ -194,7 +194,7 @@ impl Delivery {
                     (entry.channel, entry.sequence) = (Some(channel), sequence);
                     entry.name = name.get(..256).unwrap_or(&name).to_vec();
                 }
-                let is_over = |entry: &Entry| !entry.state.is_open() && entry.state != State::Held;
+                let is_over = |entry: &Entry| !entry.state().is_open() && entry.state() != State::Held;
                 if self.ledger.lock().entry(id).is_some_and(is_over) {
                     return Err(StoreError::Unwanted);
                 }
@@ -223,7 +223,7 @@ impl Delivery {
                     tracing::info!(bundle = %id, reason = %conflict, suppressed, "bundle not wanted");
                 }
                 let mut ledger = self.ledger.lock();
-                if ledger.entry(id).is_some_and(|entry| entry.state.is_open()) {
+                if ledger.entry(id).is_some_and(|entry| entry.state().is_open()) {
                     ledger.forget(id);
                 }
                 drop(ledger);

@@ -92,18 +92,17 @@ impl Delivery {
         let _alone = staged.as_ref().map(|s| s.advancing.lock().unwrap_or_else(PoisonError::into_inner));
         let entry = self.ledger.lock().entry(id).cloned().ok_or(DecideError::Unknown)?;
         // What was refused or failed may be given up: then it is no longer kept in mind.
-        if entry.state.is_over() && !matches!(entry.state, State::Quarantined | State::Failed) {
-            return Err(DecideError::Over(entry.state));
+        if entry.state().is_over() && !matches!(entry.state(), State::Quarantined | State::Failed) {
+            return Err(DecideError::Over(entry.state()));
         }
         {
             // Held until the state has changed, so that the hook does not start in between.
             let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-            if entry.state == State::Installing && entry.channel.as_ref().is_some_and(|c| running.contains(c)) {
+            if entry.state() == State::Installing && entry.channel.as_ref().is_some_and(|c| running.contains(c)) {
                 return Err(DecideError::Running);
             }
             self.ledger.lock().change(id, now, |e| {
-                (e.state, e.hold) = (State::Rejected, None);
-                e.reason = Some("given up by an operator".into());
+                e.reject(Some("given up by an operator".into()));
             });
         }
         self.note(now, &Event::Rejected { bundle: subject(&entry), through: None });
@@ -123,7 +122,7 @@ impl Delivery {
         };
         let now = self.now();
         match (held, which) {
-            (Some(entry), _) if entry.state == State::Held && matches!(entry.hold, Some(Hold::Jump { .. })) => {
+            (Some(entry), _) if entry.state() == State::Held && matches!(entry.hold, Some(Hold::Jump { .. })) => {
                 let Some(channel) = &entry.channel else { return Err(DecideError::Unknown) };
                 self.ledger.lock().allow(channel, entry.sequence);
                 self.undo(&entry).map_err(|_| DecideError::Disk)?;
@@ -138,7 +137,7 @@ impl Delivery {
             }
             (Some(entry), _) => match &entry.hold {
                 Some(hold) => Err(DecideError::Held(self.held_reason(&entry, hold, &self.handle(&entry)))),
-                None => Err(DecideError::NotHeld(entry.state)),
+                None => Err(DecideError::NotHeld(entry.state())),
             },
             (None, Which::Sequence(channel, sequence)) => {
                 let jump = self.ledger.lock().channel(channel).is_some_and(|c| c.is_jump(*sequence));
@@ -163,13 +162,16 @@ impl Delivery {
         let id = self.find_open(which)?;
         let entry = self.ledger.lock().entry(id).cloned().ok_or(DecideError::Unknown)?;
         let (number, handle) = (number(&entry), self.handle(&entry));
-        match entry.state {
+        match entry.state() {
             State::Failed => {
                 self.check_newest(&entry)?;
-                let (now, from) = (self.now(), entry.state.as_str());
+                let (now, from) = (self.now(), entry.state().as_str());
                 self.note(now, &Event::Retried { bundle: subject(&entry), from });
                 let mut ledger = self.ledger.lock();
-                ledger.change(id, now, |e| (e.state, e.reason, e.not_before_ms) = (State::Complete, None, 0));
+                ledger.change(id, now, |e| {
+                    e.complete();
+                    e.not_before_ms = 0;
+                });
                 if let Some(channel) = &entry.channel {
                     ledger.change_channel(channel, |channel| channel.turn_back(entry.sequence));
                 }
@@ -187,14 +189,14 @@ impl Delivery {
                 let now = self.now();
                 let mut waits = false;
                 self.ledger.lock().change(id, now, |e| {
-                    waits = e.state == State::Installing;
+                    waits = e.state() == State::Installing;
                     e.not_before_ms = if waits { 0 } else { e.not_before_ms };
                 });
                 drop(running);
                 if !waits {
                     return Err(DecideError::Running); // it was a moment ago
                 }
-                self.note(now, &Event::Retried { bundle: subject(&entry), from: entry.state.as_str() });
+                self.note(now, &Event::Retried { bundle: subject(&entry), from: entry.state().as_str() });
                 let saved = self.save();
                 self.wake();
                 if saved { Ok(format!("the hook of {number} runs again")) } else { Err(DecideError::Disk) }
@@ -210,7 +212,7 @@ impl Delivery {
                 }
                 self.undo(&entry).map_err(|_| DecideError::Disk)?;
                 self.ledger.lock().place(id);
-                let back = self.ledger.lock().entry(id).is_some_and(|e| e.state == State::Complete);
+                let back = self.ledger.lock().entry(id).is_some_and(|e| e.state() == State::Complete);
                 Ok(if back {
                     format!("{number} is in the inbox again, and its hook runs in its turn")
                 } else {
@@ -229,7 +231,7 @@ impl Delivery {
         let ledger = self.ledger.lock();
         let Some(channel) = ledger.channel(name) else { return Ok(()) };
         let later = channel.slots(entry.sequence.saturating_add(1)..);
-        let installed = later.filter_map(|(_, id)| ledger.entry(id)).find(|e| e.state == State::Installed);
+        let installed = later.filter_map(|(_, id)| ledger.entry(id)).find(|e| e.state() == State::Installed);
         installed.map_or(Ok(()), |e| Err(DecideError::Older(number(e))))
     }
 
@@ -238,7 +240,7 @@ impl Delivery {
         let found = self.find(which);
         let is_open = found.as_ref().is_ok_and(|id| {
             let ledger = self.ledger.lock();
-            ledger.entry(*id).is_some_and(|entry| entry.state.is_open() || entry.state == State::Failed)
+            ledger.entry(*id).is_some_and(|entry| entry.state().is_open() || entry.state() == State::Failed)
         });
         if is_open {
             return found;
@@ -249,7 +251,8 @@ impl Delivery {
     /// The bundle that is held under a sequence: it has no place in its channel.
     fn held_at(&self, which: &Which) -> Option<Entry> {
         let Which::Sequence(channel, sequence) = which else { return None };
-        let is = |e: &&Entry| e.state == State::Held && e.channel.as_ref() == Some(channel) && e.sequence == *sequence;
+        let is =
+            |e: &&Entry| e.state() == State::Held && e.channel.as_ref() == Some(channel) && e.sequence == *sequence;
         self.ledger.lock().entries().find(is).cloned()
     }
 
@@ -261,9 +264,9 @@ impl Delivery {
                 let is = |e: &&Entry| e.channel.as_ref() == Some(channel) && e.sequence == *sequence;
                 let placed = ledger.at(channel, *sequence);
                 let claims = ledger.channel(channel).map(|c| c.claims(*sequence)).unwrap_or_default();
-                let is_open = |id: &&BundleId| ledger.entry(**id).is_some_and(|entry| entry.state.is_open());
+                let is_open = |id: &&BundleId| ledger.entry(**id).is_some_and(|entry| entry.state().is_open());
                 let open: Vec<String> = claims.iter().filter(is_open).map(ToString::to_string).collect();
-                if open.len() > 1 && placed.is_some_and(|entry| entry.state.is_open()) {
+                if open.len() > 1 && placed.is_some_and(|entry| entry.state().is_open()) {
                     return Err(DecideError::Claimed(open));
                 }
                 // What was held, or refused, may have no place in its channel.

@@ -31,11 +31,10 @@ impl Delivery {
                 let last = passed.entry(channel.clone()).or_default();
                 *last = told.sequence.max(*last);
             }
-            let entry = ends.entry(id).or_insert_with(|| Entry {
-                channel: Some(channel),
-                sequence: told.sequence,
-                standing: Standing::Signed,
-                ..Entry::new(id, told.at.0)
+            let entry = ends.entry(id).or_insert_with(|| {
+                let mut entry = Entry::new(id, told.at.0);
+                (entry.channel, entry.sequence, entry.standing) = (Some(channel), told.sequence, Standing::Signed);
+                entry
             });
             follow(entry, &told);
         })?;
@@ -46,7 +45,7 @@ impl Delivery {
         let mut count = 0;
         for (_, mut entry) in ends {
             let known = self.ledger.lock().entry(entry.id).cloned();
-            if rank(entry.state) <= known.as_ref().map_or(0, |known| rank(known.state)) {
+            if rank(entry.state()) <= known.as_ref().map_or(0, |known| rank(known.state())) {
                 continue;
             }
             let place = Address { id: entry.id, channel: entry.channel.clone(), sequence: entry.sequence };
@@ -80,32 +79,35 @@ fn follow(entry: &mut Entry, told: &Told) {
     }
     match (told.event.as_str(), told.outcome.as_deref()) {
         ("published", _) => {
-            (entry.state, entry.published, entry.sent) = (State::Complete, true, true);
+            entry.complete();
+            entry.sent = true;
             entry.announce = told.manifest.as_deref().and_then(|hex| blake3::Hash::from_hex(hex).ok()).map(Into::into);
         }
-        ("quarantined", _) => (entry.state, entry.published) = (State::Quarantined, false),
-        ("withdrawn", _) => entry.state = State::Withdrawn,
-        ("rejected", _) => entry.state = State::Rejected,
+        ("quarantined", _) => {
+            entry.quarantine(entry.rule.clone(), told.reason.clone());
+            entry.published = false;
+        }
+        ("withdrawn", _) => entry.withdraw(told.reason.clone()),
+        ("rejected", _) => entry.reject(told.reason.clone()),
         // Its hook is to run again.
-        ("retried", _) if entry.state == State::Failed => entry.state = State::Complete,
-        ("retried", _) if entry.state == State::Installing => {}
+        ("retried", _) if entry.state() == State::Failed => entry.complete(),
+        ("retried", _) if entry.state() == State::Installing => {}
         // What was undone, and what is only held, is not an end.
-        ("retried" | "held" | "approved", _) => entry.state = State::Missing,
+        ("retried" | "held" | "approved", _) => entry.miss(told.reason.clone()),
         ("hook", Some(outcome)) => {
             entry.attempt = told.attempt.unwrap_or(1);
-            entry.reason = told.ended.clone();
-            entry.state = match outcome {
-                "installed" => State::Installed,
-                "failed" => State::Failed,
+            match outcome {
+                "installed" => entry.installed(),
+                "failed" => entry.fail(told.ended.clone()),
                 // Moving it there is gone through again where it was not finished.
-                "quarantined" => State::Quarantined,
-                _ => State::Installing,
-            };
+                "quarantined" => entry.quarantine(Some("hook".to_owned()), told.ended.clone()),
+                _ => {
+                    entry.install();
+                    entry.reason = told.ended.clone();
+                }
+            }
         }
         _ => {}
-    }
-    if entry.state == State::Installed {
-        entry.reason = None;
     }
 }
 

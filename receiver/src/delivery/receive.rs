@@ -221,7 +221,7 @@ impl Delivery {
     /// Whether nothing is to be received for a bundle any more.
     fn is_over(&self, id: BundleId) -> bool {
         let ledger = self.ledger.lock();
-        ledger.reception.is_spurned(id) || ledger.entry(id).is_some_and(|entry| !entry.state.is_open())
+        ledger.reception.is_spurned(id) || ledger.entry(id).is_some_and(|entry| !entry.state().is_open())
     }
 
     /// Whether what is stored of a bundle has no name any more; files that are open may still be written to.

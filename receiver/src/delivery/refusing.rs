@@ -38,7 +38,7 @@ impl Delivery {
     pub(super) fn hold(&self, entry: Entry, hold: Hold) {
         let (id, now, code, reason) = (entry.id, self.now(), hold.code(), entry.reason.clone().unwrap_or_default());
         let subject_of = entry.clone();
-        let known = self.ledger.lock().entry(id).is_some_and(|e| e.state == State::Held);
+        let known = self.ledger.lock().entry(id).is_some_and(|e| e.state() == State::Held);
         let noted = self.ledger.lock().hold(entry, hold);
         if !noted {
             self.alarm(
@@ -62,10 +62,9 @@ impl Delivery {
         let reason = &escape_bytes(reason.as_bytes());
         let mut over = true;
         self.ledger.lock().change(id, now, |entry| {
-            over = !entry.state.is_open();
+            over = !entry.state().is_open();
             if !over {
-                entry.state = State::Withdrawn;
-                entry.reason = Some(reason.to_owned());
+                entry.withdraw(Some(reason.to_owned()));
             }
         });
         if over {
@@ -110,9 +109,7 @@ impl Delivery {
         }
         self.note(now, &Event::Quarantined { bundle: subject(&entry), rule: &refusal.rule, reason: &refusal.reason });
         self.ledger.lock().change(id, now, |entry| {
-            (entry.state, entry.hold) = (State::Quarantined, None);
-            entry.rule = Some(refusal.rule.clone());
-            entry.reason = Some(refusal.reason.clone());
+            entry.quarantine(Some(refusal.rule.clone()), Some(refusal.reason.clone()));
         });
         self.save();
         self.discard(id);

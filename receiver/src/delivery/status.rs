@@ -239,7 +239,7 @@ impl Delivery {
             let blocked_by = match next {
                 Some(Next::Blocked(sequence)) => Some(sequence),
                 Some(Next::Wait(_) | Next::Run(_)) => {
-                    since.find(|e| e.state == State::Installing).map(|entry| entry.sequence)
+                    since.find(|e| e.state() == State::Installing).map(|entry| entry.sequence)
                 }
                 Some(Next::Idle) | None => None,
             };
@@ -258,9 +258,9 @@ impl Delivery {
         let mut entries: Vec<Entry> = self.ledger.lock().entries().cloned().collect();
         // Its hook sent it to quarantine, but it is still being moved: a bundle should be where its state says.
         let moving = self.running.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for entry in entries.iter_mut().filter(|entry| entry.state == State::Quarantined && entry.published) {
+        for entry in entries.iter_mut().filter(|entry| entry.state() == State::Quarantined && entry.published) {
             if entry.channel.as_ref().is_some_and(|channel| moving.contains(channel)) {
-                entry.state = State::Installing;
+                entry.install();
             }
         }
         entries.sort_by(|a, b| (&a.channel, b.sequence, a.id).cmp(&(&b.channel, a.sequence, b.id)));
@@ -272,7 +272,7 @@ impl Delivery {
         entries.retain(|entry| {
             let count = listed.entry(entry.channel.clone()).or_default();
             *count += 1;
-            *count <= LISTED || entry.state.is_open()
+            *count <= LISTED || entry.state().is_open()
         });
         bundles.extend(entries.into_iter().map(|entry| {
             let blocked = entry.channel.as_ref().and_then(|name| waiting.get(name).copied().flatten());
@@ -323,24 +323,24 @@ impl Delivery {
     }
 
     fn bundle_status(&self, mut entry: Entry, blocked: Option<u64>, is_alone: bool) -> BundleStatus {
-        let handle = handle(&entry, is_alone);
+        let (handle, state) = (handle(&entry, is_alone), entry.state());
         // What mends it may be another thing than when it was held.
         if let Some(hold) = entry.hold.take() {
             entry.reason = Some(self.held_reason(&entry, &hold, &handle));
             entry.rule = Some(hold.code().to_owned());
         }
         let lacks_room = entry.reason.as_ref().is_some_and(|reason| reason.starts_with(NO_ROOM));
-        let lacks_room = lacks_room && entry.state.is_open();
-        let is_asked = matches!(entry.state, State::Installing | State::Failed | State::Quarantined);
+        let lacks_room = lacks_room && state.is_open();
+        let is_asked = matches!(state, State::Installing | State::Failed | State::Quarantined);
         let log = entry.channel.as_ref().filter(|_| is_asked && entry.attempt > 0).map(|channel| {
             log_path(&self.settings.state.join("logs"), channel, entry.sequence, entry.id, entry.attempt)
         });
         let log = log.filter(|log| self.disk.lstat(log).is_ok());
         let stored = self.fill(&entry).map(|(_, stored)| stored);
-        let whole = entry.published || matches!(entry.state, State::Installed | State::Complete);
+        let whole = entry.published || matches!(state, State::Installed | State::Complete);
         let progress = self.ledger.lock().reception.get(entry.id).and_then(|live| live.progress_of(&entry));
-        let all_here = entry.state.is_open() && self.is_all_here(entry.id);
-        let lacking = progress.filter(|_| entry.state.is_open()).map(|p| Lacking {
+        let all_here = state.is_open() && self.is_all_here(entry.id);
+        let lacking = progress.filter(|_| state.is_open()).map(|p| Lacking {
             blocks: p.blocks_total.saturating_sub(p.blocks_done),
             blocks_total: p.blocks_total,
             symbols: p.symbols_lacking,
@@ -362,14 +362,14 @@ impl Delivery {
             name: escape_bytes(&entry.name),
             name_hex: hex_unless_utf8(&entry.name),
             bytes: entry.bytes,
-            state: entry.state,
+            state,
             reason: entry.reason,
             signer: entry.signer,
             received: stored.unwrap_or(if whole { entry.bytes } else { 0 }),
             lacking,
-            ticket: (entry.state.is_lacking() && !all_here).then(|| ticket_command(&handle)),
+            ticket: (state.is_lacking() && !all_here).then(|| ticket_command(&handle)),
             handle,
-            waiting_for: blocked.filter(|&by| entry.state == State::Complete && by < entry.sequence),
+            waiting_for: blocked.filter(|&by| state == State::Complete && by < entry.sequence),
             attempt: entry.attempt,
             retry_at: (entry.not_before_ms > 0).then_some(Stamp(entry.not_before_ms)),
             first_at: Some(Stamp(entry.first_ms)),

@@ -158,7 +158,7 @@ fn install_next(delivery: &Delivery, count: usize) -> Vec<u64> {
 }
 
 fn state(delivery: &Delivery, sample: &Sample) -> Option<State> {
-    delivery.ledger.lock().entry(sample.id()).map(|e| e.state)
+    delivery.ledger.lock().entry(sample.id()).map(|e| e.state())
 }
 
 fn reason(delivery: &Delivery, sample: &Sample) -> String {

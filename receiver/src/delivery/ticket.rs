@@ -78,7 +78,7 @@ impl Delivery {
             let open = self.ledger.lock().open();
             let mut entries: Vec<Entry> =
                 open.into_iter().filter_map(|id| self.ledger.lock().entry(id).cloned()).collect();
-            entries.retain(|entry| entry.state != State::Receiving);
+            entries.retain(|entry| entry.state() != State::Receiving);
             entries.sort_by(|a, b| (&a.channel, a.sequence, a.id).cmp(&(&b.channel, b.sequence, b.id)));
             let mut gaps: BTreeMap<ChannelName, Ranges> = BTreeMap::new();
             for (name, channel) in self.ledger.lock().channels() {
@@ -118,10 +118,10 @@ impl Delivery {
             let entry = self.ledger.lock().entry(id).cloned().ok_or_else(|| wrong(DecideError::Unknown))?;
             let over = || match &entry.reason {
                 Some(reason) if self.is_all_here(id) => TicketError::Disk(text.clone(), reason.clone()),
-                _ => TicketError::Complete(text.clone(), entry.state),
+                _ => TicketError::Complete(text.clone(), entry.state()),
             };
-            if !entry.state.is_open() {
-                return Err(TicketError::Complete(text.clone(), entry.state));
+            if !entry.state().is_open() {
+                return Err(TicketError::Complete(text.clone(), entry.state()));
             }
             views.push(self.ticket_of(&entry, loss, max_lines, lacking).ok_or_else(over)?);
         }
@@ -130,7 +130,7 @@ impl Delivery {
 
     /// The channel of a bundle of which nothing came, and whose number no other claims.
     fn is_untouched(&self, entry: &Entry) -> Option<ChannelName> {
-        let channel = entry.channel.clone().filter(|_| entry.state == State::Missing)?;
+        let channel = entry.channel.clone().filter(|_| entry.state() == State::Missing)?;
         let is_alone = self.ledger.lock().channel(&channel)?.claims(entry.sequence) == [entry.id];
         let came = self.store.get(entry.id).is_some_and(|staged| staged.fill().1 > 0)
             || self.live(entry.id, |live| live.announced || live.hashes || live.last_ms > 0) == Some(true);
@@ -143,7 +143,7 @@ impl Delivery {
         let ledger = self.ledger.lock();
         ledger
             .entries()
-            .filter(|entry| entry.state == State::Receiving)
+            .filter(|entry| entry.state() == State::Receiving)
             .take(NAMED)
             .map(super::telling::number)
             .collect()

@@ -70,7 +70,7 @@ impl Delivery {
         for entry in entries {
             let (Some(signer), Some(channel)) = (&entry.signer, &entry.channel) else { continue };
             let verdict = trust.check(signer.key, channel);
-            let by_key = matches!(entry.rule.as_deref(), Some(NO_KEY | NOT_ITS)) && entry.state == State::Quarantined;
+            let by_key = matches!(entry.rule.as_deref(), Some(NO_KEY | NOT_ITS)) && entry.state() == State::Quarantined;
             match verdict {
                 Err(error) if self.is_judged_again(&entry) => {
                     if self.refuse_for_key(entry.id, &error) {
@@ -94,9 +94,9 @@ impl Delivery {
     /// Whether it is under way, or waits for its hook. What is in the inbox of a channel without a hook is in other hands.
     fn is_judged_again(&self, entry: &Entry) -> bool {
         let waits = || entry.channel.as_ref().is_some_and(|channel| self.policy(channel).hook.is_some());
-        entry.state.is_open()
-            || matches!(entry.state, State::Installing | State::Held)
-            || entry.state == State::Complete && waits()
+        entry.state().is_open()
+            || matches!(entry.state(), State::Installing | State::Held)
+            || entry.state() == State::Complete && waits()
     }
 
     /// False: its hook runs, or it came to an end meanwhile.
@@ -106,8 +106,8 @@ impl Delivery {
         // Held until the state has changed, so that no hook starts in between.
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(entry) = self.ledger.lock().entry(id).cloned() else { return false };
-        let runs =
-            entry.state == State::Installing && entry.channel.as_ref().is_some_and(|channel| running.contains(channel));
+        let runs = entry.state() == State::Installing
+            && entry.channel.as_ref().is_some_and(|channel| running.contains(channel));
         if runs || !self.is_judged_again(&entry) {
             return false;
         }
@@ -130,13 +130,12 @@ impl Delivery {
                 None => false,
             };
         let older = self.check_newest(entry).is_err();
-        self.note(now, &Event::Retried { bundle: super::telling::subject(entry), from: entry.state.as_str() });
+        self.note(now, &Event::Retried { bundle: super::telling::subject(entry), from: entry.state().as_str() });
         {
             let mut ledger = self.ledger.lock();
             ledger.retry(id, now);
             if here {
-                let state = if older { State::Superseded } else { State::Complete };
-                ledger.change(id, now, |e| (e.state, e.published, e.reason) = (state, true, None));
+                ledger.change(id, now, |e| if older { e.supersede(None) } else { e.complete() });
                 if let Some(name) = entry.channel.as_ref().filter(|name| !older && self.policy(name).hook.is_some()) {
                     ledger.change_channel(name, |channel| channel.turn_back(entry.sequence));
                 }

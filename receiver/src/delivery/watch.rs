@@ -127,7 +127,7 @@ impl Delivery {
         }
         let newest = {
             let ledger = self.ledger.lock();
-            let open = silent.into_iter().filter_map(|id| ledger.entry(id)).filter(|entry| entry.state.is_open());
+            let open = silent.into_iter().filter_map(|id| ledger.entry(id)).filter(|entry| entry.state().is_open());
             open.max_by_key(|entry| entry.first_ms).map(|entry| entry.id)
         };
         let Some(id) = newest.filter(|&id| !self.is_all_here(id)) else { return };
@@ -166,18 +166,22 @@ impl Delivery {
         if clear {
             self.enqueue(Job::Clear(id));
         }
-        if state != entry.state || reason != entry.reason {
+        if state != entry.state() || reason != entry.reason {
             let mut ledger = self.ledger.lock();
-            let now_open = ledger.entry(id).is_some_and(|e| e.state.is_open());
+            let now_open = ledger.entry(id).is_some_and(|e| e.state().is_open());
             if now_open {
-                if state != entry.state
+                if state != entry.state()
                     && state != State::Receiving
                     && let Some(suppressed) = self.states_log.allow(now_ms)
                 {
                     let why = reason.as_deref().unwrap_or_default();
                     tracing::warn!(bundle = %id, sequence = entry.sequence, state = state.as_str(), reason = why, suppressed, "bundle");
                 }
-                ledger.change(id, now_ms, |e| (e.state, e.reason) = (state, reason));
+                ledger.change(id, now_ms, |e| match state {
+                    State::Receiving => e.receive(reason),
+                    State::Missing => e.miss(reason),
+                    _ => e.lack(reason),
+                });
             }
         }
     }
@@ -186,7 +190,7 @@ impl Delivery {
         let Some(live) = live else {
             let waited = now_ms.saturating_sub(entry.first_ms);
             let missing = entry.sent && waited >= GRACE_MS || waited >= self.settings.silence_ms;
-            return match missing || entry.state != State::Receiving {
+            return match missing || entry.state() != State::Receiving {
                 true => (State::Missing, entry.reason.clone()),
                 false => (State::Receiving, entry.reason.clone()),
             };

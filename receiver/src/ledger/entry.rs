@@ -139,7 +139,7 @@ pub struct Entry {
     /// Sum of its files' sizes in bytes; 0 while unknown.
     pub bytes: u64,
     /// What became of it.
-    pub state: State,
+    pub(super) state: State,
     /// Who says so.
     pub standing: Standing,
     /// The key that signed it.

@@ -12,7 +12,7 @@ impl Ledger {
             return false;
         }
         self.forget(entry.id);
-        (entry.state, entry.hold) = (State::Held, Some(hold));
+        entry.hold_back(hold);
         self.insert(entry);
         true
     }
@@ -27,8 +27,7 @@ impl Ledger {
             if known.standing == Standing::Signed {
                 // Its announce is good; what came now is not.
                 let change = |e: &mut Entry| {
-                    e.state = State::Quarantined;
-                    (e.rule, e.reason) = (entry.rule.clone(), entry.reason.clone());
+                    e.quarantine(entry.rule.clone(), entry.reason.clone());
                 };
                 self.change(entry.id, entry.changed_ms, change);
                 return true;
@@ -38,7 +37,8 @@ impl Ledger {
             return false;
         }
         self.forget(entry.id);
-        entry.state = State::Quarantined;
+        let (rule, reason) = (entry.rule.take(), entry.reason.take());
+        entry.quarantine(rule, reason);
         let (id, sequence, channel) = (entry.id, entry.sequence, entry.channel.clone());
         self.insert(entry);
         if let Some(channel) = channel.filter(|channel| sequence > 0 && self.is_near(channel, sequence)) {
@@ -50,9 +50,8 @@ impl Ledger {
     /// Everything is forgotten that refused a bundle: it is received again, or published.
     pub fn retry(&mut self, id: BundleId, now_ms: u64) {
         self.change(id, now_ms, |entry| {
-            entry.state = State::Missing;
+            entry.miss(Some("it is to come again".into()));
             (entry.rule, entry.hold, entry.spoilt) = (None, None, 0);
-            entry.reason = Some("it is to come again".into());
         });
     }
 }

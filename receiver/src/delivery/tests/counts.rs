@@ -95,7 +95,7 @@ fn content_that_does_not_match_is_received_again() {
         work(&delivery);
         assert!(!bench.inbox(1).exists() && delivery.due_hooks(0).is_empty());
         let entry = delivery.ledger.lock().entry(sample.id()).cloned().unwrap();
-        assert!(entry.state.is_open() && entry.spoilt == 1, "{entry:?}");
+        assert!(entry.state().is_open() && entry.spoilt == 1, "{entry:?}");
         assert_eq!(bench.audit().last().unwrap()["event"], "spoilt");
         assert_eq!(delivery.lost(), [(sample.id(), crate::sink::Lost::All)], "the data plane asks again");
         // Only what touches the file that was spoilt has to come again; also after a restart.

@@ -115,7 +115,11 @@ fn what_is_refused_and_then_comes_rightly_cannot_fill_the_quarantine() {
     let kept = || std::fs::read_dir(bench.settings.quarantine.join("default")).unwrap().count();
     let most = crate::ledger::REFUSED as u64;
     let new = |n| crate::ledger::Entry::new(own(5_000 + n), 0);
-    let wrong = |n| crate::ledger::Entry { channel: Some(default_channel()), sequence: n, ..new(n) };
+    let wrong = |n| {
+        let mut entry: crate::ledger::Entry = new(n);
+        (entry.channel, entry.sequence) = (Some(default_channel()), n);
+        entry
+    };
     for n in 2..most + 50 {
         delivery.ledger.lock().refused(wrong(n));
         delivery.quarantine(own(5_000 + n), &refusing::Refusal::new("path-empty", ""), Some(b"announce"));

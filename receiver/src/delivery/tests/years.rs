@@ -114,7 +114,10 @@ fn the_logs_of_all_runs_that_are_kept_go() {
     let sample = Sample::file(1, 1, 100);
     send(&delivery, &sample);
     let attempt = KEPT_LOGS + 5;
-    delivery.ledger.lock().change(sample.id(), 0, |e| (e.state, e.attempt) = (State::Installed, attempt));
+    delivery.ledger.lock().change(sample.id(), 0, |e| {
+        e.installed();
+        e.attempt = attempt;
+    });
     let logs = bench.settings.state.join("logs");
     std::fs::create_dir_all(logs.join("default")).unwrap();
     for attempt in 6..=attempt {
