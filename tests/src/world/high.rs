@@ -291,7 +291,7 @@ impl High {
         let (usage, limits) = (self.intake.usage(), &self.limits);
         let slack = 4_096 + usage.objects as u64 * OBJECT;
         // A buffer may be twice as long as it has to be, and one block may take half of what is there for them.
-        let unsigned_slack = slack.max(limits.unsigned_memory / 2 + usage.objects as u64 * OBJECT);
+        let unsigned_slack = slack + limits.unsigned_memory / 2;
         let signed = usage.objects - usage.unsigned_objects;
         for (what, is, most) in [
             ("bytes", usage.memory, limits.memory + slack),

@@ -220,11 +220,15 @@ impl Peer {
         self.seal(session, Content::Symbol(Symbol { bundle, kind, sbn, esi, oti }), &payload)
     }
 
-    /// Two announces of one bundle, their data and both their hashes; or many bundles of one sequence.
+    /// Two announces of one bundle, their data and both their hashes; or many bundles of one sequence, or channels.
     pub(super) fn contradict(&mut self) -> Datagrams {
         if self.rng.chance(400) {
             let sequence = 1 + self.rng.below(5);
-            return (0..2 + self.rng.below(12)).flat_map(|_| self.claim(sequence)).collect();
+            return (0..2 + self.rng.below(12)).flat_map(|_| self.claim(OTHER, sequence)).collect();
+        }
+        if self.rng.chance(300) {
+            let first = self.rng.below(40);
+            return (first..first + 1 + self.rng.below(25)).flat_map(|n| self.claim(&format!("c{n}"), 1)).collect();
         }
         let bundle = BundleId::new(self.rng.next_u64(), self.key.public().id());
         self.own.push(bundle);
@@ -245,10 +249,10 @@ impl Peer {
         datagrams
     }
 
-    fn claim(&mut self, sequence: u64) -> Datagrams {
+    fn claim(&mut self, channel: &str, sequence: u64) -> Datagrams {
         let bundle = BundleId::new(self.rng.next_u64(), self.key.public().id());
         self.own.push(bundle);
-        let announce = self.announce_of(bundle, OTHER, sequence);
+        let announce = self.announce_of(bundle, channel, sequence);
         self.signed_object(bundle, ObjectKind::Announce, &announce)
     }
 
