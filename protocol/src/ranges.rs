@@ -28,7 +28,7 @@ pub trait Measure<T> {
     fn of(range: &Range<T>) -> u64;
 }
 
-/// Nothing is.
+/// Measures nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Nothing;
 

@@ -133,8 +133,10 @@ fn takes_less(count: usize, budget: u64) {
             .env(MEASURE, format!("{count} {budget} {}", dir.path().display()))
             .output()
             .unwrap();
-        println!("{}", String::from_utf8_lossy(&measured.stdout));
+        let printed = String::from_utf8_lossy(&measured.stdout);
+        println!("{printed}");
         assert!(measured.status.success(), "{}", String::from_utf8_lossy(&measured.stderr));
+        assert!(printed.contains("peak") && printed.contains("1 passed"), "{half} measured nothing");
     }
 }
 

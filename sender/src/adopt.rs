@@ -120,7 +120,7 @@ pub fn adopt(disk: &Arc<dyn Disk>, adoption: &Adoption) -> Result<Adopted, Adopt
     let holding = Holding::closed(spool, state);
     // What cannot be looked at may be there.
     let is_there = |record: &BundleRecord| !matches!(holding.find(disk.as_ref(), &record.channel, record.id), Ok(None));
-    let again = bundles.saved().filter(|record| is_sent_again(record, &adoption.again) && is_there(record));
+    let again = bundles.iter().filter(|record| is_sent_again(record, &adoption.again) && is_there(record));
     let mut again: Vec<_> = again.cloned().collect();
     again.sort_by(|a, b| (&a.channel, a.sequence).cmp(&(&b.channel, b.sequence)));
     let ids: Vec<_> = again.iter().map(|record| record.id).collect();

@@ -93,9 +93,9 @@ impl Bundles {
         self.channels.get(channel).map_or(0, |c| c.last)
     }
 
-    /// Never gives out a sequence up to `last` in `channel` again: for what is found on the disk when the journal was damaged.
-    /// Errors: [`LedgerError::Journal`].
-    pub fn skip_to(&mut self, channel: &ChannelName, last: u64) -> Result<(), LedgerError> {
+    /// Never gives out a sequence up to `last` in `channel` again.
+    #[cfg(test)]
+    pub(crate) fn skip_to(&mut self, channel: &ChannelName, last: u64) -> Result<(), LedgerError> {
         self.write(vec![Change::Channel { name: channel.clone(), last }], Sync::Yes)
     }
 
@@ -132,15 +132,15 @@ impl Bundles {
         self.records.values()
     }
 
-    /// What the ledger has of a bundle.
+    /// A bundle as it is, also where the disk has not taken that yet. None: it is not known, or only claimed.
     #[must_use]
     pub fn get(&self, id: BundleId) -> Option<&BundleRecord> {
-        self.records.get(&id)?.saved()
+        self.records.get(&id)?.latest()
     }
 
     /// The same of all bundles, in no order that means anything.
-    pub fn saved(&self) -> impl Iterator<Item = &BundleRecord> {
-        self.records.values().filter_map(Record::saved)
+    pub fn iter(&self) -> impl Iterator<Item = &BundleRecord> {
+        self.records.values().filter_map(Record::latest)
     }
 
     /// The bundle that has a sequence in a channel.
@@ -289,7 +289,7 @@ impl Bundles {
         ids.filter_map(|id| self.records.get(&id)?.unsaved().cloned()).collect()
     }
 
-    /// Those that the other side is to be told will not come, which is written down.
+    /// Bundles to withdraw on the wire whose failure is in the ledger already.
     #[must_use]
     pub fn withdrawing(&self) -> Vec<BundleId> {
         self.ids(Key::Withdrawing(FIRST)..=Key::Withdrawing(LAST)).collect()

@@ -153,6 +153,7 @@ enum HeldUp {
     Planning(ChannelName),
     Saving,
     Failing,
+    Removing,
 }
 
 impl Engine {
@@ -285,11 +286,6 @@ impl Engine {
         }
     }
 
-    /// A bundle as it is, also if the disk did not take that yet.
-    fn record(&self, id: BundleId) -> Option<&BundleRecord> {
-        self.bundles.record(id)?.latest()
-    }
-
     fn hold_up(&mut self, what: HeldUp) {
         self.held_up.insert(what, self.now.mono_ms.saturating_add(RETRY_MS));
     }
@@ -317,10 +313,14 @@ impl Engine {
             (wait > 0).then(|| now.saturating_add(wait))
         };
         let dues = self.bundles.channels().filter_map(due);
-        let times = [self.next_scan_ms, self.next_keeping_ms, self.next_uptime_ms];
+        let times = [self.next_scan_ms, self.next_uptime_ms];
+        // While a batch is being removed, its end wakes.
+        let keeps = !self.bundles.is_removing() && !self.is_held_up(&HeldUp::Removing);
+        let keeping = keeps.then_some(self.next_keeping_ms);
         let held_up = self.held_up.values().copied().chain(self.bundles.next_wait_ms());
         let looks = (!self.bundles.waiting().is_empty()).then(|| now.saturating_add(LOOK_MS));
-        let all = times.into_iter().chain(self.spool.next_look_ms()).chain(dues).chain(held_up).chain(looks);
+        let all =
+            times.into_iter().chain(keeping).chain(self.spool.next_look_ms()).chain(dues).chain(held_up).chain(looks);
         all.min().unwrap_or(now.saturating_add(RETRY_MS))
     }
 

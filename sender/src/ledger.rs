@@ -21,7 +21,7 @@ use checkvalve_protocol::limits::MAX_SEQUENCE;
 use record::Line;
 pub use record::{BundleRecord, Change, Resend, State};
 
-/// The latest that the ledger's clock is believed to be, in milliseconds: at the end of its numbers everything would be due.
+/// The highest clock value that is accepted from a journal, in milliseconds: near the end of its numbers everything would be due.
 const MAX_UPTIME_MS: u64 = 1 << 53;
 
 /// The journal, and what of it is about no single bundle. What it says of bundles and channels is kept by

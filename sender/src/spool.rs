@@ -66,9 +66,6 @@ pub struct Spool {
     looks: Turns,
     arrivals: u64,
     probing: usize,
-    /// How many names [`Spool::decide`] went through.
-    #[cfg(test)]
-    visited: usize,
 }
 
 struct Candidate {
@@ -120,8 +117,6 @@ impl Spool {
             looks: Turns::default(),
             arrivals: 0,
             probing: 0,
-            #[cfg(test)]
-            visited: 0,
         }
     }
 
@@ -195,14 +190,10 @@ impl Spool {
 
     /// What to do now, at most `limit` things, in the order in which the names came.
     pub fn decide(&mut self, now_ms: u64, limit: usize) -> Vec<Decision> {
-        self.claims.go_on(now_ms);
-        self.looks.go_on(now_ms);
+        self.claims.advance_to(now_ms);
+        self.looks.advance_to(now_ms);
         let looks = self.looks.due().take(PROBES.saturating_sub(self.probing));
         let mut ready: Vec<u64> = self.claims.due().take(limit).chain(looks).collect();
-        #[cfg(test)]
-        {
-            self.visited += ready.len();
-        }
         ready.sort_unstable();
         ready.truncate(limit);
         let places: Vec<Place> = ready.iter().map(|order| self.places[order].clone()).collect();
@@ -232,7 +223,7 @@ impl Spool {
         let Some(candidate) = self.candidates.remove(place) else { return };
         self.places.remove(&candidate.order);
         if let Some(turns) = self.turns(candidate.waits()) {
-            turns.take_out(candidate.look_at_ms, candidate.order);
+            turns.remove(candidate.look_at_ms, candidate.order);
         }
     }
 
@@ -284,7 +275,7 @@ impl Spool {
             problem: None,
         };
         if let Some(turns) = self.turns(candidate.waits()) {
-            turns.put(candidate.look_at_ms, candidate.order);
+            turns.insert(candidate.look_at_ms, candidate.order);
         }
         self.places.insert(candidate.order, place.clone());
         self.candidates.insert(place.clone(), candidate);
@@ -300,10 +291,10 @@ impl Spool {
             return;
         }
         if let Some(turns) = self.turns(before.0) {
-            turns.take_out(before.1, order);
+            turns.remove(before.1, order);
         }
         if let Some(turns) = self.turns(after.0) {
-            turns.put(after.1, order);
+            turns.insert(after.1, order);
         }
     }
 
@@ -315,14 +306,20 @@ impl Spool {
         }
     }
 
+    /// How many names [`Spool::decide`] went through.
+    #[cfg(test)]
+    fn visited(&self) -> usize {
+        self.claims.visited() + self.looks.visited()
+    }
+
     /// Asserts that the turns are those of the candidates.
     #[cfg(test)]
     fn assert_in_step(&self) {
         let (mut claims, mut looks) = (self.claims.emptied(), self.looks.emptied());
         for candidate in self.candidates.values() {
             match candidate.waits() {
-                Waits::Claim => claims.put(candidate.look_at_ms, candidate.order),
-                Waits::Look => looks.put(candidate.look_at_ms, candidate.order),
+                Waits::Claim => claims.insert(candidate.look_at_ms, candidate.order),
+                Waits::Look => looks.insert(candidate.look_at_ms, candidate.order),
                 Waits::News => {}
             }
         }

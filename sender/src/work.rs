@@ -55,7 +55,7 @@ pub enum Done {
     /// Of [`Work::Restore`].
     Restored(BundleId, Result<Loaded, LoadError>),
     /// Of [`Work::Remove`].
-    Removed(Vec<(BundleId, io::Result<()>)>),
+    Removed(Vec<(Home, io::Result<()>)>),
 }
 
 /// See [`Work::Plan`].
@@ -122,7 +122,10 @@ impl Work {
             Self::Load(loading) => Done::Loaded(loading.record.id, loading.run(disk)),
             Self::Restore(loading) => Done::Restored(loading.record.id, loading.restore(disk)),
             Self::Remove { homes } => {
-                let removed = homes.into_iter().map(|home| (home.id(), home.remove(disk.as_ref())));
+                let removed = homes.into_iter().map(|home| {
+                    let removed = home.remove(disk.as_ref());
+                    (home, removed)
+                });
                 Done::Removed(removed.collect())
             }
         }

@@ -16,8 +16,8 @@
 //! version. An older one is read, and takes no record before its owner has rewritten it in the present version. A
 //! newer one is refused and left as it is.
 //!
-//! Opening a journal cuts a torn tail off. What is damaged in the middle is stepped over, reported and left as it is
-//! until [`Journal::rewrite`].
+//! The first append after opening a journal cuts a torn tail off. What is damaged in the middle is stepped over, reported and
+//! left as it is until [`Journal::rewrite`].
 
 mod header;
 
@@ -166,7 +166,8 @@ impl JournalError {
 impl Journal {
     /// Opens the journal at `path`, which is created (mode 0600, durable at once) if it is missing.
     ///
-    /// A torn tail is cut off and a damaged header is mended. What is returned is durable. A file of an older version stays as
+    /// A damaged header is mended. A torn tail is cut off by the first append or rewrite: until then it shows that something was lost.
+    /// What is returned is durable. A file of an older version stays as
     /// it is: see [`Journal::is_older`]. Errors: [`JournalError::NotAJournal`], [`JournalError::Foreign`] and
     /// [`JournalError::Newer`], which leave the file as it is; [`JournalError::Io`].
     pub fn open(disk: &Arc<dyn Disk>, path: &Path, schema: Schema) -> Result<(Self, Recovered), JournalError> {
@@ -182,9 +183,6 @@ impl Journal {
         let (layout, found) = header::read(&bytes, path, schema)?;
         let (recovered, end) = recover(&bytes, &layout, found);
         if layout.is_present() {
-            if recovered.torn_bytes > 0 {
-                file.set_len(end).map_err(io)?;
-            }
             if found != Found::Whole {
                 file.write_all_at(&schema.header(), 0).map_err(io)?;
             }
@@ -193,7 +191,11 @@ impl Journal {
         // durable. The same goes for the file's name, in case a rewrite was killed before it synced the directory.
         file.sync_all().map_err(io)?;
         disk.sync_dir(path.parent().unwrap_or(path)).map_err(io)?;
-        let state = if layout.is_present() { State::Good } else { State::Older };
+        let state = match layout.is_present() {
+            false => State::Older,
+            true if recovered.torn_bytes > 0 => State::Ragged,
+            true => State::Good,
+        };
         let end = end.max(layout.start as u64);
         let layout = schema.layout();
         Ok((Self { disk: Arc::clone(disk), path: path.to_owned(), schema, layout, file, end, state }, recovered))

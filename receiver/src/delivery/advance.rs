@@ -392,8 +392,7 @@ impl Delivery {
             }
         }
         if !self.save() {
-            // Staging stays, so that the next start finds it in the inbox and says so again.
-            self.ledger.lock().reception.remove_live(entry.id);
+            self.ledger.lock().reception.published_untold(entry.id);
             return;
         }
         tracing::info!(

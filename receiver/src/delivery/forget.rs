@@ -30,11 +30,11 @@ impl Delivery {
         let (disk, state) = (self.disk.as_ref(), &self.settings.state);
         for file in self.forgotten(&state.join("manifests")).into_iter().chain(self.forgotten(&state.join("logs"))) {
             let removed = disk.remove_file(&file);
-            said(&file, removed);
+            log_failed_removal(&file, removed);
         }
         for directory in self.forgotten(&self.settings.quarantine) {
             let removed = self.inbox.forget_refusal(&directory);
-            said(&directory, removed);
+            log_failed_removal(&directory, removed);
         }
     }
 
@@ -47,7 +47,7 @@ impl Delivery {
         let logs = self.settings.state.join("logs");
         for log in kept_logs(&logs, channel, entry.sequence, entry.id, entry.attempt) {
             let removed = self.disk.remove_file(&log);
-            said(&log, removed);
+            log_failed_removal(&log, removed);
         }
     }
 
@@ -72,7 +72,7 @@ impl Delivery {
             Ok(names) => names,
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Vec::new(),
             Err(error) => {
-                said(dir, Err(error));
+                log_failed_removal(dir, Err(error));
                 Vec::new()
             }
         }
@@ -87,7 +87,7 @@ fn bundle_of(name: &OsStr) -> Option<(u64, BundleId)> {
     Some((sequence.parse().ok()?, id.parse().ok()?)).filter(|_| is_ours)
 }
 
-fn said(path: &Path, removed: io::Result<()>) {
+fn log_failed_removal(path: &Path, removed: io::Result<()>) {
     match removed {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             tracing::warn!(path = %escape_path(path), %error, "what is left of an old bundle cannot be removed; the next start does it");

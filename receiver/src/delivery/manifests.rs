@@ -43,6 +43,7 @@ impl Delivery {
             Err(verdict) => return self.not_admitted(id, verdict, Some(bytes)),
         };
         let (now, data_len) = (self.now(), opened.value.data_len());
+        let place = self.ledger.lock().reception.place(bytes.len()).ok_or(StoreError::NoRoom)?;
         let accepted = self.ledger.lock().announced(announced(&opened, data_len), now);
         if let Err(conflict) = accepted {
             return self.conflict(id, &opened, conflict);
@@ -62,7 +63,6 @@ impl Delivery {
         }
         let oti = opened.value.oti();
         let channel = opened.value.channel.clone();
-        let place = self.ledger.lock().reception.place(bytes.len()).ok_or(StoreError::NoRoom)?;
         {
             let mut ledger = self.ledger.lock();
             let live = ledger.reception.entry(id);
@@ -226,8 +226,8 @@ impl Delivery {
                 if ledger.entry(id).is_some_and(|entry| entry.state().is_open()) {
                     ledger.forget(id);
                 }
+                ledger.reception.spurn(id);
                 drop(ledger);
-                self.ledger.lock().reception.spurn(id);
                 self.discard(id);
                 return Ok(());
             }

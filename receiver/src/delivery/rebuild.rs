@@ -31,6 +31,13 @@ impl Delivery {
                 let last = passed.entry(channel.clone()).or_default();
                 *last = told.sequence.max(*last);
             }
+            let has_failed = ends.get(&id).is_some_and(|entry: &Entry| entry.state() == State::Failed);
+            if told.event == "retried"
+                && has_failed
+                && let Some(last) = passed.get_mut(&channel)
+            {
+                *last = told.sequence.min(*last); // its hook has its turn again
+            }
             let entry = ends.entry(id).or_insert_with(|| {
                 let mut entry = Entry::new(id, told.at.0);
                 (entry.channel, entry.sequence, entry.standing) = (Some(channel), told.sequence, Standing::Signed);

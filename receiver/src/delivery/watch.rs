@@ -66,6 +66,11 @@ impl Delivery {
         if prune && self.prune() {
             self.watched.lock().unwrap_or_else(PoisonError::into_inner).prune_more = true;
         }
+        let untold = self.ledger.lock().reception.has_untold();
+        if untold && self.save() {
+            let told = self.ledger.lock().reception.take_told();
+            told.into_iter().for_each(|id| self.enqueue(Job::Advance(id)));
+        }
         if let Err(error) = self.ledger.save(Durable::No)
             && self.throttle.allow(now_ms).is_some()
         {

@@ -15,16 +15,18 @@ impl Ledger {
     /// gave way to others since.
     pub fn prune(&mut self, most: usize) -> Vec<Entry> {
         let mut ids = Vec::new();
+        // First, for what the channels forget has no place any more, either.
+        self.prune_unplaced(most, &mut ids);
         let names: Vec<ChannelName> = self.channels.keys().cloned().collect();
         for name in names {
             self.prune_channel(&name, most, &mut ids);
         }
-        self.prune_unplaced(most, &mut ids);
         self.changed.extend(&ids);
         let mut gone: Vec<Entry> = ids.iter().filter_map(|id| self.entries.remove(id)).collect();
         // They may have come again.
-        let released = std::mem::take(&mut self.released);
-        gone.extend(released.into_iter().filter(|entry| !self.entries.contains_key(&entry.id)));
+        let room = most.saturating_sub(gone.len()).min(self.released.len());
+        let released = self.released.drain(..room);
+        gone.extend(released.filter(|entry| !self.entries.contains_key(&entry.id)));
         gone
     }
 
@@ -68,7 +70,8 @@ impl Ledger {
         gone.extend(over.into_iter().map(|(_, id)| id));
     }
 
-    /// Whether a bundle had a sequence that was written down as over, and not that it is forgotten: the process ended in between.
+    /// Whether the channel's record says that this sequence is over, although it was never written that the entry is forgotten: the
+    /// process ended between the two.
     pub(super) fn is_forgotten(&self, id: BundleId, name: &ChannelName, sequence: u64) -> bool {
         let channel = self.channels.get(name).filter(|channel| channel.is_over(sequence));
         let entry = self.entries.get(&id).filter(|e| e.announce.is_some());

@@ -30,10 +30,12 @@ pub struct Reception {
     lost: BTreeMap<BundleId, Lost>,
     /// Bundles that somebody signed for, and of which the data plane has not been told.
     vouched: Vec<BundleId>,
+    /// Bundles in the inbox whose staging is to be cleaned as soon as the ledger says that they are there.
+    published: Vec<BundleId>,
     adoptions: Arc<Adoptions>,
 }
 
-/// A bundle under way that somebody signed for.
+/// A bundle under way, of which an announce, hashes or a beacon came.
 #[derive(Default)]
 pub struct Live {
     /// Its announce counts.
@@ -131,9 +133,22 @@ impl Reception {
         self.unsigned.remove(&id);
     }
 
-    /// As [`Reception::remove`], where staging keeps what it has.
-    pub fn remove_live(&mut self, id: BundleId) {
+    /// A bundle is in the inbox, and the ledger cannot be told: staging keeps what it has, so that the next start finds it there and
+    /// says so again.
+    pub fn published_untold(&mut self, id: BundleId) {
         self.bundles.remove(&id);
+        self.published.push(id);
+    }
+
+    /// Whether there are any.
+    #[must_use]
+    pub fn has_untold(&self) -> bool {
+        !self.published.is_empty()
+    }
+
+    /// The ledger has been told of all of them: staging is to be cleaned.
+    pub fn take_told(&mut self) -> Vec<BundleId> {
+        std::mem::take(&mut self.published)
     }
 
     /// When a block came last of a bundle that nobody signed for.
@@ -142,9 +157,11 @@ impl Reception {
         self.unsigned.get(&id).copied()
     }
 
-    /// Staging has something of a bundle that nobody signed for.
+    /// Staging has something of a bundle that nobody signed for, unless its announce came meanwhile.
     pub fn set_unsigned(&mut self, id: BundleId, now_ms: u64) {
-        self.unsigned.insert(id, now_ms);
+        if self.bundles.get(&id).is_none_or(|live| !live.announced) {
+            self.unsigned.insert(id, now_ms);
+        }
     }
 
     /// The same, unless that is known.
@@ -189,7 +206,7 @@ impl Reception {
         }
     }
 
-    /// It is again.
+    /// The bundle is wanted again.
     pub fn unspurn(&mut self, id: BundleId) {
         let Spurned { set, order } = &mut self.spurned;
         if set.remove(&id) {

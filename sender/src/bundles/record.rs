@@ -383,7 +383,7 @@ impl Record {
     /// Whether nothing more will happen to it.
     pub(super) fn is_over(&self) -> bool {
         let settled = matches!((&self.stage, &self.content), (Stage::Idle, Content::Kept)) && self.unsaved.is_none();
-        settled && self.saved.as_ref().is_some_and(BundleRecord::is_over)
+        settled && self.restoring != Some(Restoring::Proving) && self.saved.as_ref().is_some_and(BundleRecord::is_over)
     }
 
     /// Whether nothing is known of it any more.

@@ -49,7 +49,7 @@ fn what_was_put_is_there_after_a_restart() {
         assert_eq!(bundles.by_sequence(&channel("a"), 2).unwrap().id, BundleId(2));
         let newest: Vec<_> = bundles.newest(&channel("a")).map(|b| b.id.0).collect();
         assert_eq!(newest, [2, 1]);
-        assert_eq!((bundles.saved().count(), bundles.uptime_ms()), (3, 1_000));
+        assert_eq!((bundles.iter().count(), bundles.uptime_ms()), (3, 1_000));
     };
     check(&bundles);
     check(&open(dir.path()));
@@ -109,7 +109,7 @@ fn another_state_goes_on_where_it_is_told_to() {
     bundles.remember(bundle(3, Some(3), State::Transmitted));
     bundles.begin_anew(epoch, &[(channel("a"), 413), (channel("b"), 0)].into(), &[BundleId(2)]).unwrap();
     let mut bundles = open(dir.path());
-    assert_eq!(bundles.saved().map(|b| b.id.0).collect::<Vec<_>>(), [1, 3]);
+    assert_eq!(bundles.iter().map(|b| b.id.0).collect::<Vec<_>>(), [1, 3]);
     assert_eq!((bundles.next_sequence(&channel("a")), bundles.next_sequence(&channel("b"))), (Some(414), Some(1)));
     assert_eq!((bundles.epoch(), bundles.begin_session().unwrap()), (Some(epoch), 1));
     // It never goes back.
@@ -131,7 +131,7 @@ fn old_bundles_are_forgotten_and_their_sequences_are_not() {
     }
     bundles.tidy().unwrap();
     let check = |bundles: &Bundles| {
-        assert_eq!(bundles.saved().count(), 2 * REMEMBERED + 1);
+        assert_eq!(bundles.iter().count(), 2 * REMEMBERED + 1);
         assert!(bundles.get(BundleId(7)).is_some(), "it is held");
         assert!(bundles.get(BundleId(8)).is_none() && bundles.get(BundleId(many + 8)).is_none());
         assert!(bundles.get(BundleId(many)).is_some() && bundles.get(BundleId(2 * many)).is_some());
@@ -191,9 +191,9 @@ fn damage_is_reported_and_the_rest_is_read() {
     fs::write(&path, &bytes).unwrap();
     let (mut bundles, damage) = Bundles::open(&os(), &path).unwrap();
     assert_eq!((damage.corrupt.len(), damage.unknown, damage.empty), (1, 0, false));
-    assert_eq!((bundles.saved().count(), bundles.last_sequence(&channel("a"))), (4, 5));
+    assert_eq!((bundles.iter().count(), bundles.last_sequence(&channel("a"))), (4, 5));
     bundles.rewrite().unwrap();
-    assert_eq!(open(dir.path()).saved().count(), 4);
+    assert_eq!(open(dir.path()).iter().count(), 4);
 }
 
 #[test]
@@ -221,7 +221,7 @@ fn an_error_of_the_disk_leaves_a_ledger_that_is_right_and_goes_on() {
                 }
             }
             steps = steps.max(disk.operations().len());
-            let ids = |bundles: &Bundles| bundles.saved().map(|b| b.id.0).collect::<Vec<_>>();
+            let ids = |bundles: &Bundles| bundles.iter().map(|b| b.id.0).collect::<Vec<_>>();
             assert_eq!(ids(&bundles), known, "{nth}");
             // A crash now: everything that was said to be durable is there, and nothing else, unless the very last sync failed.
             let found = ids(&open(dir.path()));

@@ -139,7 +139,7 @@ impl Engine {
             match moved {
                 Ok(()) => {
                     self.bundles.set_content(id, Content::Kept);
-                    if let Some(mut record) = self.record(id).cloned() {
+                    if let Some(mut record) = self.bundles.get(id).cloned() {
                         record.held = false;
                         self.put_later(record, Sync::No);
                     }

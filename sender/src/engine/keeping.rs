@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::io;
 
 use checkvalve_host::journal::Sync;
-use checkvalve_protocol::id::{BundleId, ChannelName};
+use checkvalve_protocol::id::ChannelName;
 
-use super::{Actions, Engine, RETRY_MS, Topic};
-use crate::bundles::{Content, Record};
+use super::{Actions, Engine, HeldUp, RETRY_MS, Topic};
+use crate::bundles::{Content, Record, Stage};
 use crate::holding::Home;
 use crate::ledger::{BundleRecord, State};
 use crate::work::Work;
@@ -22,7 +22,7 @@ impl Engine {
     /// size. Never of what is unsent, on its way, asked for, or in the carousel. A batch at a time, with one sync and one piece of
     /// work: there may be ten thousand.
     pub(super) fn keep_within_limits(&mut self, actions: &mut Actions) {
-        if self.bundles.is_removing() {
+        if self.bundles.is_removing() || self.is_held_up(&HeldUp::Removing) {
             return;
         }
         let mut homes = Vec::new();
@@ -64,21 +64,35 @@ impl Engine {
             return Vec::new();
         }
         for BundleRecord { id, channel, sequence, .. } in records {
+            // It may have waited for a turn of the carousel.
+            self.bundles.set_stage(id, Stage::Idle);
             tracing::info!(%channel, sequence, bundle = %id, "no longer retained");
         }
         homes
     }
 
-    pub(super) fn removed(&mut self, removed: Vec<(BundleId, io::Result<()>)>) {
-        for (id, removed) in removed {
-            self.bundles.set_content(id, Content::Kept);
-            match removed {
-                Ok(()) => self.untrouble(&Topic::Retain),
-                // At the next start it is a leftover.
-                Err(error) => self.trouble(
+    pub(super) fn removed(&mut self, removed: Vec<(Home, io::Result<()>)>) {
+        let mut failed = None;
+        for (home, removed) in removed {
+            let id = home.id();
+            let left = match removed {
+                Ok(()) => Content::Kept,
+                // Half of it may be gone: it must not be forgotten, or the next start would take it for something that was dropped.
+                Err(error) => {
+                    failed = Some((id, error));
+                    Content::Leftover(home)
+                }
+            };
+            self.bundles.set_content(id, left);
+        }
+        match failed {
+            None => self.untrouble(&Topic::Retain),
+            Some((id, error)) => {
+                self.hold_up(HeldUp::Removing);
+                self.trouble(
                     Topic::Retain,
                     format!("bundle {id} is no longer retained and cannot be removed: {error}"),
-                ),
+                );
             }
         }
         // There may be more than a batch.
@@ -104,7 +118,7 @@ impl Engine {
 
     /// Bytes that are held of transmitted bundles, and how many they are.
     pub(super) fn retained(&self) -> (u64, usize) {
-        let retained = self.bundles.saved().filter(|record| record.held && record.state == State::Transmitted);
+        let retained = self.bundles.iter().filter(|record| record.held && record.state == State::Transmitted);
         retained.fold((0, 0), |(bytes, count), record| (bytes.saturating_add(record.bytes), count + 1))
     }
 

@@ -118,7 +118,7 @@ impl Engine {
         for found in held {
             self.mend_found(found)?;
         }
-        let records: Vec<_> = self.bundles.saved().cloned().collect();
+        let records: Vec<_> = self.bundles.iter().cloned().collect();
         for record in records {
             let is_there = there.contains(&record.id);
             self.mend_record(record, is_there)?;

@@ -148,7 +148,7 @@ impl Engine {
         if prefix.len() < SHORTEST_PREFIX {
             return Err(unknown());
         }
-        let found: Vec<_> = self.bundles.saved().filter(|b| b.id.to_string().starts_with(&prefix)).collect();
+        let found: Vec<_> = self.bundles.iter().filter(|b| b.id.to_string().starts_with(&prefix)).collect();
         match found.as_slice() {
             [one] => Ok(one),
             [] => Err(unknown()),

@@ -273,7 +273,10 @@ impl Engine {
                     record.end(Some(self.now.wall_ms), uptime);
                 }
             }
-            Kind::Carousel => record.due_ms = rules.carousel_ms.map(|every| self.bundles.after(every)),
+            // Unless a newer bundle of its name took its place while it was sent.
+            Kind::Carousel => {
+                record.due_ms = record.due_ms.and(rules.carousel_ms).map(|every| self.bundles.after(every))
+            }
             Kind::Resend => drop((!record.resends.is_empty()).then(|| record.resends.remove(0))),
             Kind::Withdrawal => {}
         }

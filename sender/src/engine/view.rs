@@ -234,7 +234,7 @@ impl Engine {
     /// What status says of one bundle.
     #[must_use]
     pub fn bundle_view(&self, record: &BundleRecord) -> BundleView {
-        let record = self.record(record.id).unwrap_or(record);
+        let record = self.bundles.get(record.id).unwrap_or(record);
         let progress = self.bundles.record(record.id).and_then(Record::on_wire);
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let reason = match &record.state {

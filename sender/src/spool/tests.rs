@@ -242,7 +242,7 @@ fn many_names_at_once_are_each_gone_through_once() {
             rounds += 1;
         }
         assert_eq!((claimed, rounds), (names, names.div_ceil(64)));
-        assert_eq!(spool.visited as u64, names);
+        assert_eq!(spool.visited() as u64, names);
         spool.assert_in_step();
     }
 }
@@ -255,7 +255,7 @@ fn names_that_wait_for_a_look_keep_nobody_from_being_claimed() {
     let decisions = spool.decide(0, 64);
     assert_eq!(decisions.len(), PROBES + 1);
     assert_eq!(decisions.last(), Some(&Decision::Claim(place("whole"))));
-    assert_eq!(spool.visited, PROBES + 1);
+    assert_eq!(spool.visited(), PROBES + 1);
 }
 
 #[test]

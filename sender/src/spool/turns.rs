@@ -9,23 +9,41 @@ pub(super) struct Turns {
     /// Those whose time had come at `now_ms`.
     due: BTreeSet<u64>,
     now_ms: u64,
+    /// Names that [`Turns::due`] went through.
+    #[cfg(test)]
+    visits: Visits,
 }
 
+/// A count that makes no two things differ.
+#[cfg(test)]
+#[derive(Default, Debug)]
+struct Visits(std::cell::Cell<usize>);
+
+#[cfg(test)]
+impl PartialEq for Visits {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+#[cfg(test)]
+impl Eq for Visits {}
+
 impl Turns {
-    pub(super) fn put(&mut self, at_ms: u64, order: u64) {
+    pub(super) fn insert(&mut self, at_ms: u64, order: u64) {
         assert!(self.by_time.insert((at_ms, order)), "a name has one turn");
         if at_ms <= self.now_ms {
             self.due.insert(order);
         }
     }
 
-    pub(super) fn take_out(&mut self, at_ms: u64, order: u64) {
+    pub(super) fn remove(&mut self, at_ms: u64, order: u64) {
         assert!(self.by_time.remove(&(at_ms, order)), "a name is taken out as it was put in");
         self.due.remove(&order);
     }
 
     /// The time is `now_ms`, of a clock that never goes back.
-    pub(super) fn go_on(&mut self, now_ms: u64) {
+    pub(super) fn advance_to(&mut self, now_ms: u64) {
         if now_ms > self.now_ms {
             let come = self.by_time.range((self.now_ms + 1, 0)..=(now_ms, u64::MAX));
             self.due.extend(come.map(|&(_, order)| order));
@@ -35,7 +53,16 @@ impl Turns {
 
     /// Those whose time has come, in turn.
     pub(super) fn due(&self) -> impl Iterator<Item = u64> {
-        self.due.iter().copied()
+        self.due.iter().copied().inspect(|_| {
+            #[cfg(test)]
+            self.visits.0.set(self.visits.0.get() + 1);
+        })
+    }
+
+    /// How many names [`Turns::due`] went through.
+    #[cfg(test)]
+    pub(super) fn visited(&self) -> usize {
+        self.visits.0.get()
     }
 
     /// When the time of the next one comes, or came.

@@ -102,11 +102,17 @@ fn zeros_after_the_end_are_a_torn_tail() {
     for zeros in [1, 7, 8, 9, 4096, 1 << 20] {
         let bed = Bed::new();
         bed.write(&[bytes.clone(), vec![0; zeros]].concat());
-        let (_, recovered) = bed.open();
-        assert_eq!((recovered.records, recovered.torn_bytes), (samples(), zeros as u64));
+        // It shows until something is added.
+        for _ in 0..2 {
+            let (_, recovered) = bed.open();
+            assert_eq!((recovered.records, recovered.torn_bytes), (samples(), zeros as u64));
+        }
+        let (mut journal, _) = bed.open();
+        journal.append(b"after", Sync::Yes).unwrap();
+        assert_eq!(bed.open().1.torn_bytes, 0);
         bed.write(&vec![0; zeros]);
         assert_eq!(bed.open().1, nothing(zeros as u64));
-        assert_eq!(bed.bytes(), SCHEMA.header());
+        assert!(bed.bytes().starts_with(&SCHEMA.header()));
     }
 }
 

@@ -190,6 +190,23 @@ fn a_hook_that_was_to_run_again_does_so_without_the_ledger() {
 }
 
 #[test]
+fn after_a_lost_ledger_a_hook_runs_again_that_was_to_for_an_older_bundle() {
+    let bench = Bench::new().with_hook(None);
+    let all = samples();
+    let delivery = bench.open();
+    for (sample, now) in all[..2].iter().zip([2_000, 3_000]) {
+        send(&delivery, sample);
+        let due = delivery.due_hooks(now);
+        delivery.hook_ended(&due[0], &Outcome::Failed("exit 1".into()), now);
+    }
+    delivery.retry(&Which::Prefix(all[0].id().to_string())).unwrap();
+    drop(delivery);
+    std::fs::remove_file(bench.settings.state.join("ledger")).unwrap();
+    let delivery = bench.open();
+    assert_eq!(delivery.due_hooks(4_000).first().map(|due| due.id), Some(all[0].id()));
+}
+
+#[test]
 fn a_lost_ledger_does_not_publish_twice_or_over_something_else() {
     let bench = Bench::new();
     let sample = &samples()[2];

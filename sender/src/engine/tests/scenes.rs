@@ -5,6 +5,7 @@ use std::os::unix::fs::symlink;
 
 use super::rig::{Rig, channel, names};
 use crate::engine::{BundleState, ResendError, Rules};
+use crate::pipeline::Finished;
 use crate::spool::Seen;
 use crate::trouble::Trouble;
 use checkvalve_protocol::beacon::RecentState;
@@ -176,6 +177,52 @@ fn the_carousel_turns_until_a_newer_one_was_sent() {
     let before = rig.sent.len();
     rig.run(100_000);
     assert_eq!(rig.sent.len(), before);
+}
+
+#[test]
+fn a_turn_that_ends_after_a_newer_one_was_sent_is_the_last() {
+    let mut rig = Rig::closed();
+    rig.rules.insert(channel("a"), Rules { carousel_ms: Some(10_000), ..Rules::default() });
+    rig.open();
+    rig.drop_file("a", "f", b"old");
+    rig.run(1_000);
+    rig.running = false;
+    rig.drop_file("a", "f", b"new");
+    rig.run(15_000);
+    let submitted: Vec<u64> = rig.jobs.iter().map(|job| job.order.sequence).collect();
+    assert_eq!(submitted, [2, 1], "the newer one, and a turn of the older one");
+    rig.finish_job(0);
+    rig.finish_job(0);
+    rig.running = true;
+    let before = rig.sent.len();
+    rig.run(100_000);
+    let after: Vec<u64> = rig.sent[before..].iter().map(|sent| sent.sequence).collect();
+    assert!(after.len() >= 9 && after.iter().all(|sequence| *sequence == 2), "{after:?}");
+}
+
+#[test]
+fn what_is_asked_again_while_the_disk_refuses_is_not_lost() {
+    let mut rig = Rig::new();
+    rig.drop_file("a", "f", b"content");
+    rig.run(1_000);
+    rig.resend("a/1", &[]).unwrap();
+    rig.running = false;
+    rig.run(100);
+    let (id, now) = (rig.jobs.remove(0).order.bundle, rig.now);
+    // It is over, and the disk does not take that.
+    rig.disk.fail_from(0, 28);
+    let hashes = vec![*blake3::hash(b"content").as_bytes()];
+    rig.engine().finished(id, Finished::Transmitted { hashes }, now);
+    rig.disk.heal();
+    rig.engine().assert_consistent();
+    rig.resend("a/1", &[]).unwrap();
+    rig.running = true;
+    rig.run(5_000);
+    let view = rig.bundles().remove(0);
+    assert_eq!((rig.sent.len(), view.sent, view.resends), (2, 3, 0), "the pass, and two resends");
+    rig.open();
+    let view = rig.bundles().remove(0);
+    assert_eq!((view.sent, view.resends), (3, 0));
 }
 
 #[test]

@@ -82,7 +82,7 @@ fn check(path: &Path) {
     let (bundles, damage) = Bundles::open(&os(), path).unwrap();
     assert_eq!(damage, Damage::default());
     let Change::Bundle(full) = lines().remove(6).change else { unreachable!() };
-    assert_eq!(bundles.saved().cloned().collect::<Vec<_>>(), [*full]);
+    assert_eq!(bundles.iter().cloned().collect::<Vec<_>>(), [*full]);
     let sequence = |name| bundles.last_sequence(&ChannelName::new(name).unwrap());
     assert_eq!((sequence("a"), sequence("b"), bundles.uptime_ms()), (70_000, 300, 800));
     assert_eq!(bundles.epoch(), Some(Epoch { number: 1, id: EpochId(0xe1) }));
