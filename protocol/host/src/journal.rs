@@ -182,10 +182,8 @@ impl Journal {
         let bytes = read_to_end(file.as_ref(), MAX_JOURNAL).map_err(io)?;
         let (layout, found) = header::read(&bytes, path, schema)?;
         let (recovered, end) = recover(&bytes, &layout, found);
-        if layout.is_present() {
-            if found != Found::Whole {
-                file.write_all_at(&schema.header(), 0).map_err(io)?;
-            }
+        if layout.is_present() && found != Found::Whole {
+            file.write_all_at(&schema.header(), 0).map_err(io)?;
         }
         // If only the process died, the records found may be in the cache alone, and the caller acts on them: make them
         // durable. The same goes for the file's name, in case a rewrite was killed before it synced the directory.
