@@ -2,7 +2,7 @@
 //! receiver trusts for other channels than the sender's, or not at all.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use checkvalve_protocol::crypto::SigningKey;
 use checkvalve_protocol::id::{BundleId, SessionId};
@@ -66,7 +66,8 @@ struct UnderWay {
 }
 
 pub(super) fn peer_key() -> Arc<SigningKey> {
-    Arc::new(SigningKey::from_seed([9; 32]))
+    static KEY: LazyLock<Arc<SigningKey>> = LazyLock::new(|| Arc::new(SigningKey::from_seed([9; 32])));
+    Arc::clone(&KEY)
 }
 
 impl Peer {
