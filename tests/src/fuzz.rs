@@ -32,7 +32,7 @@ use crate::rng::Rng;
 pub struct Target {
     /// Its name.
     pub name: &'static str,
-    /// Reads the bytes; panics when something does not hold.
+    /// Reads the bytes. Panics if an invariant is violated.
     pub read: fn(&[u8]),
     /// The folder or file of vectors to begin with.
     pub vectors: &'static str,
@@ -56,7 +56,7 @@ impl Target {
         TARGETS.iter().copied().find(|target| target.name == name)
     }
 
-    /// What to begin with: the vectors, and bytes of nothing in particular.
+    /// The seeds to begin with: the vectors, and some arbitrary bytes.
     ///
     /// # Panics
     /// When the vectors cannot be read.

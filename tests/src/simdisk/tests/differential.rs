@@ -70,7 +70,7 @@ impl Both {
             8 => both!(d, a, b, d.rename_noreplace(a, b)),
             9 => both!(d, a, _b, d.remove_file(a)),
             10 => both!(d, a, _b, d.remove_dir(a)),
-            // Not by way of a link: if that is in the tree itself, the real one leaves the top behind.
+            // Only paths without a link on the way: if that link is in the tree, the real disk leaves the top behind.
             11 if rng.chance(300) && one.matches('/').count() == 1 => both!(d, a, _b, d.remove_tree(a)),
             12 => both!(d, a, _b, d.set_mode(a, mode)),
             13 => {
