@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::ops::{Add, Range, Sub};
 
-/// What can be in a set: `u32` or `u64`.
+/// The number types that a set can hold: `u32` and `u64`.
 pub trait Number: Copy + Ord + Add<Output = Self> + Sub<Output = Self> + Into<u64> {
     /// 1.
     const ONE: Self;

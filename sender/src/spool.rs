@@ -306,7 +306,7 @@ impl Spool {
         }
     }
 
-    /// How many names [`Spool::decide`] went through.
+    /// How many names [`Spool::decide`] visited.
     #[cfg(test)]
     fn visited(&self) -> usize {
         self.claims.visited() + self.looks.visited()

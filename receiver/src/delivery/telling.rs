@@ -64,7 +64,7 @@ impl Delivery {
         }
     }
 
-    /// Whether none of these alarms is active for the channel or the key. None: no alarm is active, but no sender is heard either.
+    /// Whether none of these alarms is active for the channel or the key. None: no alarm is active, but no sender is heard.
     fn is_mended(&self, codes: &[Code], channel: &str, key: Option<KeyId>) -> Option<bool> {
         let key = key.map(|key| key.to_string()).unwrap_or_default();
         let stands = codes.iter().any(|&code| self.is_alarmed(code, channel) || self.is_alarmed(code, &key));

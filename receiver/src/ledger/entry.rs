@@ -6,7 +6,7 @@ use checkvalve_protocol::id::{BundleId, ChannelName, KeyId};
 use checkvalve_protocol::limits::{MAX_CHANNELS, MAX_JUMP};
 use serde::{Deserialize, Serialize};
 
-/// What became of a bundle.
+/// The state of a bundle.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
@@ -121,7 +121,7 @@ pub enum Standing {
 pub struct Signer {
     /// The key.
     pub key: KeyId,
-    /// What the operator calls it.
+    /// The operator's name for it.
     pub name: String,
 }
 
@@ -138,7 +138,7 @@ pub struct Entry {
     pub name: Vec<u8>,
     /// Sum of its files' sizes in bytes; 0 while unknown.
     pub bytes: u64,
-    /// What became of it.
+    /// Its state.
     pub(super) state: State,
     /// Where this knowledge comes from.
     pub standing: Standing,

@@ -3,7 +3,7 @@
 use super::{Entry, Hold, State};
 
 impl Entry {
-    /// What became of it.
+    /// The bundle's state.
     #[must_use]
     pub fn state(&self) -> State {
         self.state

@@ -35,7 +35,7 @@ pub struct Chosen {
 /// Why a bundle is not sent again.
 #[derive(Debug, thiserror::Error)]
 pub enum ResendError {
-    /// Nothing has this name.
+    /// No bundle has this name.
     #[error("no bundle {0}; write CHANNEL/SEQUENCE or the first digits of an id (`status` lists both)")]
     Unknown(String),
     /// Several bundle ids begin with these digits.

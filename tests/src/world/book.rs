@@ -130,7 +130,7 @@ impl Book {
         Ok(())
     }
 
-    /// Whether a drop is in `.failed`, whole.
+    /// Whether a complete drop is in `.failed`.
     pub(super) fn is_failed(&self, disk: &SimDisk, number: usize) -> bool {
         let all = disk.tree(Path::new(super::low::SPOOL));
         let drop = &self.drops[number];
