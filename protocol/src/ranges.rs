@@ -1,14 +1,14 @@
-//! A set of numbers, kept as ranges: its size follows its gaps, not its numbers.
+//! A set of numbers, stored as ranges: its size depends on its gaps, not on how many numbers it has.
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::ops::{Add, Range, Sub};
 
-/// What can be in a set: `u32` or `u64`.
+/// The number types that a set can hold: `u32` and `u64`.
 pub trait Number: Copy + Ord + Add<Output = Self> + Sub<Output = Self> + Into<u64> {
     /// 1.
     const ONE: Self;
-    /// The highest, which is in no set: a range ends after its last number.
+    /// The highest number. No set contains it, because a range ends one past its last number.
     const MAX: Self;
 }
 
@@ -22,9 +22,9 @@ impl Number for u64 {
     const MAX: Self = Self::MAX;
 }
 
-/// What is added up over the ranges of a set.
+/// A value that is summed over the ranges of a set.
 pub trait Measure<T> {
-    /// Of one range, which is not empty.
+    /// The value of one range, which is not empty.
     fn of(range: &Range<T>) -> u64;
 }
 
@@ -41,7 +41,7 @@ impl<T> Measure<T> for Nothing {
 /// A set of numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RangeSet<T, M = Nothing> {
-    /// First → one past the last; ranges neither touch nor overlap.
+    /// First number → one past the last. Ranges neither touch nor overlap.
     ranges: BTreeMap<T, T>,
     len: u64,
     measured: u64,
@@ -79,7 +79,7 @@ impl<T: Number, M: Measure<T>> RangeSet<T, M> {
         self.ranges.len()
     }
 
-    /// The sum over its ranges of what `M` says of each.
+    /// The sum of the measure `M` over all ranges.
     #[must_use]
     pub fn measured(&self) -> u64 {
         self.measured
@@ -91,13 +91,13 @@ impl<T: Number, M: Measure<T>> RangeSet<T, M> {
         self.end_of(number).is_some()
     }
 
-    /// Whether every number of `range` is in the set; an empty range is.
+    /// Whether every number of `range` is in the set. True for an empty range.
     #[must_use]
     pub fn covers(&self, range: Range<T>) -> bool {
         range.is_empty() || self.end_of(range.start).is_some_and(|end| end >= range.end)
     }
 
-    /// One past the last number of the range that holds `at`. None: `at` is not in the set.
+    /// One past the last number of the range that contains `at`. None: `at` is not in the set.
     #[must_use]
     pub fn end_of(&self, at: T) -> Option<T> {
         let (_, &end) = self.ranges.range(..=at).next_back()?;
@@ -115,7 +115,7 @@ impl<T: Number, M: Measure<T>> RangeSet<T, M> {
         self.ranges.iter().map(|(&start, &end)| start..end)
     }
 
-    /// Adds a number; false if it was there, or is the highest there is.
+    /// Adds a number. False: it was there already, or is [`Number::MAX`].
     pub fn add(&mut self, number: T) -> bool {
         let is_new = number < T::MAX && !self.contains(number);
         if is_new {
@@ -124,7 +124,7 @@ impl<T: Number, M: Measure<T>> RangeSet<T, M> {
         is_new
     }
 
-    /// Takes a number out; false if it was not there.
+    /// Removes a number. False: it was not there.
     pub fn take(&mut self, number: T) -> bool {
         let is_there = self.contains(number);
         if is_there {
@@ -150,7 +150,7 @@ impl<T: Number, M: Measure<T>> RangeSet<T, M> {
         self.put_range(start, end);
     }
 
-    /// Takes a range out.
+    /// Removes a range.
     pub fn remove(&mut self, range: Range<T>) {
         if range.is_empty() {
             return;
@@ -193,7 +193,7 @@ impl<T: Number, M: Measure<T>> RangeSet<T, M> {
         gaps
     }
 
-    /// The ranges of the set that begin before the end of `range`, from the last that begins at its start or before it.
+    /// The ranges that begin before the end of `range`, starting with the last one that begins at or before its start.
     fn touching(&self, range: &Range<T>) -> impl Iterator<Item = (T, T)> + '_ {
         let from = self.ranges.range(..=range.start).next_back().map_or(range.start, |(&start, _)| start);
         let end = range.end;

@@ -1,9 +1,9 @@
-//! All that the sender knows of bundles: one [`Record`] each, in one map.
+//! Everything the sender knows about bundles: one map, with one [`Record`] per bundle.
 //!
-//! A record holds what is durable of a bundle (as in the [`Ledger`]), what the disk has not taken yet, how far it is on its way to the
-//! wire, and what is to become of its content. Whatever is asked of all bundles at once (which is due, which sequences there are,
-//! which are to be saved again) is answered by an index, which follows from the records: every change goes through
-//! [`Bundles::change`], and `assert_consistent` makes the index anew and compares.
+//! A record holds the bundle's durable state (as in the [`Ledger`]), any newer state that the disk has not taken yet, how far the
+//! bundle is on its way to the wire, and what happens to its content. An index answers questions about all bundles: which is due,
+//! which sequences exist, which must be saved again. The index is derived from the records: every change goes through
+//! [`Bundles::change`], and `assert_consistent` rebuilds the index and compares.
 
 mod record;
 
@@ -22,9 +22,9 @@ use self::record::{ChannelKey, Key};
 pub use self::record::{Claim, Content, Due, Kind, Ready, Record, Restoring, Stage, Submitted, Withdrawal};
 use crate::ledger::{self, BundleRecord, Change, Damage, Ledger, LedgerError};
 
-/// Bundles that are over (not held any more) and still remembered, in a channel.
+/// How many finished bundles (no longer held) are remembered per channel.
 const REMEMBERED: usize = 1_000;
-/// Records that may be superseded before the journal is rewritten.
+/// How many superseded records the journal may hold before it is rewritten.
 const SUPERSEDED: usize = 2_000;
 
 const FIRST: BundleId = BundleId(0);
@@ -42,20 +42,20 @@ pub struct Bundles {
 
 #[derive(Default, PartialEq, Debug)]
 struct Channel {
-    /// The newest sequence that it has given out.
+    /// The newest sequence that the channel has given out.
     last: u64,
     index: BTreeSet<ChannelKey>,
 }
 
 impl Bundles {
-    /// Opens the ledger at `path`, creating it if it is missing, and says what of it was lost. One of an older version is rewritten.
+    /// Opens the ledger at `path`, creating it if it is missing, and reports damage. Rewrites an undamaged older version.
     /// Errors: [`LedgerError::Journal`].
     pub fn open(disk: &Arc<dyn Disk>, path: &Path) -> Result<(Self, Damage), LedgerError> {
         let (ledger, changes, damage) = Ledger::open(disk, path)?;
         let mut bundles =
             Self { ledger, records: BTreeMap::new(), channels: BTreeMap::new(), index: BTreeSet::new(), claims: 0 };
         changes.into_iter().for_each(|change| bundles.apply(change));
-        // A damaged one shows that it was until its owner has mended it and rewrites it.
+        // A damaged ledger must still show its damage until the caller has repaired and rewritten it.
         if bundles.ledger.is_older() && !damage.is_real() {
             bundles.rewrite()?;
         }
@@ -73,15 +73,15 @@ impl Bundles {
         self.write(vec![Change::Epoch(epoch)], Sync::Yes)
     }
 
-    /// Begins a session and gives its number: 1 in a new epoch, then always one more.
-    /// Errors: [`LedgerError::Journal`], the number is then not used; [`LedgerError::Sessions`].
+    /// Begins a session and returns its number: 1 for the first session of an epoch, then one more each time.
+    /// Errors: [`LedgerError::Journal`] (the number is then still unused), [`LedgerError::Sessions`].
     pub fn begin_session(&mut self) -> Result<u64, LedgerError> {
         let number = self.ledger.next_session()?;
         self.write(vec![Change::Session(number)], Sync::Yes)?;
         Ok(number)
     }
 
-    /// The sequence that the next bundle of a channel will have, if it takes it. None: the last there is was given out.
+    /// The sequence for the channel's next bundle. Calling this does not use it up. None: all sequences are used up.
     #[must_use]
     pub fn next_sequence(&self, channel: &ChannelName) -> Option<u64> {
         ledger::next(self.last_sequence(channel))
@@ -105,40 +105,40 @@ impl Bundles {
         self.ledger.uptime_ms()
     }
 
-    /// When it will be `ms` milliseconds later on that clock.
+    /// The time on that clock `ms` milliseconds from now.
     #[must_use]
     pub fn after(&self, ms: u64) -> u64 {
         self.uptime_ms().saturating_add(ms)
     }
 
-    /// Lets `ms` milliseconds pass on that clock.
+    /// Advances that clock by `ms` milliseconds.
     pub fn run_for(&mut self, ms: u64) {
         self.ledger.run_for(ms);
     }
 
-    /// Writes the time down, when nothing else was for long. Errors: [`LedgerError::Journal`].
+    /// Records the current time, for when nothing else has been written for a while. Errors: [`LedgerError::Journal`].
     pub fn write_uptime(&mut self) -> Result<(), LedgerError> {
         self.write(vec![Change::Uptime], Sync::No)
     }
 
-    /// All that is known of a bundle.
+    /// Everything known about a bundle.
     #[must_use]
     pub fn record(&self, id: BundleId) -> Option<&Record> {
         self.records.get(&id)
     }
 
-    /// All of them.
+    /// All records.
     pub fn records(&self) -> impl Iterator<Item = &Record> {
         self.records.values()
     }
 
-    /// A bundle as it is, also where the disk has not taken that yet. None: it is not known, or only claimed.
+    /// A bundle's latest state, even if the disk has not taken it yet. None: the bundle is unknown, or only claimed.
     #[must_use]
     pub fn get(&self, id: BundleId) -> Option<&BundleRecord> {
         self.records.get(&id)?.latest()
     }
 
-    /// The same of all bundles, in no order that means anything.
+    /// The latest state of every bundle, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = &BundleRecord> {
         self.records.values().filter_map(Record::latest)
     }
@@ -161,26 +161,26 @@ impl Bundles {
         self.channels.keys()
     }
 
-    /// Sets what is known of a bundle. Durable when this returns with `Sync::Yes`.
-    /// Errors: [`LedgerError::Journal`]; the bundle is then known as before (after a failed sync, the new state may come back
+    /// Sets a bundle's state. With `Sync::Yes` the state is durable when this returns.
+    /// Errors: [`LedgerError::Journal`]; the bundle then keeps its old state (after a failed sync, the new state may reappear
     /// after a crash).
     pub fn put(&mut self, bundle: BundleRecord, sync: Sync) -> Result<(), LedgerError> {
         self.put_all(vec![bundle], sync)
     }
 
-    /// The same for several at once: all, or none.
+    /// The same for several bundles at once: all of them change, or none.
     pub fn put_all(&mut self, bundles: Vec<BundleRecord>, sync: Sync) -> Result<(), LedgerError> {
         self.write(bundles.into_iter().map(|bundle| Change::Bundle(Box::new(bundle))).collect(), sync)
     }
 
-    /// What happened to a bundle anyway, although the disk does not take it: it is to be put again. Until then the bundle rests.
+    /// Keeps a state that the disk refused. It must be put again, and the bundle is not sent until it has been.
     pub fn remember_unsaved(&mut self, bundle: BundleRecord) {
         let id = bundle.id;
         self.ensure(id, &bundle);
         self.change(id, |record| record.set_unsaved(bundle));
     }
 
-    /// Something was claimed: it waits to be planned, after all others.
+    /// Adds a claim, which waits to be planned after all earlier claims.
     pub fn claimed(&mut self, mut claim: Claim) {
         self.claims += 1;
         claim.turn = self.claims;
@@ -190,7 +190,7 @@ impl Bundles {
         self.enter(id);
     }
 
-    /// The oldest claim of a channel that waits to be planned, unless one is being planned.
+    /// The channel's oldest claim that waits to be planned. None while another of the channel's claims is being planned.
     #[must_use]
     pub fn next_claim(&self, channel: &ChannelName) -> Option<&Claim> {
         let index = &self.channels.get(channel)?.index;
@@ -201,12 +201,12 @@ impl Bundles {
         self.records.get(&first.id())?.claim()
     }
 
-    /// Sets how far a bundle is on its way, and gives how far it was. None: there is no such bundle.
+    /// Sets a bundle's stage and returns the old one. None: there is no such bundle.
     pub fn set_stage(&mut self, id: BundleId, stage: Stage) -> Option<Stage> {
         self.change(id, |record| record.set_stage(stage))
     }
 
-    /// A job ended. None: the pipeline has none of this bundle.
+    /// Takes a bundle's job back when it has ended. None: the pipeline has no job of this bundle.
     pub fn take_submitted(&mut self, id: BundleId) -> Option<Submitted> {
         match self.records.get(&id)?.stage() {
             Stage::Submitted(_) => match self.set_stage(id, Stage::Idle) {
@@ -217,22 +217,22 @@ impl Bundles {
         }
     }
 
-    /// Sets what is to become of a bundle's content.
+    /// Sets what happens to a bundle's content.
     pub fn set_content(&mut self, id: BundleId, content: Content) {
         self.change(id, |record| record.set_content(content));
     }
 
-    /// Sets what came of taking a bundle back.
+    /// Sets the state of restoring a bundle.
     pub fn set_restoring(&mut self, id: BundleId, restoring: Restoring) {
         self.change(id, |record| record.set_restoring(restoring));
     }
 
-    /// A bundle rests until then.
+    /// Postpones a bundle's next transmission until `until_ms`.
     pub fn wait(&mut self, id: BundleId, until_ms: u64) {
         self.change(id, |record| record.set_wait(Some(until_ms)));
     }
 
-    /// Bundles that rested until now may go on.
+    /// Ends the waits that are over at `now_ms`.
     pub fn end_waits(&mut self, now_ms: u64) {
         let over = self.index.range(Key::Wait(0, FIRST)..=Key::Wait(now_ms, LAST)).map(Key::id);
         for id in over.collect::<Vec<_>>() {
@@ -240,7 +240,7 @@ impl Bundles {
         }
     }
 
-    /// Until when the next one rests.
+    /// When the next wait ends.
     #[must_use]
     pub fn next_wait_ms(&self) -> Option<u64> {
         match self.index.range(Key::Wait(0, FIRST)..=Key::Wait(u64::MAX, LAST)).next() {
@@ -249,7 +249,7 @@ impl Bundles {
         }
     }
 
-    /// What of a channel is to be sent next, due already or not.
+    /// The channel's next bundle to send, whether it is due already or not.
     #[must_use]
     pub fn next_due(&self, channel: &ChannelName) -> Option<Due> {
         let all = ChannelKey::Due(Due::FIRST)..=ChannelKey::Due(Due::LAST);
@@ -259,19 +259,19 @@ impl Bundles {
         }
     }
 
-    /// Bundles of a channel on their way to the pipeline or in it.
+    /// How many bundles of a channel are being loaded or are in the pipeline.
     #[must_use]
     pub fn under_way(&self, channel: &ChannelName) -> usize {
         self.channel_ids(channel, ChannelKey::UnderWay(FIRST)..=ChannelKey::UnderWay(LAST)).count()
     }
 
-    /// Jobs that were not seen on the wire yet.
+    /// Bundles whose job has not been seen on the wire yet.
     #[must_use]
     pub fn waiting(&self) -> Vec<BundleId> {
         self.ids(Key::Waiting(FIRST)..=Key::Waiting(LAST)).collect()
     }
 
-    /// A job was seen on the wire.
+    /// Notes that a bundle's job was seen on the wire.
     pub fn begun(&mut self, id: BundleId) {
         self.change(id, Record::set_begun);
     }
@@ -282,52 +282,52 @@ impl Bundles {
         ids.filter_map(|id| Some((id, self.records.get(&id)?.ready()?)))
     }
 
-    /// Those whose state the disk has not taken.
+    /// The latest states that the disk has not taken yet.
     #[must_use]
     pub fn unsaved(&self) -> Vec<BundleRecord> {
         let ids = self.ids(Key::Unsaved(FIRST)..=Key::Unsaved(LAST));
         ids.filter_map(|id| self.records.get(&id)?.unsaved().cloned()).collect()
     }
 
-    /// Bundles to withdraw on the wire whose failure is in the ledger already.
+    /// Bundles to withdraw on the wire. Their failure is in the ledger already.
     #[must_use]
     pub fn withdrawing(&self) -> Vec<BundleId> {
         self.ids(Key::Withdrawing(FIRST)..=Key::Withdrawing(LAST)).collect()
     }
 
-    /// Those whose content is to be moved to `.failed`.
+    /// Bundles whose content is to be moved to `.failed`.
     #[must_use]
     pub fn failing(&self) -> Vec<BundleId> {
         self.ids(Key::Failing(FIRST)..=Key::Failing(LAST)).collect()
     }
 
-    /// Those of which something is left that is to be removed, at most `most`.
+    /// At most `most` bundles whose leftover content is to be removed.
     #[must_use]
     pub fn leftover(&self, most: usize) -> Vec<BundleId> {
         self.ids(Key::Leftover(FIRST)..=Key::Leftover(LAST)).take(most).collect()
     }
 
-    /// Whether the content of any is being removed.
+    /// Whether the content of any bundle is being removed.
     #[must_use]
     pub fn is_removing(&self) -> bool {
         self.ids(Key::Removing(FIRST)..=Key::Removing(LAST)).next().is_some()
     }
 
-    /// Those that may be let go, the longest retained first.
+    /// Bundles whose content may be dropped, the longest retained first.
     pub fn releasable(&self) -> impl Iterator<Item = &BundleRecord> {
         let all = Key::Releasable(0, 0, FIRST)..=Key::Releasable(u64::MAX, u64::MAX, LAST);
         self.ids(all).filter_map(|id| self.get(id))
     }
 
-    /// Takes a bundle in without writing it down: for what the next [`Bundles::begin_anew`] or [`Bundles::rewrite`] makes durable.
+    /// Adds a bundle in memory only. The next [`Bundles::begin_anew`] or [`Bundles::rewrite`] makes it durable.
     pub fn remember(&mut self, bundle: BundleRecord) {
         self.apply(Change::Bundle(Box::new(bundle)));
     }
 
-    /// Goes on as another state: begins `epoch`, gives out none of the sequences up to `last` of each channel again, and forgets
-    /// some bundles, whose sequences stay used up. All of it is durable when this returns, or none.
+    /// Starts over from changed state: begins `epoch`, marks each channel's sequences up to `last` as used, and forgets bundles,
+    /// whose sequences stay used up. When this returns, either all of this is durable or none of it.
     ///
-    /// Errors: [`LedgerError::Journal`]. What is known here is then not what is on the disk: drop it.
+    /// Errors: [`LedgerError::Journal`]. The state in memory then differs from the disk: drop this object.
     pub fn begin_anew(
         &mut self,
         epoch: Epoch,
@@ -341,7 +341,7 @@ impl Bundles {
         self.ledger.begin_anew(epoch, all)
     }
 
-    /// Forgets the oldest bundles that are over, and rewrites the journal when most of it is superseded.
+    /// Forgets the oldest finished bundles, and rewrites the journal when most of its records are superseded.
     /// Errors: [`LedgerError::Journal`]; nothing is lost then.
     pub fn tidy(&mut self) -> Result<(), LedgerError> {
         let forgotten = self.forgettable();
@@ -352,18 +352,18 @@ impl Bundles {
         if self.ledger.lines() > 2 * live + SUPERSEDED { self.rewrite() } else { Ok(()) }
     }
 
-    /// Writes the journal anew from what is known. Mends a damaged one. Errors: [`LedgerError::Journal`].
+    /// Rewrites the journal from the state in memory, which also repairs a damaged journal. Errors: [`LedgerError::Journal`].
     pub fn rewrite(&mut self) -> Result<(), LedgerError> {
         let all = all(&self.channels, &self.records);
         self.ledger.rewrite(all)
     }
 
-    /// Makes the index anew from the records. Panics if it is another than what is kept.
+    /// Rebuilds the index from the records and panics if it differs from the current one.
     pub fn assert_consistent(&self) {
         let mut index = BTreeSet::new();
         let mut channels: BTreeMap<&ChannelName, BTreeSet<ChannelKey>> = BTreeMap::new();
         for (id, record) in &self.records {
-            assert!(!record.is_nothing(), "bundle {id} is kept and nothing is known of it");
+            assert!(!record.is_nothing(), "bundle {id} has an empty record");
             let (of_channel, of_all) = record.keys(*id);
             channels.entry(record.channel()).or_default().extend(of_channel);
             index.extend(of_all);
@@ -403,7 +403,7 @@ impl Bundles {
         self.records.entry(id).or_insert_with(|| Record::new(bundle.channel.clone()));
     }
 
-    /// Changes a record, and the index with it. None: there is no such bundle. The one way to change any.
+    /// Changes a record and updates the index. All changes go through here. None: there is no such bundle.
     fn change<T>(&mut self, id: BundleId, change: impl FnOnce(&mut Record) -> T) -> Option<T> {
         let record = self.records.get_mut(&id)?;
         let (old_channel, old) = record.keys(id);
@@ -458,7 +458,7 @@ impl Bundles {
     }
 }
 
-/// What a journal says that is written anew.
+/// What a rewritten journal says about channels and bundles.
 fn all(channels: &BTreeMap<ChannelName, Channel>, records: &BTreeMap<BundleId, Record>) -> Vec<Change> {
     let channels = channels.iter().map(|(name, c)| Change::Channel { name: name.clone(), last: c.last });
     let bundles = records.values().filter_map(Record::saved).map(|b| Change::Bundle(Box::new(b.clone())));

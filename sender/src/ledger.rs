@@ -1,10 +1,10 @@
-//! What the sender knows and must not forget: which bundles there are, which sequences and ESIs are used up, which epoch
-//! it is, which number the session has.
+//! The state that the sender must not forget: which bundles exist, which sequences and ESIs are used up, the current epoch,
+//! and the session number.
 //!
-//! One journal; every record is the whole new state of one thing, the last one counts, so that replaying is reading.
-//! Whatever must not be used twice (a sequence, ESIs, a session's number) is durable before it is used.
+//! It is one journal. Every record holds the complete new state of one thing and replaces its earlier records.
+//! Anything that must not be used twice (a sequence, ESIs, a session number) is made durable before it is used.
 //!
-//! The layouts of the records, and how older ones are read, are in `ledger/record.rs`.
+//! `ledger/record.rs` defines the record layouts and how older ones are read.
 
 mod record;
 
@@ -21,16 +21,16 @@ use checkvalve_protocol::limits::MAX_SEQUENCE;
 use record::Line;
 pub use record::{BundleRecord, Change, Resend, State};
 
-/// The highest clock value that is accepted from a journal, in milliseconds: near the end of its numbers everything would be due.
+/// The highest clock value that is accepted from a journal, in milliseconds. Close to `u64::MAX` everything would be due.
 const MAX_UPTIME_MS: u64 = 1 << 53;
 
-/// The journal, and what of it is about no single bundle. What it says of bundles and channels is kept by
-/// [`Bundles`](crate::bundles::Bundles), and given back whenever the journal is written anew.
+/// The journal, and the state in it that belongs to no single bundle. [`Bundles`](crate::bundles::Bundles) keeps the state of
+/// bundles and channels, and passes it back in whenever the journal is rewritten.
 pub struct Ledger {
     journal: Journal,
     lines: usize,
     epoch: Option<Epoch>,
-    /// Of the newest session of this epoch.
+    /// The number of this epoch's newest session.
     session_number: u64,
     uptime_ms: u64,
 }
@@ -68,7 +68,7 @@ pub enum LedgerError {
 }
 
 impl LedgerError {
-    /// What a program exits with for it.
+    /// The program's exit code for this error.
     #[must_use]
     pub fn exit(&self) -> Exit {
         match self {
@@ -79,8 +79,8 @@ impl LedgerError {
 }
 
 impl Ledger {
-    /// Opens the journal at `path`, creating it if it is missing. Gives what it says of bundles and channels, oldest first, and
-    /// what of it was lost. Errors: [`LedgerError::Journal`].
+    /// Opens the journal at `path`, creating it if it is missing. Returns its changes, oldest first, and the damage found.
+    /// Errors: [`LedgerError::Journal`].
     pub fn open(disk: &Arc<dyn Disk>, path: &Path) -> Result<(Self, Vec<Change>, Damage), LedgerError> {
         let (journal, recovered) = Journal::open(disk, path, record::SCHEMA)?;
         let lines = recovered.records.len();
@@ -106,38 +106,39 @@ impl Ledger {
         self.epoch
     }
 
-    /// The number of the next session: 1 in a new epoch, then always one more. Errors: [`LedgerError::Sessions`].
+    /// The number for the next session: 1 for the first session of an epoch, then one more each time.
+    /// Errors: [`LedgerError::Sessions`].
     pub fn next_session(&self) -> Result<u64, LedgerError> {
         next(self.session_number).ok_or(LedgerError::Sessions)
     }
 
-    /// Milliseconds that daemons have run on this ledger: a clock that no administrator sets. See [`Ledger::run_for`].
+    /// How many milliseconds daemons have run on this ledger: a clock that no administrator sets. See [`Ledger::run_for`].
     #[must_use]
     pub fn uptime_ms(&self) -> u64 {
         self.uptime_ms
     }
 
-    /// Lets `ms` milliseconds pass on the ledger's clock. Every record carries the time, so that it is durable with them.
+    /// Advances the ledger's clock by `ms` milliseconds. Every record carries the time and so makes it durable.
     pub fn run_for(&mut self, ms: u64) {
         self.uptime_ms = self.uptime_ms.saturating_add(ms);
     }
 
-    /// Whether the journal is of an older version: nothing is added to it before it is rewritten.
+    /// Whether the journal has an older version. It must be rewritten before anything is added to it.
     #[must_use]
     pub fn is_older(&self) -> bool {
         self.journal.is_older()
     }
 
-    /// Records in the journal, those that others superseded with them.
+    /// How many records the journal has, including superseded ones.
     #[must_use]
     pub fn lines(&self) -> usize {
         self.lines
     }
 
-    /// Writes changes down, durable when this returns with `Sync::Yes`. `all` gives what the journal is to say of bundles and
-    /// channels apart from these changes, if it has to be written anew.
+    /// Writes changes to the journal. With `Sync::Yes` they are durable when this returns. `all` gives the state of bundles and
+    /// channels before these changes, in case the journal has to be rewritten.
     ///
-    /// Errors: [`LedgerError::Journal`]; then nothing changed (after a failed sync, the changes may come back after a crash).
+    /// Errors: [`LedgerError::Journal`]; nothing has changed then (after a failed sync, the changes may reappear after a crash).
     pub fn write(
         &mut self,
         changes: &[Change],
@@ -146,7 +147,7 @@ impl Ledger {
     ) -> Result<(), LedgerError> {
         let lines: Vec<_> = changes.iter().map(|change| self.encode(change.clone())).collect();
         match self.journal.append_all(&lines, sync) {
-            // Since a sync failed, because it is full or older: a new file helps, if the disk does.
+            // A sync failed earlier, or the journal is full or older. A new file helps, if the disk accepts one.
             Err(error) if error.wants_rewrite() => {
                 self.rewrite(all())?;
                 self.journal.append_all(&lines, sync)?;
@@ -158,10 +159,10 @@ impl Ledger {
         Ok(())
     }
 
-    /// Writes the journal anew: the epoch, the session, and what is known of channels and bundles. Mends a damaged one.
-    /// Errors: [`LedgerError::Journal`].
+    /// Rewrites the journal: the epoch, the session, and the state of channels and bundles in `all`. This also repairs a damaged
+    /// journal. Errors: [`LedgerError::Journal`].
     pub fn rewrite(&mut self, all: Vec<Change>) -> Result<(), LedgerError> {
-        // The epoch first: what comes before it is not of it.
+        // The epoch comes first, because it resets the session number.
         let epoch = self.epoch.map(Change::Epoch).into_iter();
         let changes = epoch.chain([Change::Session(self.session_number)]).chain(all);
         let lines: Vec<_> = changes.map(|change| self.encode(change)).collect();
@@ -170,8 +171,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// As [`Ledger::rewrite`], with a new epoch. Errors: [`LedgerError::Journal`]. The epoch is then not what is on the disk: drop
-    /// this ledger.
+    /// Like [`Ledger::rewrite`], but begins a new epoch. Errors: [`LedgerError::Journal`]. The epoch in memory then differs from
+    /// the disk: drop this ledger.
     pub fn begin_anew(&mut self, epoch: Epoch, all: Vec<Change>) -> Result<(), LedgerError> {
         self.apply(&Change::Epoch(epoch));
         self.rewrite(all)
@@ -192,7 +193,7 @@ impl Ledger {
     }
 }
 
-/// The number after one that is given out. None: it was the last.
+/// The number after `number`. None: `number` was the last.
 pub(crate) fn next(number: u64) -> Option<u64> {
     number.checked_add(1).filter(|next| *next <= MAX_SEQUENCE)
 }

@@ -1,8 +1,8 @@
-//! Decides when something in the spool is whole and may be claimed.
+//! Decides when a file or directory in the spool is complete and may be claimed.
 //!
-//! A name that is renamed in is whole at once. A name that is written in place is whole when it was closed and has not
-//! changed for the settle time. inotify reports both where it works. A scan now and then finds what inotify missed; of
-//! such a name it is only known whether it still changes.
+//! A name that is renamed into a folder is complete at once. A name that is written in place is complete when it was closed
+//! and has not changed for the settle time. inotify reports both where it works. An occasional scan finds what inotify missed;
+//! for such a name, only whether it still changes is known.
 
 mod signature;
 mod turns;
@@ -21,16 +21,16 @@ pub use signature::Signature;
 use turns::Turns;
 pub use watch::{Tell, Told, WatchError, Watcher};
 
-/// Trees that are looked at at the same time.
+/// How many probes may run at the same time.
 const PROBES: usize = 4;
 
 /// A name in a channel's folder.
 pub type Place = (ChannelName, OsString);
 
-/// What was seen of a name in a channel's folder.
+/// What happened to a name in a channel's folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seen {
-    /// It was renamed in: it is whole.
+    /// It was renamed into the folder, so it is complete.
     Renamed,
     /// It was created, as a file that may still be open.
     Created,
@@ -44,41 +44,41 @@ pub enum Seen {
     Removed,
 }
 
-/// What to do next about a name.
+/// What to do next with a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
     /// Rename it away.
     Claim(Place),
-    /// Look at it, and say with [`Spool::probed`] what was seen.
+    /// Look at it and report the result to [`Spool::probed`].
     Probe(Place),
 }
 
 /// The names in the spool that are not claimed yet.
 pub struct Spool {
     settle_ms: u64,
-    /// Changed by [`Spool::change`], [`Spool::ensure`] and [`Spool::forget`] only, which keep what follows in step.
+    /// Only [`Spool::change`], [`Spool::ensure`] and [`Spool::forget`] change this. They keep the fields below in step.
     candidates: BTreeMap<Place, Candidate>,
-    /// The same by their turns.
+    /// The candidates' names by their turns.
     places: BTreeMap<u64, Place>,
-    /// Those to be claimed.
+    /// Candidates to be claimed.
     claims: Turns,
-    /// Those to be looked at.
+    /// Candidates to be probed.
     looks: Turns,
     arrivals: u64,
     probing: usize,
 }
 
 struct Candidate {
-    /// Its turn among the others.
+    /// The candidate's turn.
     order: u64,
     whole: bool,
     open: bool,
-    /// What it looked like, and since when nothing moved.
+    /// What it looked like, and since when it has not changed.
     quiet: Option<(Signature, u64)>,
     /// When to look again.
     look_at_ms: u64,
     probing: bool,
-    /// Something was seen of it since it is being looked at.
+    /// Something happened to it since the running probe began.
     disturbed: bool,
     problem: Option<String>,
 }
@@ -88,25 +88,25 @@ struct Candidate {
 enum Waits {
     Claim,
     Look,
-    /// That something is told of it.
+    /// The result of its probe, or a report from inotify.
     News,
 }
 
-/// A name that waits in the spool, for status.
+/// A name that waits in the spool, as status shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Waiting<'a> {
-    /// Where.
+    /// The name.
     pub place: &'a Place,
     /// Why, for programs: words joined by `-`, never changed.
     pub code: &'static str,
     /// Why, for people.
     pub why: &'a str,
-    /// Whether a person should look.
+    /// Whether it needs an operator.
     pub problem: bool,
 }
 
 impl Spool {
-    /// `settle_ms`: how long something that was written in place must be quiet.
+    /// An empty spool. A name that was written in place must not change for `settle_ms` before it is claimed.
     #[must_use]
     pub fn new(settle_ms: u64) -> Self {
         Self {
@@ -120,7 +120,7 @@ impl Spool {
         }
     }
 
-    /// Takes note of what inotify told. `now_ms` is of a clock that never jumps.
+    /// Handles a report from inotify. `now_ms` comes from a clock that never jumps.
     pub fn seen(&mut self, place: Place, seen: Seen, now_ms: u64) {
         if is_ignored(&place.1) {
             return;
@@ -144,7 +144,7 @@ impl Spool {
                 Seen::Created => candidate.open = true,
                 Seen::Written => {
                     candidate.open = true;
-                    // Writing comes in torrents; looking each time would only slow it down.
+                    // Writes come in large numbers. A probe after each of them would only slow them down.
                     candidate.look_at_ms = now_ms.saturating_add(settle_ms / 4);
                 }
                 Seen::Closed => candidate.open = false,
@@ -153,7 +153,7 @@ impl Spool {
         });
     }
 
-    /// inotify lost something: what is known to be open may have been closed since.
+    /// inotify lost events: a name that was last seen open may have been closed since.
     pub fn overflowed(&mut self) {
         let places: Vec<Place> = self.candidates.keys().cloned().collect();
         for place in places {
@@ -161,8 +161,8 @@ impl Spool {
         }
     }
 
-    /// Finds names in a channel's folder that were not seen yet, and forgets those that are gone. New ones take their turns
-    /// in the order in which their inodes changed last, which for what was renamed in is when it came.
+    /// Finds new names in a channel's folder, and forgets names that are gone. New names get their turns in the order of
+    /// ctime, which for a renamed file is when it arrived.
     ///
     /// Errors: those of reading the folder.
     pub fn scan(&mut self, disk: &dyn Disk, channel: &ChannelName, folder: &Path, now_ms: u64) -> io::Result<()> {
@@ -188,7 +188,7 @@ impl Spool {
         Ok(())
     }
 
-    /// What to do now, at most `limit` things, in the order in which the names came.
+    /// At most `limit` things to do now, in the order in which the names arrived.
     pub fn decide(&mut self, now_ms: u64, limit: usize) -> Vec<Decision> {
         self.claims.advance_to(now_ms);
         self.looks.advance_to(now_ms);
@@ -208,7 +208,7 @@ impl Spool {
         decided.collect()
     }
 
-    /// Takes note of what a name looks like.
+    /// Handles the result of a probe.
     pub fn probed(&mut self, place: &Place, looks: io::Result<Signature>, now_ms: u64) {
         self.probing = self.probing.saturating_sub(1);
         let settle_ms = self.settle_ms;
@@ -218,7 +218,7 @@ impl Spool {
         self.change(place, |candidate| candidate.looked(looks, settle_ms, now_ms));
     }
 
-    /// It was claimed, or is gone.
+    /// Forgets a name that was claimed or is gone.
     pub fn forget(&mut self, place: &Place) {
         let Some(candidate) = self.candidates.remove(place) else { return };
         self.places.remove(&candidate.order);
@@ -227,7 +227,7 @@ impl Spool {
         }
     }
 
-    /// It could not be claimed; tries again after `retry_ms`. Gives whether this is news.
+    /// Notes that a name could not be claimed, and retries after `retry_ms`. Returns whether the reason is new.
     pub fn unclaimable(&mut self, place: &Place, why: String, now_ms: u64, retry_ms: u64) -> bool {
         let news = self.candidates.get(place).is_some_and(|candidate| candidate.problem.as_deref() != Some(&why));
         self.change(place, |candidate| {
@@ -244,7 +244,7 @@ impl Spool {
         self.claims.next_ms().into_iter().chain(look).min()
     }
 
-    /// What waits, and why.
+    /// The names that wait, and why.
     pub fn waiting(&self) -> impl Iterator<Item = Waiting<'_>> {
         self.candidates.iter().map(|(place, c)| {
             let (code, why) = match &c.problem {
@@ -258,7 +258,7 @@ impl Spool {
         })
     }
 
-    /// Takes a name in that was not seen yet.
+    /// Adds a name, unless it is known already.
     fn ensure(&mut self, place: &Place, now_ms: u64) {
         if self.candidates.contains_key(place) {
             return;
@@ -306,13 +306,13 @@ impl Spool {
         }
     }
 
-    /// How many names [`Spool::decide`] went through.
+    /// How many names [`Spool::decide`] visited.
     #[cfg(test)]
     fn visited(&self) -> usize {
         self.claims.visited() + self.looks.visited()
     }
 
-    /// Asserts that the turns are those of the candidates.
+    /// Asserts that the turns match the candidates.
     #[cfg(test)]
     fn assert_in_step(&self) {
         let (mut claims, mut looks) = (self.claims.emptied(), self.looks.emptied());
@@ -338,7 +338,7 @@ impl Candidate {
         }
     }
 
-    /// Takes note of what it looks like.
+    /// Handles the result of a probe.
     fn looked(&mut self, looks: io::Result<Signature>, settle_ms: u64, now_ms: u64) {
         self.probing = false;
         let looks = match looks {
@@ -349,12 +349,12 @@ impl Candidate {
                 return;
             }
         };
-        // A second name of a file comes by link(2), after which nobody has it open.
+        // A second name was made with link(2), which a writer calls only after it has closed the file.
         if looks.kind != Kind::File || looks.links > 1 {
             self.open = false;
         }
         if self.disturbed {
-            // It moved since: begin again. `seen` has set when.
+            // It changed during the probe: begin again. `seen` has set the time.
             return;
         }
         match &self.quiet {
@@ -375,7 +375,7 @@ impl Candidate {
     }
 }
 
-/// Whether a name in a channel's folder is left alone: `.*`, `*.part`, `*.tmp`.
+/// Whether a name in a channel's folder is ignored: `.*`, `*.part`, `*.tmp`.
 #[must_use]
 pub fn is_ignored(name: &OsStr) -> bool {
     let name = name.as_bytes();

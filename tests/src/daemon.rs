@@ -90,7 +90,7 @@ impl Daemon {
         Ended { status: status.unwrap_or_else(|| panic!("still running 20 s after SIGTERM:\n{}", self.tail())), usage }
     }
 
-    /// Ends it with SIGKILL, as a power cut would for all it can tell.
+    /// Ends it with SIGKILL, which looks like a power cut to the daemon.
     pub fn kill(mut self) {
         self.signal(Signal::KILL);
         self.child.wait().expect("a child can be waited for");

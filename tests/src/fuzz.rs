@@ -32,7 +32,7 @@ use crate::rng::Rng;
 pub struct Target {
     /// Its name.
     pub name: &'static str,
-    /// Reads the bytes; panics when something does not hold.
+    /// Reads the bytes. Panics if an invariant is violated.
     pub read: fn(&[u8]),
     /// The folder or file of vectors to begin with.
     pub vectors: &'static str,
@@ -56,7 +56,7 @@ impl Target {
         TARGETS.iter().copied().find(|target| target.name == name)
     }
 
-    /// What to begin with: the vectors, and bytes of nothing in particular.
+    /// The seeds to begin with: the vectors, and some arbitrary bytes.
     ///
     /// # Panics
     /// When the vectors cannot be read.
@@ -92,9 +92,9 @@ impl Target {
     fn seed(self, vector: &[u8]) -> Vec<u8> {
         match self.name {
             "datagrams" => [&[TAKE], vector].concat(),
-            // What is signed.
+            // Only the signed payload.
             "announce" | "hashes" | "beacon" => vector.get(signed::PREFIX_LEN..).unwrap_or_default().to_vec(),
-            // A mark, the place, room for a checksum, which symbols are there, and these.
+            // The mark, the place, then bytes for the checksum, the present symbols, and their data.
             "records" => [&[0; 8], vector.get(..HEADER_LEN).unwrap_or_default(), &[1; 2_000]].concat(),
             _ => vector.to_vec(),
         }
@@ -172,7 +172,7 @@ fn datagrams(bytes: &[u8]) {
             parked: vec![(symbol.sbn, 1)],
             origin: Origin::Signed,
         },
-        // Some that nobody signed for, until they are vouched for.
+        // Some bundles are unsigned until they are vouched for.
         other => {
             let origin =
                 [Origin::Signed, Origin::Named, Origin::Unknown][(other.saturating_sub(2) / 2).min(2) as usize];
@@ -187,7 +187,7 @@ fn datagrams(bytes: &[u8]) {
             }
             1..=239 => {
                 let [bundle, sbn, esi] = input.bytes();
-                // One object a bundle, most of them of many blocks; of those of a few symbols some repair ones come first.
+                // One object per bundle, mostly with many blocks. For small blocks, some repair symbols come first.
                 let (size, most) = (64 << (bundle % 6 / 2), u16::from(bundle % 6) * 6 + 2);
                 let length = if bundle % 6 == 0 { 700 } else { 1 << 20 };
                 let oti = Oti::new(length, size, most).expect("a possible object");
@@ -202,7 +202,7 @@ fn datagrams(bytes: &[u8]) {
                 let esi = symbol.esi;
                 counter += 1;
                 let header = Header { sealed: false, session: SessionId(7), counter, content: Content::Symbol(symbol) };
-                // All symbols of one place have the same bytes, or the decoder would rightly find contradictions.
+                // All symbols of one place must have the same bytes, or the decoder would rightly find contradictions.
                 let payload = vec![u8::from(esi != 0); usize::from(size)];
                 let mut datagram = vec![0; sealer.datagram_len(payload.len())];
                 sealer.seal(&header, &payload, &mut datagram);
@@ -243,7 +243,7 @@ fn datagrams(bytes: &[u8]) {
         assert!(receiver.memory() <= most, "it holds {} bytes", receiver.memory());
         assert!(usage.unsigned_memory <= usage.memory, "{usage:?}");
         assert!(usage.unsigned_objects <= 2 * UNSIGNED, "it knows too many objects that nobody signed for: {usage:?}");
-        // What is vouched for was known already.
+        // The objects of a vouched bundle were known already.
         assert!(usage.objects <= OBJECTS + 4 * UNSIGNED, "it knows too many objects: {usage:?}");
         assert!(usage.open_blocks <= BLOCKS, "too many blocks are under way: {usage:?}");
         assert!(tally.received <= tally.sent && tally.longest_burst <= tally.sent, "{tally:?}");
@@ -351,7 +351,7 @@ fn beacon(bytes: &[u8]) {
     let beacon = opened.value;
     let open = |signed: &[u8]| Beacon::open(signed, &trust).map(|opened| opened.value);
     let whole = beacon.sign(&key, usize::MAX);
-    // Numbers in fewer bytes, so never longer.
+    // Signing again may encode numbers in fewer bytes, but never in more.
     assert!(whole.len() <= signed::PREFIX_LEN + bytes.len());
     assert_eq!(open(&whole).as_ref(), Ok(&beacon), "the same when signed again");
     for limit in [0, MIN_BEACON_LEN, 256, 1_000, whole.len() - 1, whole.len(), MAX_BEACON_LEN] {
@@ -363,7 +363,7 @@ fn beacon(bytes: &[u8]) {
         let bare = |beacon: &Beacon| Beacon { on_wire: None, channel: None, ..beacon.clone() };
         assert_eq!(bare(&less), bare(&beacon), "of what is never left out nothing is lost");
     }
-    // Whoever sends it on in another session is not heard, and no bundle of another key is spoken of.
+    // The beacon does not count in another session, and it mentions no bundle of another key.
     let trust = Trust::new(trust);
     assert_eq!(trust.hear(beacon.session, &whole).map(|opened| opened.value).as_ref(), Ok(&beacon));
     trust.hear(SessionId(!beacon.session.0), &whole).expect_err("it is of another session");

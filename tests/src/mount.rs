@@ -1,4 +1,4 @@
-//! File systems of a test's own, in memory or in an image file, and what may be done to them.
+//! File systems that belong to one test, in memory or in an image file, and operations on them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,7 +12,7 @@ pub struct Mount {
     image: Option<PathBuf>,
 }
 
-/// A file system on which whoever writes waits, until this is dropped.
+/// A frozen file system. Writers wait until this is dropped.
 #[derive(Debug)]
 pub struct Frozen(PathBuf);
 
@@ -27,8 +27,8 @@ impl Mount {
         Self { at: at.to_owned(), image: None }
     }
 
-    /// An empty ext4 in a new image file, which grows as it is written to. Without a journal, so that an error of the device
-    /// is that of whoever wrote.
+    /// An empty ext4 in a new image file, which grows as it is written to. It has no journal, so that the writer itself gets an
+    /// error of the device.
     ///
     /// # Panics
     /// When it cannot be made or mounted.
@@ -59,10 +59,10 @@ impl Mount {
         sh(&format!("umount {}", self.at.display()));
     }
 
-    /// Checks the image and mends it, as an operator does before mounting it again.
+    /// Checks and repairs the image, as an operator does before mounting it again.
     ///
     /// # Panics
-    /// When it cannot be mended.
+    /// When it cannot be repaired.
     pub fn check(&self) {
         let image = self.image.as_ref().expect("a file system in an image");
         let out = Command::new("e2fsck").args(["-f", "-y"]).arg(image).output().expect("e2fsck runs");
@@ -70,18 +70,18 @@ impl Mount {
         assert!(matches!(out.status.code(), Some(0 | 1)), "{}", String::from_utf8_lossy(&out.stdout));
     }
 
-    /// Mounts it anew with these options, such as `ro`.
+    /// Remounts it with these options, such as `ro`.
     ///
     /// # Panics
-    /// When the kernel does not: `ro` not while a file in it is open to be written.
+    /// When the kernel refuses: `ro` is refused while a file on it is open for writing.
     pub fn remount(&self, options: &str) {
         sh(&format!("mount -o remount,{options} {}", self.at.display()));
     }
 
-    /// Stops all writing to it until what is returned is dropped.
+    /// Stops all writing to it until the returned value is dropped.
     ///
     /// # Panics
-    /// When the file system cannot.
+    /// When the file system does not support it.
     pub fn freeze(&self) -> Frozen {
         sh(&format!("fsfreeze --freeze {}", self.at.display()));
         Frozen(self.at.clone())

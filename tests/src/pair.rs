@@ -31,7 +31,7 @@ use rights::Rights;
 use setup::Setup;
 use status::{Bundle, Status};
 
-/// How long a test waits for what should take a second or two, on a machine that is busy with other things.
+/// How long a test waits for things that should take a second or two, in case the machine is busy.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A sender and a receiver with a link between them; everything is ended and removed when it is dropped.
@@ -177,7 +177,7 @@ impl Pair {
         std::fs::write(&self.low.config, config.to_string()).expect("the config can be written");
     }
 
-    /// Starts a daemon (`sender` or `receiver`) that is not to come up: how it ends, and what it says.
+    /// Starts a daemon (`sender` or `receiver`) that must fail to start. Returns how it ends, and what it says.
     ///
     /// # Panics
     /// When it comes up.
@@ -354,7 +354,7 @@ impl Pair {
     /// Waits for anything.
     ///
     /// # Panics
-    /// When it has not come within [`PATIENCE`], with what both sides say of themselves.
+    /// When it has not come within [`PATIENCE`], with a description of both sides.
     pub fn wait_for<T>(&self, what: &str, probe: impl FnMut() -> Option<T>) -> T {
         wait_until(PATIENCE, probe).unwrap_or_else(|| panic!("waited in vain for {what}\n{}", self.describe()))
     }

@@ -1,7 +1,7 @@
 //! A small lossy one-way relay between two UDP ports, for where network namespaces cannot be made.
 //!
-//! Datagrams that come in are passed on or lost; nothing ever goes the other way: the receiving socket sends nothing, and
-//! the sending socket is never read.
+//! Incoming datagrams are passed on or lost. Nothing ever goes the other way: the receiving socket never sends, and the
+//! sending socket is never read.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -52,7 +52,7 @@ impl Relay {
     /// The address that it listens on.
     ///
     /// # Errors
-    /// When the system does not tell.
+    /// When the system does not report it.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.input.local_addr()
     }

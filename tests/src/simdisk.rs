@@ -1,17 +1,17 @@
-//! A disk in memory that takes the place of the real one in the simulator: deterministic from a seed, it fails, fills up,
-//! turns read-only and loses power at the operation it is told to.
+//! A simulated disk in memory. It is deterministic for a seed, and fails, fills up, turns read-only and loses power at the
+//! operations it is told to.
 //!
-//! What a power cut takes is what POSIX allows it to, so that a missing sync shows:
-//! - of what was written to a file since its last sync, each write is kept, lost or torn by sectors, in any order; the length may
-//!   be kept without the bytes, which then read as zeros;
-//! - modes and times that were not synced are the new or the old ones;
-//! - names: the file system has a journal, so what was not synced is cut off at one point in time, renames whole or not at
-//!   all; what [`Disk::sync_dir`] made durable stays, but a directory whose own name is lost takes its contents with it;
-//! - after a sync of a file that failed, each write that it was to make durable is durable or not, and no later sync changes
-//!   that (what is read is still what was written, as from the page cache).
+//! A power cut loses everything that POSIX lets it lose, so that a missing sync shows:
+//! - file contents: each write since the last sync is kept, lost or torn by sectors, independently of the others; the length
+//!   may be kept without the bytes, which then read as zeros;
+//! - modes and times that were not synced: the old or the new ones remain;
+//! - names: the file system has a journal, so unsynced changes are cut off at one point in time, and a rename is kept or lost as
+//!   a whole; whatever [`Disk::sync_dir`] made durable stays, but a directory whose own name is lost takes its contents with it;
+//! - writes before a failed sync of their file: each is durable or not, and no later sync changes that. Until the crash, reads
+//!   still return what was written, as from the page cache.
 //!
-//! Like the kernel it follows symbolic links in the middle of paths and gives the kernel's errors. Modes are enforced as for a
-//! user who owns everything, unless [`SimDisk::as_root`].
+//! Like the kernel, it follows symbolic links in the middle of paths and returns the kernel's errors. It enforces modes as for a
+//! user who owns everything, unless [`SimDisk::as_root`] was called.
 
 use std::ffi::OsString;
 use std::io;
@@ -32,16 +32,16 @@ use fault::Verdict;
 use file::{Access, SimFile};
 use world::{Body, World, errno};
 
-/// The disk. Clones are the same disk.
+/// The disk. Clones share their content.
 #[derive(Clone)]
 pub struct SimDisk {
     world: Arc<Mutex<World>>,
 }
 
-/// What [`SimDisk::tree`] says of a name.
+/// What [`SimDisk::tree`] finds under a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// Where, from the root.
+    /// Its path from the root.
     pub path: PathBuf,
     /// What.
     pub kind: Kind,
@@ -59,13 +59,13 @@ impl SimDisk {
         Self { world: Arc::new(Mutex::new(World::new(seed))) }
     }
 
-    /// Ignores modes, as for root.
+    /// Stops enforcing modes, as for root.
     pub fn as_root(self) -> Self {
         self.lock().enforce_modes = false;
         self
     }
 
-    /// What the clock says that stamps files.
+    /// Sets the clock that stamps files.
     pub fn set_time(&self, now: FileTime) {
         self.lock().now = now;
     }
@@ -75,17 +75,17 @@ impl SimDisk {
         self.lock().mount(path);
     }
 
-    /// Bytes that fit on the file system that `path` is on; `None` for no limit. Less than there is already makes it full.
+    /// Limits the capacity of `path`'s file system, in bytes; `None` for no limit. A limit below its current use makes it full.
     pub fn set_capacity(&self, path: &Path, bytes: Option<u64>) {
         self.lock().device_mut(path).capacity = bytes;
     }
 
-    /// Bytes that the file system that `path` is on holds.
+    /// How many bytes the file system of `path` holds.
     pub fn used(&self, path: &Path) -> u64 {
         self.lock().device_mut(path).used
     }
 
-    /// Whether writing to the file system that `path` is on fails with EROFS.
+    /// Sets whether writing to the file system of `path` fails with EROFS.
     pub fn set_read_only(&self, path: &Path, read_only: bool) {
         self.lock().device_mut(path).read_only = read_only;
     }
@@ -97,27 +97,27 @@ impl SimDisk {
         world.create(dir, name, 0o644, Body::Special(kind)).expect("room");
     }
 
-    /// Turns the bits of `mask` in the byte at `offset` of a file, as a bad medium does: nothing else changes.
+    /// Flips the bits of `mask` in the byte at `offset` of a file, like a bad medium. Nothing else changes.
     pub fn rot(&self, path: &Path, offset: usize, mask: u8) {
         self.lock().rot(path, offset, mask);
     }
 
-    /// The operation after `nth` others (counted from now) fails with `errno`.
+    /// Makes the operation after `nth` others, counted from now, fail with `errno`.
     pub fn fail_nth(&self, nth: u64, errno: i32) {
         self.lock().faults.arm(None, nth, Verdict::Fail(errno), false);
     }
 
-    /// Of the operations of this kind, the one after `nth` others fails with `errno`.
+    /// Makes the operation of this kind after `nth` others of the same kind fail with `errno`.
     pub fn fail_op(&self, op: Op, nth: u64, errno: i32) {
         self.lock().faults.arm(Some(op), nth, Verdict::Fail(errno), false);
     }
 
-    /// All operations of this kind fail with `errno` until [`SimDisk::heal`].
+    /// Makes all operations of this kind fail with `errno` until [`SimDisk::heal`].
     pub fn fail_every(&self, op: Op, errno: i32) {
         self.lock().faults.arm(Some(op), 0, Verdict::Fail(errno), true);
     }
 
-    /// The operation after `nth` others and all that follow fail with `errno`, as when a disk is pulled out.
+    /// Makes the operation after `nth` others and all later ones fail with `errno`, as when a disk is pulled out.
     pub fn fail_from(&self, nth: u64, errno: i32) {
         self.lock().faults.arm(None, nth, Verdict::Fail(errno), true);
     }
@@ -128,7 +128,7 @@ impl SimDisk {
         self.lock().faults.arm(None, nth, Verdict::Cut, false);
     }
 
-    /// Runs `body` until the power is cut: `None` if it was.
+    /// Runs `body` until it ends or the power is cut. Returns `None` if the power was cut.
     pub fn until_power_cut<T>(body: impl FnOnce() -> T) -> Option<T> {
         match std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)) {
             Ok(value) => Some(value),
@@ -137,12 +137,12 @@ impl SimDisk {
         }
     }
 
-    /// Forgets all faults that were to come, and counts operations from 0 again. Not: capacity, read-only.
+    /// Cancels all armed faults, and counts operations from 0 again. Capacity and read-only stay.
     pub fn heal(&self) {
         self.lock().faults.reset();
     }
 
-    /// Does something that is none of the process's doing: faults do not strike it, and it does not count.
+    /// Does something that the process does not do. Faults do not affect it, and its operations are not counted.
     pub fn outside<T>(&self, body: impl FnOnce() -> T) -> T {
         let faults = std::mem::take(&mut self.lock().faults);
         let done = body();
@@ -150,24 +150,24 @@ impl SimDisk {
         done
     }
 
-    /// How many operations there were since the beginning or [`SimDisk::heal`], failed ones with them.
+    /// How many operations there were since the beginning or [`SimDisk::heal`], including failed ones.
     pub fn operations(&self) -> u64 {
         self.lock().faults.total()
     }
 
-    /// How many of them were of this kind.
+    /// How many of these operations were of this kind.
     pub fn count(&self, op: Op) -> u64 {
         self.lock().faults.count(op)
     }
 
-    /// The power goes and comes back: what was not durable is kept, lost or torn as `seed` says. Files that were open give EIO.
-    /// Faults that were to come are forgotten.
+    /// Cuts the power and restores it. `seed` decides whether changes that were not durable are kept, lost or torn. Files that
+    /// were open return EIO. Armed faults are cancelled.
     pub fn crash(&self, seed: u64) {
         self.lock().crash(seed);
     }
 
-    /// The process is killed and starts again: nothing is lost, but files that were open give EIO. Faults that were to come are
-    /// forgotten.
+    /// Simulates that the process is killed and starts again. Nothing is lost, but files that were open return EIO. Armed faults
+    /// are cancelled.
     pub fn kill(&self) {
         self.lock().kill();
     }
@@ -181,7 +181,7 @@ impl SimDisk {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts an operation, and does it unless it is to fail.
+    /// Counts an operation and does it, unless it is to fail.
     fn op<T>(&self, op: Op, body: impl FnOnce(&mut World) -> io::Result<T>) -> io::Result<T> {
         self.torn_op(op, |world, verdict| match verdict {
             Verdict::Pass => body(world),
@@ -191,7 +191,7 @@ impl SimDisk {
         })
     }
 
-    /// As [`SimDisk::op`], for an operation that may be done in part.
+    /// Like [`SimDisk::op`], for an operation that may be done in part.
     fn torn_op<T>(&self, op: Op, body: impl FnOnce(&mut World, Verdict) -> io::Result<T>) -> io::Result<T> {
         let mut world = self.lock();
         let verdict = world.faults.next(op);
@@ -199,7 +199,7 @@ impl SimDisk {
         drop(world);
         if matches!(verdict, Verdict::Cut) {
             drop(result);
-            // Not panic_any: the hook has nothing to print.
+            // Unlike `panic_any`, this does not call the panic hook, which would print something.
             std::panic::resume_unwind(Box::new(PowerCut));
         }
         result
@@ -230,7 +230,7 @@ impl SimDisk {
     }
 }
 
-/// The real disk cannot tell a link at the end of a path that it does not follow from a loop on the way.
+/// Maps ELOOP to invalid input, like the real disk, which cannot tell a final link that it does not follow from a loop.
 fn a_link(error: io::Error) -> io::Error {
     if error.raw_os_error() == Some(errno::LOOP) { io::ErrorKind::InvalidInput.into() } else { error }
 }

@@ -1,4 +1,4 @@
-//! Exact pictures of trees: what a bundle is before it is dropped, to hold what arrives against.
+//! Exact snapshots of trees, taken of a bundle before it is dropped and compared with what arrives.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

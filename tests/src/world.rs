@@ -1,12 +1,12 @@
-//! Whole sender and receiver in one thread: the real engine and the real delivery over simulated disks, with a simulated
-//! line, clocks and hooks between and around them. Everything follows from one seed.
+//! Runs a complete sender and receiver in one thread: the real engine and the real delivery on simulated disks, connected by a
+//! simulated line, with simulated clocks and hooks. One seed determines everything.
 //!
-//! 1. [`Script::of`] makes options and a list of events (drops, crashes, disk faults, outages, clock jumps) from a seed.
-//! 2. [`run`] plays it: `low` stands for the sender's process, `wire` for the line, `high` for the receiver's process.
-//!    In some runs a `peer` who holds the link key forges datagrams beside the sender.
-//! 3. Afterwards everything is mended, and a person carries tickets until nothing is lacking (`settle`).
-//! 4. What must hold is held against [`book`], [`said`] and [`bounds`] at each step; the first thing that does not is the [`Failure`].
-//! 5. [`shrink`] takes away events and options while a script still fails.
+//! 1. [`Script::of`] derives options and a list of events (drops, crashes, disk faults, outages, clock jumps) from a seed.
+//! 2. [`run`] plays the script: `low` stands for the sender's process, `wire` for the line, `high` for the receiver's process.
+//!    In some runs, a `peer` who holds the link key sends forged datagrams beside the sender.
+//! 3. At the end, everything is repaired, and an operator carries tickets until nothing is missing (`settle`).
+//! 4. [`book`], [`said`] and [`bounds`] check the invariants at each step. The first violation is the [`Failure`].
+//! 5. [`shrink`] removes events and options as long as the script still fails.
 
 mod book;
 mod bounds;

@@ -62,7 +62,7 @@ fn one_burst_is_lost_where_it_is_wanted() {
     assert_eq!(arrived(&injector, &recorder, 100).len(), 100);
 }
 
-/// Sends so many numbered datagrams and returns the numbers of those that come out.
+/// Sends `count` numbered datagrams and returns the numbers of those that arrive.
 fn arrived(injector: &UdpSocket, recorder: &UdpSocket, count: u32) -> Vec<u32> {
     recorder.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
     let (mut numbers, mut buffer) = (Vec::new(), [0; 4]);
@@ -74,7 +74,7 @@ fn arrived(injector: &UdpSocket, recorder: &UdpSocket, count: u32) -> Vec<u32> {
     };
     for number in 0..count {
         injector.send(&number.to_be_bytes()).unwrap();
-        // Not more at once than the socket's buffer holds.
+        // Never send more at once than the socket's buffer holds.
         if number % 100 == 99 {
             take(false);
         }

@@ -133,7 +133,7 @@ fn a_sender_whose_key_is_not_trusted_changes_nothing_until_it_is() {
     assert!(status.0["discarded"]["unknown-key"].as_u64() > Some(0), "{:#}", status.0);
     assert_eq!(pair.hook_runs().len(), 0);
 
-    // What it announced is known as soon as it is trusted; the rest a ticket brings.
+    // As soon as the key is trusted, its announce is accepted. A ticket brings the rest.
     good(&pair.receiver_command(&["trust", "add", key.to_str().unwrap()]));
     pair.wait_state(&bundle, &["incomplete"]);
     assert!(!pair.receiver_status().unwrap().alarms().iter().any(|(code, _)| code == "unknown-key"));

@@ -32,8 +32,7 @@ fn edit(path: &Path, change: impl FnOnce(&mut Table)) {
     std::fs::write(path, config.to_string()).unwrap();
 }
 
-/// Runs a command; returns its exit code and what it wrote to standard error. Root's right to read what a mode forbids
-/// is taken from it.
+/// Runs a command without root's right to override file modes. Returns its exit code and its standard error.
 fn run(site: &Site, side: Side, command: &str) -> (Option<i32>, String) {
     let program = site.bin.join(side.program());
     let mut run = if rustix::process::geteuid().is_root() {
@@ -142,7 +141,7 @@ fn none(wrong: Vec<String>) {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
-/// Both `check-config` and `run` end with 78 and one line with these words; otherwise, what is wrong.
+/// Checks that `check-config` and `run` both exit with 78 and print one line with these words. Returns what is wrong.
 fn refused(site: &Site, side: Side, words: &[&str]) -> Vec<String> {
     let mut wrong = Vec::new();
     for command in ["check-config", "run"] {

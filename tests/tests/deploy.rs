@@ -71,7 +71,7 @@ fn the_daemons_accept_the_example_configs() {
     }
 }
 
-/// Files of root's, dropped by root, with modes that the daemon's user may not read: as an administrator would.
+/// An administrator drops root's files, with modes that do not let the daemon's user read them.
 #[test]
 fn the_units_rights_are_enough() {
     require_link!();
@@ -125,7 +125,7 @@ fn ctrl_c_ends_the_demonstration_and_leaves_nothing() {
         std::thread::sleep(Duration::from_millis(50));
     }
     std::thread::sleep(Duration::from_secs(1));
-    // As a terminal does it: to the whole group.
+    // Like a terminal, signal the whole process group.
     kill_process_group(Pid::from_child(&demo), Signal::INT).unwrap();
     let pid = demo.id();
     let out = demo.wait_with_output().unwrap();
@@ -149,7 +149,7 @@ fn demo(kind: &str) {
 }
 
 fn start_demo(work: &Path, kind: &str, megabytes: &str) -> Child {
-    // A shell cannot trap what it was started to ignore, and what runs in the background ignores Ctrl-C.
+    // A shell cannot trap a signal that it was started to ignore, and background processes ignore Ctrl-C.
     let mut command = Command::new("env");
     command.arg("--default-signal=INT").arg(deploy().join("demo.sh"));
     command.args(["--link", kind, "--megabytes", megabytes]).env("TMPDIR", work);
@@ -179,7 +179,7 @@ fn daemons(work: &Path) -> Vec<u32> {
     found.collect()
 }
 
-/// Of every attack the page says which test shows it: by `crate: path::name`, or `attacks.py name`.
+/// For every attack, the page names the test that shows it, as `crate: path::name` or `attacks.py name`.
 #[test]
 fn the_tests_that_security_names_are_there() {
     let root = deploy().parent().unwrap().to_owned();
@@ -196,7 +196,7 @@ fn the_tests_that_security_names_are_there() {
         "tests" => "tests/tests",
         other => panic!("{other} is no crate"),
     };
-    // The function is in the file that its path names, or in one of the modules above, as tests within a file are.
+    // The function is in the file that its path names or, like tests inside a file, in a parent module.
     let is_there = |of: &str, test: &str| {
         let (path, name) = test.rsplit_once("::").unwrap_or(("", test));
         let parts: Vec<&str> = path.split("::").filter(|part| !part.is_empty()).collect();

@@ -1,4 +1,4 @@
-//! Each reader of bytes from outside gets every vector, and each vector bent in many ways from one seed.
+//! Feeds every parser of outside bytes all test vectors, and many mutations of each, derived from one seed.
 //!
 //! `CHECKVALVE_FUZZ_SEED` and `CHECKVALVE_FUZZ_ROUNDS` try others and more; `tests/fuzz.sh` searches with libFuzzer.
 
@@ -11,7 +11,7 @@ fn number(name: &str, usual: u64) -> u64 {
     std::env::var(name).ok().map_or(usual, |value| value.parse().unwrap_or_else(|_| panic!("{name} is no number")))
 }
 
-/// Changes some bytes, cuts, repeats, or joins with another seed.
+/// Changes, cuts or repeats some bytes, or inserts another seed.
 fn bend(bytes: &mut Vec<u8>, seeds: &[Vec<u8>], rng: &mut Rng) {
     let place = |len: usize, rng: &mut Rng| rng.below(len as u64 + 1) as usize;
     for _ in 0..=rng.below(4) {
@@ -22,7 +22,7 @@ fn bend(bytes: &mut Vec<u8>, seeds: &[Vec<u8>], rng: &mut Rng) {
             2 => drop(bytes.drain(at..(at + place(16, rng)).min(bytes.len()))),
             3 => bytes.extend_from_within(at..),
             4 => bytes.splice(at..at, seeds[place(seeds.len() - 1, rng)].iter().copied()).for_each(drop),
-            // What lengths and numbers are most likely to break at.
+            // Values at which lengths and numbers are most likely to break.
             5 => bytes.splice(at..at, [[0, 0xff, 0xfb, 0xfc, 0xfd, 0x7f, 0x80, b'/'][place(7, rng)]; 4]).for_each(drop),
             _ => {
                 if let Some(byte) = bytes.get_mut(at) {

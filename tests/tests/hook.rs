@@ -9,7 +9,7 @@ fn orders(pair: &Pair) -> Vec<u64> {
     pair.hook_runs().iter().map(|run| run.sequence()).collect()
 }
 
-/// The reason a bundle was quarantined with, as the text of its reason.json.
+/// The text of the `reason.json` of a quarantined bundle.
 fn quarantine_reason(pair: &Pair, bundle: &Dropped) -> String {
     let folder = pair.high.quarantine.join(&bundle.channel);
     let names = folder.read_dir().unwrap_or_else(|error| panic!("{folder:?}: {error}\n{}", pair.describe()));
@@ -148,7 +148,7 @@ fn channels_do_not_wait_for_each_other() {
     let setup =
         Pair::setup().hook(hook).sender("channel.slow.priority", 0).receiver("channel.slow.hook.install", "HOOK");
     let mut pair = setup.lay();
-    // Where the hook is is known only now.
+    // The hook's path is known only now.
     let config = std::fs::read_to_string(&pair.high.config).unwrap();
     std::fs::write(&pair.high.config, config.replace("HOOK", pair.high.hook.to_str().unwrap())).unwrap();
     std::fs::create_dir_all(pair.low.spool.join("slow")).unwrap();

@@ -8,7 +8,7 @@ use checkvalve_tests::pair::Pair;
 use checkvalve_tests::rng::Rng;
 use checkvalve_tests::{require_link, tree};
 
-/// Datagrams of each kind.
+/// How many datagrams of each kind are sent.
 const EACH: u64 = 1_000_000;
 /// Largest UDP payload at MTU 1500.
 const LARGEST: usize = 1472;
@@ -16,7 +16,7 @@ const LARGEST: usize = 1472;
 #[test]
 fn a_million_datagrams_of_each_hostile_kind_during_a_transfer() {
     require_link!();
-    // The flood shares the kernel's queue with the real datagrams: what is lost there is a long burst on a slow link.
+    // The flood shares the kernel's queue with the real datagrams. Losses there are a long burst on a slow link.
     let setup = Pair::setup().rate("50 Mbit/s").repair("30 %").sender("fec.burst", "1 s");
     let mut pair = setup.without_receiver().on_tmpfs().start();
 
@@ -27,7 +27,7 @@ fn a_million_datagrams_of_each_hostile_kind_during_a_transfer() {
     let recorded = record(&recorder);
     drop(recorder);
     assert!(recorded.len() > 700, "{} datagrams recorded", recorded.len());
-    // One that no real session has used: its header is valid, its tag is not. Of most of these not even the key is worked out.
+    // A session that was never used: the header is valid, the tag is not. For most of these, not even the key is derived.
     let mut forged = recorded[recorded.len() / 2].clone();
     forged[4..12].copy_from_slice(&0xdead_beef_u64.to_be_bytes());
 
@@ -70,7 +70,7 @@ fn a_million_datagrams_of_each_hostile_kind_during_a_transfer() {
         let at = HEADER_LEN + rng.below((datagram.len() - HEADER_LEN) as u64) as usize;
         datagram[at] ^= 1 << rng.below(8);
     });
-    // The first time it brings its bundle; after that there is no use in any of it.
+    // The first replay delivers its bundle. Later ones achieve nothing.
     flood("replayed", &mut |_, number, datagram| {
         datagram.extend(&recorded[number as usize % recorded.len()]);
     });
@@ -102,7 +102,7 @@ fn a_million_datagrams_of_each_hostile_kind_during_a_transfer() {
     ] {
         assert!(drops.get(reason) >= least, "dropped as {reason}: {}", drops.get(reason));
     }
-    // What the image itself had to spare is a tenth of that.
+    // The image's own surplus symbols are a tenth of that.
     let twice: u64 = ["duplicate", "surplus", "done"].iter().map(|reason| drops.get(reason)).sum();
     assert!(twice >= EACH / 2, "{twice} dropped because they came before");
     let counted: u64 = drops.0.values().sum();
@@ -113,7 +113,7 @@ fn a_million_datagrams_of_each_hostile_kind_during_a_transfer() {
     assert_eq!(pair.link.high_stopped(), stopped_before, "something tried to answer");
 }
 
-/// What `status` counts as dropped, by reason.
+/// The counts of dropped datagrams in `status`, by reason.
 #[derive(Debug)]
 struct Drops(std::collections::BTreeMap<String, u64>);
 
@@ -147,7 +147,7 @@ fn record(recorder: &UdpSocket) -> Vec<Vec<u8>> {
 }
 
 fn send(socket: &UdpSocket, datagram: &[u8]) {
-    // While the device's queue is full the kernel says so; nothing else may go wrong.
+    // ENOBUFS means that the device's queue is full. No other error may occur.
     while let Err(error) = socket.send(datagram) {
         assert_eq!(error.raw_os_error(), Some(105), "{error}");
         std::thread::sleep(Duration::from_micros(100));

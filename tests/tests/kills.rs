@@ -1,8 +1,8 @@
-//! Either side killed at random moments and the link taken away, while bundles are on the wire; then a person carries tickets until
-//! nothing is lacking.
+//! Kills either side at random moments and cuts the link while bundles are on the wire. Then an operator carries tickets until
+//! nothing is missing.
 //!
-//! `SEED=n` replays the moments (as far as two processes can be replayed); `CHECKVALVE_KILLS` says how many, for each side (default
-//! 50).
+//! `SEED=n` replays the moments, as far as two processes can be replayed. `CHECKVALVE_KILLS` sets the number of kills for each
+//! side (default 50).
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,7 +12,7 @@ use checkvalve_tests::rng::Rng;
 use checkvalve_tests::{require_link, tree};
 
 const MIB: u64 = 1 << 20;
-/// Bundles that are sent while a side is being killed.
+/// How many bundles are sent while a side is being killed.
 const BUNDLES: usize = 10;
 
 #[derive(Clone, Copy)]
@@ -54,7 +54,7 @@ fn outages_from_a_tenth_of_a_second_to_twenty() {
 #[test]
 fn a_killed_receiver_goes_on_with_what_it_had() {
     require_link!();
-    // Some two hundred blocks are under way at any moment, of which hardly one could be completed by what follows.
+    // About two hundred blocks are under way at any moment. Later symbols alone could complete hardly any of them.
     let mut pair = Pair::setup().rate("100 Mbit/s").sender("fec.burst", "200 ms").on_tmpfs().start();
     tree::large(&pair.place("image"), 40 * MIB, 1);
     let image = pair.drop("image");
@@ -62,7 +62,7 @@ fn a_killed_receiver_goes_on_with_what_it_had() {
         pair.wait_state(&image, &["receiving"]);
         std::thread::sleep(Duration::from_millis(700));
         pair.with_sender_paused(|pair| {
-            // What is in the kernel's buffers ends with the socket.
+            // Datagrams in the kernel's buffers are lost with the socket.
             std::thread::sleep(Duration::from_millis(300));
             pair.kill_receiver();
             pair.start_receiver();
@@ -74,7 +74,7 @@ fn a_killed_receiver_goes_on_with_what_it_had() {
     assert_eq!(log.matches("going on with blocks").count(), 3, "{log}");
 }
 
-/// Kills one side at random moments while ten bundles are sent, and takes the link away now and then.
+/// Kills one side at random moments while ten bundles are sent, and cuts the link from time to time.
 fn killed(side: Side) {
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").subsec_nanos();
     let seed = std::env::var("SEED").map_or_else(|_| u64::from(now()), |seed| seed.parse().expect("a number"));
@@ -126,7 +126,8 @@ fn drop_one(pair: &Pair, number: usize) -> Dropped {
     pair.drop(&name)
 }
 
-/// Carries tickets until all is installed, and checks that it is what was dropped, each hook once and in order.
+/// Carries tickets until all bundles are installed. Checks that they are identical to the drops, and that each hook ran once, in
+/// order.
 fn all_arrive(pair: &Pair, bundles: &[Dropped]) {
     for bundle in bundles {
         pair.wait_sender_state(bundle, &["transmitted"]);
@@ -150,7 +151,7 @@ fn all_arrive(pair: &Pair, bundles: &[Dropped]) {
         pair.assert_identical(bundle);
     }
     let runs = pair.hook_runs();
-    // Who is killed while a hook runs cannot know how it ended: it runs again, and says that it is not the first time.
+    // A receiver that is killed while a hook runs cannot know how it ended. It runs the hook again, as another attempt.
     let first: Vec<u64> = runs
         .iter()
         .filter(|run| run.var("ATTEMPT") == "1")

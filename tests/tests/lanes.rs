@@ -1,4 +1,4 @@
-//! Several lanes: symbols of one bundle over several ports, and over two fibres of which either may fail.
+//! Several lanes: one bundle's symbols over several ports, and over two fibres, either of which may fail.
 
 use checkvalve_tests::link::{HIGH, INTERFACE, Link, PORT};
 use checkvalve_tests::pair::Pair;
@@ -20,7 +20,7 @@ fn lay_second_fibre(link: &Link) {
     know(link, SECOND);
 }
 
-/// What the kernel says of the high end of a fibre.
+/// The kernel's report about the high end of a fibre.
 fn shown(link: &Link, interface: &str) -> serde_json::Value {
     let shown = link.high.run(&format!("ip -json -statistics link show {interface}"));
     serde_json::from_str::<serde_json::Value>(&shown).expect("ip prints JSON")[0].take()
@@ -76,7 +76,7 @@ fn two_fibres_share_the_rate_equally_and_either_may_be_cut() {
         .map(|(interface, before)| received(&pair.link, interface) - before);
     assert!(first.abs_diff(second) * 20 < first + second, "{first} and {second} bytes are not the same");
 
-    // Each by itself carries what is needed, and beacons still come.
+    // Each fibre alone carries enough, and beacons still arrive.
     for (name, cut, whole, to) in [("first", INTERFACE, SECOND, HIGH), ("second", SECOND, INTERFACE, FAR)] {
         pair.link.low.run(&format!("ip link set {cut} down"));
         tree::large(&pair.place(name), 20 << 20, 2);

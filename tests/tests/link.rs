@@ -12,7 +12,7 @@ fn nothing_comes_back() {
     let link = Link::new(1500, true);
     let (injector, recorder) = (link.injector(), link.recorder());
     assert_eq!(arrived(&injector, &recorder, 10), 10);
-    // A neighbour entry on the receiver's side too, so that only the one-way rule is in the way of an answer.
+    // With a neighbour entry on the receiver's side too, only the one-way rule can stop an answer.
     link.high.run(&format!("ip neighbour replace {LOW} lladdr 02:00:00:00:00:01 dev {INTERFACE} nud permanent"));
     for _ in 0..5 {
         let _ = recorder.send_to(b"an answer", (LOW, injector.local_addr().unwrap().port()));
@@ -59,7 +59,7 @@ fn goes_away_when_a_test_panics() {
     }
 }
 
-/// Sends so many small datagrams and counts those that come; reads often, so that no kernel queue overflows.
+/// Sends `count` small datagrams and counts those that arrive. Reads often, so that no kernel queue overflows.
 fn arrived(injector: &UdpSocket, recorder: &UdpSocket, count: usize) -> usize {
     recorder.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
     let mut buf = [0; 64];

@@ -1,5 +1,5 @@
-//! What a receiver does with bundles that no honest sender makes: signed manifests that break the rules are quarantined; what
-//! nobody or the wrong key signed changes nothing; and what was changed on the way has to come again.
+//! Bundles that no honest sender makes. The receiver quarantines signed manifests that break the rules, ignores objects that
+//! nobody or the wrong key signed, and asks again for data that was changed on the way.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -29,12 +29,12 @@ fn reasons(pair: &Pair) -> BTreeMap<PathBuf, Value> {
     found.collect()
 }
 
-/// A bundle of this key's.
+/// The id of a bundle of this key.
 fn id(number: u64, key: &SigningKey) -> BundleId {
     BundleId::new(number, key.public().id())
 }
 
-/// How many signed objects changed nothing for this rule.
+/// How many signed objects were discarded because of this rule.
 fn discarded(pair: &Pair, rule: &str) -> u64 {
     let status = pair.receiver_status().expect("the receiver answers");
     status.0["discarded"][rule].as_u64().unwrap_or(0)
@@ -51,7 +51,7 @@ fn alarms(pair: &Pair) -> Vec<(String, String)> {
     pair.receiver_status().expect("the receiver answers").alarms()
 }
 
-/// Waits for the reason that the bundle with this id was refused with.
+/// Waits for the reason why the bundle with this id was refused.
 fn reason(pair: &Pair, id: BundleId) -> String {
     let id = id.to_string();
     let found = pair.wait_for(&format!("a reason.json for {id}"), || {
@@ -60,7 +60,7 @@ fn reason(pair: &Pair, id: BundleId) -> String {
     format!("{:#}", found.1)
 }
 
-/// Everything on the high side but what the receiver may write.
+/// Everything on the high side that the receiver may not write.
 fn outside(pair: &Pair) -> Snapshot {
     let mut nodes = Snapshot::of(pair.dir.path()).0;
     let own = ["high/data", "high/log", "high/control.sock", "high", "high/runs"];
@@ -166,7 +166,7 @@ fn what_is_not_rightly_signed_changes_nothing() {
     let status = pair.receiver_status().unwrap();
     assert!(status.bundles().is_empty(), "{:#}", status.0);
 
-    // What took its id before does not keep the honest one out.
+    // The forged bundle with the same id does not keep the honest one out.
     forger.transmit(&make(trusted(), &Signer::Key(&forger.key)), 0);
     pair.wait_for("the honest bundle", || (pair.hook_runs().len() == 1).then_some(()));
     assert_eq!(std::fs::read(pair.high.inbox.join("default/00000001/file")).unwrap(), b"content");
@@ -196,7 +196,7 @@ fn what_was_changed_on_the_way_comes_again() {
     let alarms = alarms(&pair);
     assert!(alarms.iter().any(|(code, text)| code == "spoilt" && text.contains("default/1")), "{alarms:?}");
     assert_eq!(pair.hook_runs().len(), 0, "a hook ran");
-    // Whoever takes datagrams is told ten times a second, which is long before a person could ask for it again.
+    // The receive threads hear of it ten times a second, long before an operator could ask for it again.
     std::thread::sleep(Duration::from_millis(300));
     forger.transmit(&good, 1);
     pair.wait_for("what was signed", || (pair.hook_runs().len() == 1).then_some(()));
@@ -241,7 +241,7 @@ fn an_entry_that_is_valid_in_every_odd_way_is_accepted() {
     let mut pair = Pair::setup().lay();
     pair.start_receiver();
     let mut forger = Forger::new(&pair, 3);
-    // What the rules allow at their edges: so that the cases above fail for their own rule and nothing else.
+    // The extremes that the rules allow. They show that each case above fails because of its own rule only.
     let entries = [
         directory_entry(b"n"),
         RawEntry { path: Bytes(b"n/ ..."), ..file_entry(b"", 3) },
@@ -249,7 +249,7 @@ fn an_entry_that_is_valid_in_every_odd_way_is_accepted() {
         directory_entry(b"n/b"),
         symlink_entry(b"n/b/up", b"../a"),
     ];
-    // `b/../c` goes up after a name, which is refused; the rest is accepted once it is gone.
+    // `b/../c` goes up after a name, which is refused. Without it, everything else is accepted.
     let make = |number: u64, sequence: u64, entries: &[RawEntry<'_>]| {
         let (id, signer) = (id(number, &forger.key), Signer::Key(&forger.key));
         Bundle::by_hand(id, sequence, b"n", entries, b"abc".to_vec(), &signer)

@@ -1,4 +1,4 @@
-//! Channels: what is urgent goes first, equals share the wire.
+//! Channels: urgent bundles go first, and channels of equal priority share the wire.
 
 use checkvalve_tests::pair::Pair;
 use checkvalve_tests::{require_link, tree};
@@ -35,7 +35,7 @@ fn channels_of_equal_priority_share_the_wire() {
     pair.wait_state(&image, &["receiving"]);
     tree::large(&pair.place("half"), 20 * MIB, 2);
     let half = pair.drop_into("second", "half");
-    // Alone on the wire behind the image it would come last.
+    // If it had to wait for the image, it would arrive last.
     pair.wait_state(&half, &["complete", "installed"]);
     assert_eq!(pair.receiver_status().unwrap().find("default", "image").unwrap().state, "receiving");
     pair.wait_installed(&image);

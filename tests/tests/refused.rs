@@ -1,4 +1,4 @@
-//! What the sender will not send is put beside the spool with its reason, and what comes after it still goes.
+//! A bundle that the sender refuses goes to `.failed` with its reason, and later bundles are still sent.
 
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
@@ -9,10 +9,10 @@ use checkvalve_tests::shell::sh;
 use checkvalve_tests::snapshot::Snapshot;
 use checkvalve_tests::{require_link, tree};
 
-/// Waits for the reason that a bundle was refused with.
+/// Waits for the reason why a bundle was refused.
 fn reason(pair: &Pair, name: &str) -> String {
     let failed = pair.low.spool.join("default/.failed");
-    // The reason is there first.
+    // The reason is written first.
     pair.wait_for(&format!("{name} in .failed"), || failed.join(name).symlink_metadata().ok());
     std::fs::read_to_string(failed.join(format!("{name}.reason")))
         .unwrap_or_else(|error| panic!("{name}.reason: {error}"))
@@ -116,7 +116,7 @@ fn what_is_not_a_bundle_yet_is_left_alone() {
     for name in [".hidden", "upload.part", "upload.tmp"] {
         std::fs::write(spool.join(name), b"not yet").unwrap();
     }
-    // Written in place, slowly: claimed whole, and not before it is quiet.
+    // A file that is written slowly in place is claimed as a whole, and only after the last write has settled.
     let mut slow = std::fs::File::create(spool.join("slow")).unwrap();
     for _ in 0..8 {
         std::io::Write::write_all(&mut slow, &[b's'; 1000]).unwrap();
@@ -136,7 +136,7 @@ fn what_is_not_a_bundle_yet_is_left_alone() {
     }
 }
 
-/// Looks for a file by its name while others come and go.
+/// Finds a file by its name while other files come and go.
 fn find(root: &Path, name: &str) -> Option<PathBuf> {
     root.read_dir().ok()?.flatten().find_map(|entry| {
         let path = entry.path();

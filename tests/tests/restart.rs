@@ -1,4 +1,4 @@
-//! Daemons that start late, end, and are killed: no order of starting matters, and nothing partial is ever seen.
+//! Daemons that start late, stop, and are killed. Their start order does not matter, and no partial bundle is ever visible.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -41,7 +41,7 @@ fn the_carousel_brings_what_a_receiver_was_too_late_for() {
     let newer = pair.drop_file("licence", b"the second");
     pair.wait_sender_state(&newer, &["transmitted"]);
     pair.start_receiver();
-    // No ticket, no command: what stands comes round, and what was superseded does not.
+    // Without any ticket or command, the carousel brings current bundles, but not replaced ones.
     let landed = |pair: &Pair, sequence: u64| pair.high.inbox.join(format!("default/{sequence:08}"));
     pair.wait_for("the carousel to bring both", || {
         (landed(&pair, 2).exists() && landed(&pair, 3).exists()).then_some(())
@@ -132,7 +132,7 @@ fn a_killed_receiver_is_completed_by_a_resend() {
     pair.wait_installed(&image);
     watcher.saw_only_the_whole(&pair, &image);
 
-    // Once more, by id: the receiver has it and delivers nothing twice.
+    // A second resend, by id. The receiver has the bundle already and delivers nothing twice.
     let before = pair.sender_status().unwrap();
     assert!(pair.sender_command(&["resend", &lacking.id]).status.success());
     pair.wait_for("the second resend to be on the wire", || {
@@ -163,7 +163,7 @@ fn a_killed_sender_goes_on_with_what_it_had() {
     }
 }
 
-/// Drops an image of 60 MiB, kills the receiver in the middle of it and starts it again.
+/// Drops an image of 60 MiB, kills the receiver half way, and starts it again.
 fn kill_midway(pair: &mut Pair) -> (Dropped, Watcher) {
     let watcher = Watcher::start(pair.high.inbox.clone());
     tree::large(&pair.place("image"), 60 * MIB, 3);
@@ -175,7 +175,7 @@ fn kill_midway(pair: &mut Pair) -> (Dropped, Watcher) {
     (image, watcher)
 }
 
-/// Looks at the inbox all the time, as a reader might, and keeps what it sees first under each path.
+/// Watches the inbox continuously, as a reader might, and keeps the first thing it sees under each path.
 struct Watcher {
     stop: Arc<AtomicBool>,
     thread: std::thread::JoinHandle<Option<Snapshot>>,

@@ -1,5 +1,5 @@
-//! The sender's engine over a disk that loses power at every single operation: whatever is left, the same bundles go out under
-//! the same sequences, and nothing that was dropped is lost.
+//! Runs the sender's engine on a disk that loses power at every single operation. Whatever a cut leaves, the same bundles go out
+//! under the same sequences, and nothing that was dropped is lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -22,7 +22,7 @@ fn channel() -> ChannelName {
     ChannelName::new("a").unwrap()
 }
 
-/// What left the sender: a bundle's name, sequence and announce, with the ESIs that it may have used.
+/// A transmission: the bundle's name, sequence and announce, and the ESIs that it may have used.
 type Sent = (String, u64, [u8; 32], std::ops::Range<u32>);
 
 struct Low {
@@ -71,7 +71,7 @@ impl Low {
         Engine::open(setup, self.now).unwrap()
     }
 
-    /// Puts everything into the spool as a careful program would: durable under another name, then renamed.
+    /// Drops all bundles like a careful program: makes them durable under another name, then renames them.
     fn drop_all(&mut self, engine: &mut Engine) {
         let place = |name: &str| Path::new("/place").join(name);
         for (name, content) in GOOD {
@@ -112,7 +112,7 @@ impl Low {
 
     fn send(&mut self, job: Job) -> Finished {
         let name = String::from_utf8(job.plan.announce.name.clone()).unwrap();
-        // It may be on the wire from now on, however reading it ends.
+        // From now on it may be on the wire, even if reading it fails.
         self.sent.push((name, job.order.sequence, job.order.announce_digest, job.order.first_esi..job.esi_limit));
         let mut reader = Reader::new(self.disk(), Arc::clone(&job.plan), job.root.clone());
         let mut buf = [0; 1_000];
@@ -164,8 +164,8 @@ impl Low {
     }
 }
 
-/// The scene with the power cut at operation `nth` and again, if `again`, so many operations into the next start. Gives
-/// whether it was cut at all.
+/// Plays the scene with a power cut at operation `nth` and, with `again`, another one that many operations into the next start.
+/// Returns whether the power was cut at all.
 fn scene(seed: u64, nth: u64, again: Option<u64>) -> bool {
     let mut low = Low::new(seed);
     let mut engine = low.open();

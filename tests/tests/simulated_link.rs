@@ -1,4 +1,4 @@
-//! Whole sessions over the simulated line. `SEED=n` replays one seed of every test.
+//! Complete sessions over the simulated line. `SEED=n` replays one seed of every test.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ fn every_size_arrives_without_loss_and_nothing_is_decoded() {
             assert!(high.has(&bundle), "{len} bytes at MTU {mtu}");
             let usage = high.usage();
             assert_eq!((high.decoded, usage.open_blocks), (0, 0), "{len} bytes at MTU {mtu}");
-            // No block's: what is known of an object is less than a symbol.
+            // No blocks are left, and what is kept per object is smaller than a symbol.
             assert!(usage.memory <= usage.objects as u64 * 1_024, "{len} bytes at MTU {mtu}: {usage:?}");
         }
     }
@@ -64,7 +64,7 @@ fn random_loss_within_the_repair_is_mended() {
 
 #[test]
 fn a_burst_is_mended_wherever_it_falls() {
-    // 10 ms at 900 Mbit/s is 731 datagrams; no two bursts in one object.
+    // 10 ms at 900 Mbit/s are 731 datagrams. No object gets two bursts.
     let parameters = parameters(1500, 0.05);
     for len in [0, 4096, 200_000, 2_000_000] {
         let bundle = bundle(len as u64, len);
@@ -123,9 +123,9 @@ fn passes_add_up_whatever_each_of_them_lost() {
         let bundle = bundle(seed, 2_000_000);
         let mut line = Line::new(Shape { loss: 400, ..Shape::default() }, seed);
         let mut high = High::new(KEY, MEMORY);
-        // 60 % of 105 % arrives in each pass: one is never enough, two always are.
+        // In each pass, 60 % of 105 % arrives: one pass is never enough, two always are.
         for (pass, complete) in [(0, false), (1, true)] {
-            // Another session each, as after a restart of the sender.
+            // Each pass has its own session, as after a restart of the sender.
             let mut low = Low::new(&KEY, seed * 10 + u64::from(pass), parameters(1500, 0.05));
             high.receive(line.carry(low.transmit(&bundle, pass)));
             assert_eq!(high.has(&bundle), complete, "seed {seed} after pass {pass}: {high:?}");

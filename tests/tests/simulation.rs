@@ -1,13 +1,13 @@
 //! The simulated pair: seeds that once failed, then fresh ones for a while.
 //!
-//! `SEED=n` plays that one alone; `CHECKVALVE_SIM_SECONDS` says how long fresh seeds are played (default 75).
+//! `SEED=n` plays only that seed. `CHECKVALVE_SIM_SECONDS` sets how long fresh seeds are played (default 75).
 
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use checkvalve_tests::world::{Line, Script, Stats, What, read_seeds, run, shrink};
 
-/// Plays a script; when it fails, finds a short one and says how to replay it.
+/// Plays a script. If it fails, finds a shorter one and prints how to replay it.
 fn play(script: &Script) -> Stats {
     run(script, &mut |_| ()).unwrap_or_else(|failure| {
         let (short, failure) = shrink(script, &failure);

@@ -1,4 +1,4 @@
-//! Tickets carried by hand from the high side to the low one, with real daemons.
+//! Tickets that an operator carries from the high side to the low side, with real daemons.
 
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ fn a_ticket_of_few_lines_completes_what_lost_blocks() {
     assert!(plan["bundles"][0]["wire_bytes"].as_u64().unwrap() < 6 * MIB, "{plan}");
     assert_eq!(pair.receiver_status().unwrap().find("default", "image").unwrap().state, "incomplete", "only said");
 
-    // The same as a picture.
+    // The same ticket as a picture.
     let png = pair.dir.path().join("ticket.png");
     words(&pair.receiver_command(&["ticket", &number, "--qr", "--png", png.to_str().unwrap()]));
     let again = json(&pair.sender_command(&["--json", "resend", "--dry-run", "--ticket", png.to_str().unwrap()]));
@@ -66,7 +66,7 @@ fn a_receiver_that_was_off_names_what_it_missed_within_five_seconds() {
 #[test]
 fn alarms_come_before_what_they_warn_of() {
     require_link!();
-    // The worst of some sixty blocks loses about four fifths of what the repair mends.
+    // The worst of about sixty blocks loses about four fifths of what its repair symbols can restore.
     let mut pair = Pair::setup().rate("200 Mbit/s").repair("20 %").gso(false).loss(Loss::Random(100)).start();
     let alarms = |pair: &Pair| -> Vec<String> {
         let alarms = pair.receiver_status().expect("the receiver answers").alarms();
@@ -172,7 +172,7 @@ fn a_large_bundle_that_lost_three_blocks_needs_a_thousandth() {
     if free < size * 5 / 4 + (1 << 30) {
         return skip::note(function_name!(), "there is no room for the bundle");
     }
-    // Sparse here, but every byte of it travels.
+    // The file is sparse on the disk, but every byte of it is sent.
     let file = std::fs::File::create(pair.place("image")).unwrap();
     file.set_len(size).unwrap();
     let sequence = 1;
@@ -211,7 +211,7 @@ fn lose_some(pair: &Pair, name: &str, size: u64) -> Dropped {
     let bundle = pair.drop(name);
     pair.wait_state(&bundle, &["receiving"]);
     std::thread::sleep(Duration::from_millis(700));
-    // With segmentation offload a datagram of the link is several of ours.
+    // With segmentation offload, one datagram on the link holds several of ours.
     pair.link.set_loss(Loss::Burst { every: 2_000_000_000, length: 20 });
     pair.wait_sender_state(&bundle, &["transmitted"]);
     pair.link.set_loss(Loss::None);

@@ -1,4 +1,5 @@
-//! Real trees over the real link, at every loss that the pair is made for: all arrives, exactly, and nothing comes back.
+//! Real trees over the real link, at every loss that the pair is designed for. Everything arrives unchanged, and nothing goes
+//! back.
 
 use checkvalve_tests::link::Loss;
 use checkvalve_tests::pair::Pair;
@@ -43,7 +44,7 @@ fn with_jumbo_frames() {
     one_way(&mut pair);
 }
 
-/// A tree of 5,000 odd files, a file of 0 bytes, and a file of 1 GiB, through one pair.
+/// Sends a tree of 5,000 odd files, a file of 0 bytes, and a file of 1 GiB through one pair.
 fn everything_arrives(setup: Setup) {
     let lossy = !format!("{setup:?}").contains("loss: None");
     let mut pair = setup.on_tmpfs().start();
@@ -68,7 +69,7 @@ fn everything_arrives(setup: Setup) {
     one_way(&mut pair);
 }
 
-/// Ends the daemons; checks that the high side never tried to transmit, and that memory stayed flat.
+/// Stops the daemons. Checks that the high side never tried to transmit, and that memory use stayed flat.
 fn one_way(pair: &mut Pair) {
     let (sender, receiver) = (pair.stop_sender().usage, pair.stop_receiver().usage);
     println!("sender {sender:?}, receiver {receiver:?}, {} frames", pair.link.high_received());

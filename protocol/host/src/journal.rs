@@ -1,23 +1,23 @@
-//! Append-only journals that survive a power cut at any byte, and say what a bad disk took from them.
+//! Append-only journals that survive a power cut at any byte, and report what a bad disk has damaged.
 //!
 //! A file is a header of 32 bytes and then records: length `u32` little-endian, CRC-32 (IEEE) `u32` little-endian, payload.
-//! The CRC is over the first 16 bytes of the header, the record's offset in the file (`u64` little-endian), the length and
-//! the payload, so that a record is only ever valid in its own place and under its own version, and zeros are none.
+//! The CRC covers the first 16 bytes of the header, the record's offset in the file (`u64` little-endian), the length and
+//! the payload. So a record is valid only in its own place and under its own version, and zeros are never a record.
 //!
 //! | bytes of the header | what |
 //! | --- | --- |
-//! | 0..8 | `CVJRNL`, version of the container (2), the same inverted |
+//! | 0..8 | `CVJRNL`, the version of the container (2), and the same version inverted |
 //! | 8..14 | what the records are: the name of their [`Schema`] |
-//! | 14..16 | version of the records, the same inverted |
-//! | 16..28 | version of the program that wrote the file, for people; zeros after it. So in later containers, too |
+//! | 14..16 | the version of the records, and the same version inverted |
+//! | 16..28 | the version of the program that wrote the file, for people, padded with zeros; later containers keep this field |
 //! | 28..32 | CRC-32 of bytes 0..28, little-endian |
 //!
-//! Container 1 had the first 8 bytes alone, which no CRC covered; its records are of version 1. A file has records of one
-//! version. An older one is read, and takes no record before its owner has rewritten it in the present version. A
-//! newer one is refused and left as it is.
+//! Container 1 had only the first 8 bytes, without a CRC; its records have version 1. All records of a file have the same
+//! version. A file of an older version can be read, but takes no records before its owner has rewritten it in the current
+//! version. A file of a newer version is refused and left alone.
 //!
-//! The first append after opening a journal cuts a torn tail off. What is damaged in the middle is stepped over, reported and
-//! left as it is until [`Journal::rewrite`].
+//! The first append after opening a journal cuts off a torn tail. Damage in the middle is skipped and reported, and stays
+//! until [`Journal::rewrite`].
 
 mod header;
 
@@ -32,23 +32,23 @@ use crate::disk::{Disk, DiskFile, read_to_end, write_atomic};
 use crate::exit::Exit;
 use crate::version::Newer;
 
-/// Most bytes in a record. What is longer belongs in a file of its own that a record names.
+/// The most bytes in a record. Anything longer belongs in a file of its own that a record names.
 pub const MAX_RECORD: usize = 1 << 20;
-/// Most bytes in a journal; its owner rewrites it long before.
+/// The most bytes in a journal. Its owner should rewrite it long before.
 pub const MAX_JOURNAL: u64 = 1 << 30;
 
 const FRAME: usize = 8;
 const MODE: u32 = 0o600;
 
-/// An open journal. One at a time may be open on a path.
+/// An open journal. Each path may be open only once at a time.
 pub struct Journal {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     schema: Schema,
-    /// Of what is written; until an older file is rewritten, not that of the file.
+    /// The layout of new records. It differs from that of an older file until that is rewritten.
     layout: Layout,
     file: Box<dyn DiskFile>,
-    /// Where the next record goes: everything before it is whole.
+    /// Where the next record goes.
     end: u64,
     state: State,
 }
@@ -56,13 +56,13 @@ pub struct Journal {
 /// What a journal held when it was opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recovered {
-    /// Version of the records: 1 to that of the schema.
+    /// Version of the records, from 1 up to that of the schema.
     pub version: u8,
     /// Payloads, oldest first.
     pub records: Vec<Vec<u8>>,
-    /// Bytes that were cut off the end: a record that was being written when the power went, or a damaged last one.
+    /// How many bytes at the end are torn: a record that was being written when the power failed, or a damaged last record.
     pub torn_bytes: u64,
-    /// Damage before the last good record; what these held is lost. It stays until the journal is rewritten.
+    /// Damaged ranges before the last good record. Their content is lost. They stay until the journal is rewritten.
     pub corrupt: Vec<CorruptRange>,
 }
 
@@ -80,20 +80,20 @@ pub struct CorruptRange {
 pub enum Sync {
     /// The record and all before it are durable when the append returns.
     Yes,
-    /// The record may be lost in a power cut until the next append that waits, or [`Journal::sync`].
+    /// Until the next append that waits, or [`Journal::sync`], a power cut may lose the record.
     No,
 }
 
 /// Why a journal cannot be opened or written to.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
-    /// The file holds something else. It is left as it is.
+    /// The file is not a journal. It is left as it is.
     #[error("{path}: not a journal; move the file away")]
     NotAJournal {
         /// The file.
         path: PathBuf,
     },
-    /// A journal of other records. It is left as it is.
+    /// The file is a journal with other records. It is left as it is.
     #[error("{path}: a journal of \"{found}\", not of \"{wanted}\"; move the file away")]
     Foreign {
         /// The file.
@@ -103,34 +103,34 @@ pub enum JournalError {
         /// What was asked for.
         wanted: String,
     },
-    /// A newer version of this program wrote it. It is left as it is.
+    /// A newer version of this program wrote the file. It is left as it is.
     #[error(transparent)]
     Newer(#[from] Newer),
-    /// Its records are of an older version. It takes none before [`Journal::rewrite`].
+    /// The journal has records of an older version. It takes no records before [`Journal::rewrite`].
     #[error("{path}: has records of an older version; rewrite it")]
     Older {
         /// The file.
         path: PathBuf,
     },
-    /// A record is longer than [`MAX_RECORD`]. The journal is as before.
+    /// A record is longer than [`MAX_RECORD`]. The journal is unchanged.
     #[error("a record of {len} bytes does not fit in a journal")]
     RecordTooLong {
         /// Its length in bytes.
         len: usize,
     },
-    /// The journal would become longer than [`MAX_JOURNAL`]. It is as before.
+    /// The journal would become longer than [`MAX_JOURNAL`]. It is unchanged.
     #[error("{path}: full; rewrite it")]
     Full {
         /// The file.
         path: PathBuf,
     },
-    /// A sync failed earlier, or the file was removed, so that what is durable is not known. Only [`Journal::rewrite`] mends that.
+    /// A sync failed earlier, or the file was removed, so nobody knows what is durable. Only [`Journal::rewrite`] repairs that.
     #[error("{path}: what is durable is unknown since a sync failed or the file was removed; rewrite it")]
     Broken {
         /// The file.
         path: PathBuf,
     },
-    /// The disk said no. After a failed append without a sync, the journal is as before and the append may be tried again.
+    /// The disk reported an error. After a failed append without a sync, the journal is unchanged, and the append may be retried.
     #[error("{path}: {error}")]
     Io {
         /// The file.
@@ -142,7 +142,7 @@ pub enum JournalError {
 
 enum State {
     Good,
-    /// A write failed half way: what is after `end` has to go first.
+    /// A write failed half way, or the tail is torn. Everything after `end` must be cut off before the next write.
     Ragged,
     Broken,
     /// The file is as an older version of the program left it.
@@ -150,13 +150,13 @@ enum State {
 }
 
 impl JournalError {
-    /// Whether [`Journal::rewrite`] mends it.
+    /// Whether [`Journal::rewrite`] repairs it.
     #[must_use]
     pub fn wants_rewrite(&self) -> bool {
         matches!(self, Self::Broken { .. } | Self::Full { .. } | Self::Older { .. })
     }
 
-    /// What a program exits with for it.
+    /// The program's exit code for this error.
     #[must_use]
     pub fn exit(&self) -> Exit {
         if matches!(self, Self::Newer(_)) { Exit::Config } else { Exit::IoErr }
@@ -164,12 +164,13 @@ impl JournalError {
 }
 
 impl Journal {
-    /// Opens the journal at `path`, which is created (mode 0600, durable at once) if it is missing.
+    /// Opens the journal at `path`. If it is missing, creates it with mode 0600 and makes it durable at once.
     ///
-    /// A damaged header is mended. A torn tail is cut off by the first append or rewrite: until then it shows that something was lost.
-    /// What is returned is durable. A file of an older version stays as
-    /// it is: see [`Journal::is_older`]. Errors: [`JournalError::NotAJournal`], [`JournalError::Foreign`] and
-    /// [`JournalError::Newer`], which leave the file as it is; [`JournalError::Io`].
+    /// Repairs a damaged header. A torn tail stays until the first append or rewrite, to show that something was lost.
+    /// The returned records are durable. A file of an older version stays as it is: see [`Journal::is_older`].
+    ///
+    /// Errors: [`JournalError::NotAJournal`], [`JournalError::Foreign`] and [`JournalError::Newer`], which leave the file
+    /// as it is; [`JournalError::Io`].
     pub fn open(disk: &Arc<dyn Disk>, path: &Path, schema: Schema) -> Result<(Self, Recovered), JournalError> {
         let io = |error| JournalError::Io { path: path.to_owned(), error };
         let file = match disk.open_rw(path) {
@@ -185,8 +186,8 @@ impl Journal {
         if layout.is_present() && found != Found::Whole {
             file.write_all_at(&schema.header(), 0).map_err(io)?;
         }
-        // If only the process died, the records found may be in the cache alone, and the caller acts on them: make them
-        // durable. The same goes for the file's name, in case a rewrite was killed before it synced the directory.
+        // If only the process died, the records may be in the page cache only. The caller acts on them, so make them
+        // durable. Do the same for the file's name, in case a rewrite was killed before it synced the directory.
         file.sync_all().map_err(io)?;
         disk.sync_dir(path.parent().unwrap_or(path)).map_err(io)?;
         let state = match layout.is_present() {
@@ -201,15 +202,15 @@ impl Journal {
 
     /// Appends a record of 1 to [`MAX_RECORD`] bytes. Panics if it is empty.
     ///
-    /// If the write fails, the journal is as before, and the append may be tried again; after a crash the record may be found
-    /// all the same. If the sync fails, whether the record will be there after a restart is unknown, and the journal
-    /// takes no more records until it is rewritten. Errors: all of [`JournalError`] but those of [`Journal::open`] alone.
+    /// If the write fails, the journal is unchanged, and the append may be retried; after a crash, the record may be there
+    /// nevertheless. If the sync fails, nobody knows whether the record will be there after a restart, and the journal takes no
+    /// more records until it is rewritten. Errors: every [`JournalError`] except those that only [`Journal::open`] returns.
     pub fn append(&mut self, payload: &[u8], sync: Sync) -> Result<(), JournalError> {
         self.append_all(std::slice::from_ref(&payload), sync)
     }
 
-    /// Appends several records with one write and at most one sync. A crash may keep the first few of them. Errors: as
-    /// [`Journal::append`].
+    /// Appends several records with one write and at most one sync. A crash may keep only the first few of them.
+    /// Errors: as [`Journal::append`].
     pub fn append_all<P: AsRef<[u8]>>(&mut self, payloads: &[P], sync: Sync) -> Result<(), JournalError> {
         self.usable()?;
         let mut bytes = Vec::with_capacity(payloads.iter().map(|p| p.as_ref().len() + FRAME).sum());
@@ -229,12 +230,12 @@ impl Journal {
         if sync == Sync::Yes { self.sync() } else { Ok(()) }
     }
 
-    /// Makes all records durable. Errors: [`JournalError::Broken`], also when the file is not in its place any more;
+    /// Makes all records durable. Errors: [`JournalError::Broken`], also if the file is no longer in its place;
     /// [`JournalError::Io`], after which the journal is broken.
     pub fn sync(&mut self) -> Result<(), JournalError> {
         self.usable()?;
         if self.is_removed() {
-            // Somebody removed it: nothing in it would be found again.
+            // Somebody removed the file, so nobody would find its records again.
             tracing::warn!(path = %self.path.display(), "the journal was removed");
             self.state = State::Broken;
             return Err(JournalError::Broken { path: self.path.clone() });
@@ -246,10 +247,10 @@ impl Journal {
         Ok(())
     }
 
-    /// Replaces everything by `records`, of the present version, atomically and durably. Mends a broken journal.
+    /// Atomically and durably replaces the content by `records` of the current version. This also repairs a broken journal.
     ///
-    /// Errors: [`JournalError::RecordTooLong`], [`JournalError::Full`]; [`JournalError::Io`], after which the old journal goes
-    /// on if it is still in place, and is broken if that is not sure.
+    /// Errors: [`JournalError::RecordTooLong`], [`JournalError::Full`]; [`JournalError::Io`], after which the old journal stays
+    /// in use, or is broken if the file may already have been replaced.
     pub fn rewrite<P: AsRef<[u8]>>(&mut self, records: &[P]) -> Result<(), JournalError> {
         let mut bytes = self.schema.header().to_vec();
         for payload in records {
@@ -279,37 +280,37 @@ impl Journal {
         }
     }
 
-    /// Length of the file in bytes, by which its owner decides when to rewrite it.
+    /// Length of the file in bytes. The owner uses it to decide when to rewrite.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.end
     }
 
-    /// Whether a sync failed, or the file is of an older version, so that it takes no records before it is rewritten.
+    /// Whether the journal takes no records before it is rewritten: a sync failed, or the file has an older version.
     #[must_use]
     pub fn is_broken(&self) -> bool {
         matches!(self.state, State::Broken | State::Older)
     }
 
-    /// Whether the file is of an older version: its owner rewrites it before anything else.
+    /// Whether the file has an older version. The owner must rewrite it before anything else.
     #[must_use]
     pub fn is_older(&self) -> bool {
         matches!(self.state, State::Older)
     }
 
-    /// Whether it holds nothing at all.
+    /// Whether the journal has no records.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.end <= HEADER as u64
     }
 
-    /// Where it is.
+    /// The journal's path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Cuts off what a failed write left, which would otherwise stand behind the next, shorter record.
+    /// Checks that the journal takes records. Cuts off what a failed write left, which would remain behind a shorter record.
     fn usable(&mut self) -> Result<(), JournalError> {
         match self.state {
             State::Good => Ok(()),
@@ -323,7 +324,7 @@ impl Journal {
         }
     }
 
-    /// Whether the file has another name now, or none. Not where the disk does not say.
+    /// Whether the file was removed or replaced. False if the disk does not say.
     fn is_removed(&self) -> bool {
         match self.disk.lstat(&self.path) {
             Err(error) => error.kind() == io::ErrorKind::NotFound,
@@ -349,7 +350,7 @@ fn checksum(offset: u64, payload: &[u8], layout: &Layout) -> u32 {
     hasher.finalize()
 }
 
-/// Puts a record at the end of `bytes`, which begin at offset `base` of the file.
+/// Appends a record to `bytes`, which start at offset `base` of the file.
 fn frame(bytes: &mut Vec<u8>, base: u64, payload: &[u8], layout: &Layout) -> Result<(), JournalError> {
     assert!(!payload.is_empty(), "a record of a journal is never empty: zeros on the disk would look like it");
     let too_long = || JournalError::RecordTooLong { len: payload.len() };
@@ -375,7 +376,7 @@ fn claimed_len(bytes: &[u8], at: usize) -> Option<usize> {
 
 /// Where the first valid record after the damaged one at `at` begins.
 fn next_record(bytes: &[u8], at: usize, layout: &Layout) -> Option<usize> {
-    // Most damage leaves the length as it was; looking there first means not to look inside of payloads.
+    // Most damage leaves the length intact. Trying the place after it first avoids a search inside payloads.
     let after = claimed_len(bytes, at).map(|len| at + FRAME + len);
     after.into_iter().chain(at + 1..bytes.len()).find(|&at| record(bytes, at, layout).is_some())
 }

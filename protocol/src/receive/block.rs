@@ -1,4 +1,4 @@
-//! A source block while its symbols come in.
+//! A source block while its symbols arrive.
 
 use super::buffers::{BLOCK_OVERHEAD, Buffers, Lease};
 use super::record::{HEAD, REPAIR_SYMBOLS, Record};
@@ -10,9 +10,9 @@ use crate::partition::Oti;
 use crate::time::Time;
 use crate::wire::{ObjectKind, Symbol};
 
-/// Symbols that come while their block is being decoded and are kept for the case that it could not be.
+/// How many symbols that arrive while their block is being decoded are kept, in case decoding fails.
 const MAX_LATE: usize = 8;
-/// Repair symbols a block keeps beyond what it lacks, for the rare case that K symbols do not decode.
+/// How many symbols beyond K a block keeps, for the rare case that K symbols do not decode.
 const EXTRA: u32 = 8;
 
 /// The symbols of one block.
@@ -24,18 +24,18 @@ pub struct ReceivedBlock {
     record: Record,
     have: [u64; MAX_BLOCK_SYMBOLS as usize / 64],
     source: u16,
-    /// ESIs of the repair symbols, in the order in which they lie in `repair_records`.
+    /// ESIs of the repair symbols, in their order in `repair_records`.
     repair: Vec<u32>,
     repair_records: Vec<Record>,
-    /// Its bytes count as held. None: it has left the reassembly.
+    /// Counts the block's bytes as held. None: the block has left the reassembly.
     lease: Option<Lease>,
-    /// Symbols of it that the caller keeps.
+    /// How many of its symbols the caller keeps.
     parked: u32,
-    /// Of its bundle, when it was complete.
+    /// What was known of its bundle's sender when the block was complete.
     origin: Origin,
-    /// Source symbols were rebuilt.
+    /// Whether source symbols were rebuilt.
     decoded: bool,
-    /// As many symbols as it has were not enough, and none came since.
+    /// Whether decoding failed although K symbols were there, and no symbol came since.
     insufficient: bool,
 }
 
@@ -46,7 +46,7 @@ impl ReceivedBlock {
         self.place.bundle
     }
 
-    /// Which object of it.
+    /// Which of the bundle's objects the block belongs to.
     #[must_use]
     pub fn kind(&self) -> ObjectKind {
         self.place.kind
@@ -81,7 +81,7 @@ impl ReceivedBlock {
         u32::from(self.source) + self.repair.len() as u32
     }
 
-    /// Whether every source symbol is here, so that [`ReceivedBlock::data`] is right without decoding.
+    /// Whether every source symbol is present, so that [`ReceivedBlock::data`] is right without decoding.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.source == self.symbols
@@ -92,24 +92,24 @@ impl ReceivedBlock {
         self.decoded
     }
 
-    /// What was known of its bundle's sender when it was complete.
+    /// What was known of its bundle's sender when the block was complete.
     #[must_use]
     pub fn origin(&self) -> Origin {
         self.origin
     }
 
-    /// Whether the caller keeps symbols of it, which it adds with [`ReceivedBlock::add`] before decoding.
+    /// Whether the caller keeps symbols of it. It must add them with [`ReceivedBlock::add`] before decoding.
     #[must_use]
     pub fn has_parked(&self) -> bool {
         self.parked > 0
     }
 
-    /// Adds a symbol that was parked; false if it is here already, or is none of this block.
+    /// Adds a symbol that was parked. False: the symbol is not needed or does not fit this block.
     pub fn add(&mut self, esi: u32, symbol: &[u8]) -> bool {
         self.place_symbol(esi, symbol, &mut Record::heap).is_ok()
     }
 
-    /// Rebuilds the missing source symbols. [`FecError::NotEnough`]: give it back with
+    /// Rebuilds the missing source symbols. On [`FecError::NotEnough`], give the block back with
     /// [`Reassembly::undecodable`](super::Reassembly::undecodable).
     pub fn decode(&mut self, plans: &Plans) -> Result<(), FecError> {
         if self.is_whole() {
@@ -126,14 +126,14 @@ impl ReceivedBlock {
         Ok(())
     }
 
-    /// The block's bytes of the object, without padding. Right only when [`ReceivedBlock::is_whole`].
+    /// The object's bytes in this block, without padding. Right only if [`ReceivedBlock::is_whole`].
     #[must_use]
     pub fn data(&self) -> &[u8] {
         let len = self.place.oti.block_len(self.place.sbn).unwrap_or(0);
         self.record.source(len.min(self.len()))
     }
 
-    /// The symbols that are here: ESI and T bytes.
+    /// The symbols that were received: ESI and T bytes each.
     pub fn received_symbols(&self) -> impl Iterator<Item = (u32, &[u8])> {
         let size = usize::from(self.place.oti.symbol_size());
         let source = (0..self.symbols).filter(|&esi| self.has(esi));
@@ -142,7 +142,7 @@ impl ReceivedBlock {
         source.chain(repair_symbols(&self.repair, &self.repair_records, size))
     }
 
-    /// A block of which nothing is here yet.
+    /// A block without any symbols.
     pub(super) fn new(place: &Symbol, symbols: u16, signed: bool, buffers: &mut Buffers) -> Self {
         let (mut record, lease) = buffers.block(place, symbols, signed);
         record.begin(place, true);
@@ -173,14 +173,14 @@ impl ReceivedBlock {
         Self::bare(place, symbols, record)
     }
 
-    /// Its bytes do not count as held any more.
+    /// Stops counting its bytes as held.
     pub(super) fn release(&mut self) {
         self.lease = None;
     }
 
-    /// Gives its records back.
+    /// Gives its records back for reuse.
     pub(super) fn recycle(self, buffers: &mut Buffers) {
-        // They do not count any more.
+        // The records must not be counted any more.
         drop(self.lease);
         buffers.recycle(self.repair_records.into_iter().chain([self.record]));
     }
@@ -206,7 +206,7 @@ impl ReceivedBlock {
         u32::from(self.symbols).saturating_sub(self.received())
     }
 
-    /// K, symbols received, and the highest ESI of them.
+    /// K, the number of symbols received, and their highest ESI.
     pub(super) fn counted(&self) -> (u32, u32, u32) {
         let repair = self.repair.iter().copied().max();
         let highest = repair.unwrap_or_else(|| u32::from(self.symbols).saturating_sub(1));
@@ -217,12 +217,12 @@ impl ReceivedBlock {
         self.parked = 0;
     }
 
-    /// It could not be decoded with what it has: if that is K symbols, it needs another.
+    /// Notes that decoding failed. If the block has K symbols, it needs another one.
     pub(super) fn was_undecodable(&mut self) {
         self.insufficient = self.lacking() == 0;
     }
 
-    /// Whether it needs another symbol although it has K.
+    /// Whether it needs another symbol although it has at least K.
     pub(super) fn is_insufficient(&self) -> bool {
         self.insufficient
     }
@@ -234,14 +234,14 @@ impl ReceivedBlock {
         put
     }
 
-    /// The place of a source symbol, below K, that is not here yet. What is written there does not count before
+    /// The room for a missing source symbol with an ESI below K. Bytes written there count only after
     /// [`ReceivedBlock::filled`].
     pub(super) fn vacant(&mut self, esi: u16) -> Option<&mut [u8]> {
         let size = usize::from(self.place.oti.symbol_size());
         (!self.has(esi)).then(|| self.record.source_symbol_mut(esi, size))
     }
 
-    /// The place of this source symbol, which was vacant, has its bytes.
+    /// Notes that the room from [`ReceivedBlock::vacant`] now has the symbol's bytes.
     pub(super) fn filled(&mut self, esi: u16) {
         let word = &mut self.have[usize::from(esi) / 64];
         *word |= 1 << (esi % 64);
@@ -311,11 +311,11 @@ pub(super) struct Open {
 
 pub(super) enum State {
     Collecting,
-    /// Handed out with this many symbols; these came since.
+    /// Handed out to be decoded and stored.
     Working {
         whole: bool,
         late: Vec<Late>,
-        /// Since then the caller was asked what it has.
+        /// Whether the caller has been asked since then what it has.
         doubtful: bool,
     },
 }
@@ -351,7 +351,7 @@ impl Open {
         Ok(())
     }
 
-    /// The block, if it has K symbols with the `parked` ones; from then on it is being worked on.
+    /// Hands the block out if it has K symbols including the `parked` ones. From then on it is being worked on.
     pub(super) fn complete(&mut self, parked: u32, origin: Origin) -> Option<ReceivedBlock> {
         if self.block.as_ref().is_none_or(|b| b.received().saturating_add(parked) < u32::from(b.symbols)) {
             return None;
@@ -362,7 +362,7 @@ impl Open {
         Some(block)
     }
 
-    /// The caller was asked what it has: whether this block is among that, if it is being stored, is not known.
+    /// Notes that the caller was asked what it has. If this block is being stored, the answer may or may not include it.
     pub(super) fn doubt(&mut self) {
         if let (None, State::Working { doubtful, .. }) = (&self.block, &mut self.state) {
             *doubtful = true;
@@ -373,7 +373,7 @@ impl Open {
         matches!(self.state, State::Working { doubtful: true, .. })
     }
 
-    /// Back to collecting; returns what came meanwhile.
+    /// Goes back to collecting. Returns the symbols that came meanwhile.
     pub(super) fn resume(&mut self) -> Vec<Late> {
         match std::mem::replace(&mut self.state, State::Collecting) {
             State::Working { late, .. } => late,

@@ -1,5 +1,5 @@
-//! The memory that blocks are made of, used again and again, and counted by who has it: whatever holds bytes holds a [`Lease`],
-//! which gives them back when it goes, wherever that is.
+//! The memory for blocks. It is reused, and counted by who holds it: every holder of bytes has a [`Lease`], and dropping the
+//! lease gives the bytes back.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,14 +9,14 @@ use super::record::{BlockMemory, HEAD, REPAIR_SYMBOLS, Record};
 use crate::partition::Oti;
 use crate::wire::Symbol;
 
-/// What an open block takes beside its records: a map is at most half empty, and it waits in a queue or two. [`super::block`]
-/// asserts that this is not too little.
+/// The bytes that an open block takes besides its records: a slot in a map that is at most half empty, and a place in a queue
+/// or two. [`super::block`] asserts that this is enough.
 pub(super) const BLOCK_OVERHEAD: u64 = 736;
-/// What an object takes beside its blocks.
+/// The bytes that an object takes besides its blocks.
 pub(super) const OBJECT_OVERHEAD: u64 = 768;
-/// Records that are kept to be used again, at most.
+/// The most records that are kept for reuse.
 const MOST_SPARE: usize = 4_096;
-/// Records that are given back in one go: each takes the kernel some time.
+/// How many records are freed at once. Each takes the kernel some time.
 const AT_ONCE: usize = 32;
 
 /// Bytes that somebody holds.
@@ -27,7 +27,7 @@ pub(super) struct Meter(Arc<AtomicU64>);
 #[derive(Debug)]
 pub(super) struct Lease {
     all: Meter,
-    /// Of bundles that nobody signed for, or of the others.
+    /// The meter for signed bundles, for unsigned ones, or for the lobby.
     class: Meter,
     bytes: u64,
 }
@@ -74,29 +74,29 @@ impl Drop for Lease {
     }
 }
 
-/// Records for blocks and their repair symbols, and buffers for symbols that come late.
+/// Records for blocks and their repair symbols, and buffers for late symbols.
 pub(super) struct Buffers {
     limit: u64,
-    /// How much of it blocks may take of bundles that nobody signed for.
+    /// How much of the limit blocks of unsigned bundles may take.
     unsigned_limit: u64,
-    /// How much of it symbols of such bundles may take that have no block.
+    /// How much of the limit symbols of unsigned bundles may take that have no block.
     lobby_limit: u64,
     memory: Option<Box<dyn BlockMemory>>,
     all: Meter,
     signed: Meter,
     unsigned: Meter,
     lobby: Meter,
-    /// Bytes in `records`.
+    /// Bytes of all spare records.
     spare: u64,
-    /// By length.
+    /// Spare records by length.
     records: BTreeMap<usize, Vec<Record>>,
     spares: usize,
-    /// A record was asked for.
+    /// Whether a record was requested.
     used: bool,
 }
 
 impl Buffers {
-    /// `unsigned` of the `limit` for bundles that nobody signed for: half of it in blocks, half symbol by symbol.
+    /// Buffers of at most `limit` bytes. Unsigned bundles may take `unsigned` of these: half in blocks, half as single symbols.
     pub(super) fn new(limit: u64, unsigned: u64, memory: Option<Box<dyn BlockMemory>>) -> Self {
         Self {
             limit,
@@ -122,18 +122,18 @@ impl Buffers {
         self.unsigned.get() + self.lobby.get()
     }
 
-    /// Whether blocks of bundles that nobody signed for take more than half of their room, with `bytes` more.
+    /// Whether `bytes` more would make blocks of unsigned bundles take more than half of their limit.
     pub(super) fn is_pressed(&self, bytes: u64) -> bool {
         self.unsigned.get().saturating_add(bytes) > self.unsigned_limit / 2
     }
 
-    /// Whether symbols without a block would take more than they may, with `bytes` more.
+    /// Whether `bytes` more would make symbols without a block take more than they may.
     pub(super) fn has_no_lobby_room(&self, bytes: u64) -> bool {
         let rest = (self.unsigned_limit + self.lobby_limit).saturating_sub(self.unsigned.get());
         self.lobby.get().saturating_add(bytes) > rest.min(self.lobby_limit) || self.is_full(bytes, true)
     }
 
-    /// A symbol of a bundle that nobody signed for, without a block.
+    /// A lease for a symbol of an unsigned bundle that has no block.
     pub(super) fn lobby(&self, bytes: u64) -> Lease {
         Lease::new(&self.all, &self.lobby, bytes)
     }
@@ -142,34 +142,34 @@ impl Buffers {
         BLOCK_OVERHEAD + HEAD as u64 + u64::from(symbols) * u64::from(oti.symbol_size())
     }
 
-    /// What a repair symbol may take, at most.
+    /// The most bytes that a repair symbol may take.
     pub(super) fn repair_bytes(oti: &Oti) -> u64 {
         (HEAD + REPAIR_SYMBOLS * usize::from(oti.symbol_size())) as u64
     }
 
-    /// Whether `bytes` more would pass the limit, even if nothing new had to be allocated.
+    /// Whether `bytes` more would exceed the limit, even without a new allocation.
     pub(super) fn is_full(&self, bytes: u64, signed: bool) -> bool {
         self.all.get().saturating_add(bytes) > self.limit
             || !signed && self.unsigned.get().saturating_add(bytes) > self.unsigned_limit
     }
 
-    /// What an object takes by itself.
+    /// A lease for what an object takes besides its blocks.
     pub(super) fn object(&self, signed: bool) -> Lease {
         self.lease(OBJECT_OVERHEAD, signed)
     }
 
-    /// The record for a block's source symbols, and what counts it.
+    /// The record for a block's source symbols, and its lease.
     pub(super) fn block(&mut self, place: &Symbol, symbols: u16, signed: bool) -> (Record, Lease) {
         let size = usize::from(place.oti.symbol_size());
         let len = HEAD + usize::from(symbols) * size;
-        // One size for all blocks of an object, the last and shorter ones too.
+        // All blocks of an object get the same size, even a shorter last block if it has at least half of it.
         let full = HEAD + usize::from(place.oti.max_block_symbols()) * size;
         let record = self.record(len, if full / 2 <= len { full } else { len });
         let lease = self.lease(BLOCK_OVERHEAD + record.cost(), signed);
         (record, lease)
     }
 
-    /// A record for repair symbols of a block, which is counted with it.
+    /// A record for a block's repair symbols. The block's lease counts it.
     pub(super) fn repair_record(&mut self, len: usize, lease: &mut Option<Lease>) -> Record {
         let record = self.record(len, len);
         if let Some(lease) = lease {
@@ -178,17 +178,17 @@ impl Buffers {
         record
     }
 
-    /// A symbol that comes late, which is counted with the `lease` of its block.
+    /// A copy of a late symbol, and its lease.
     pub(super) fn late(&self, payload: &[u8], signed: bool) -> (Vec<u8>, Lease) {
         (payload.to_vec(), self.lease(payload.len() as u64, signed))
     }
 
-    /// Counts the block's bytes as those of a bundle that a trusted key signed for.
+    /// Counts the bytes of a lease as those of a signed bundle.
     pub(super) fn vouch(&self, lease: &mut Lease) {
         lease.move_to(&self.signed);
     }
 
-    /// Takes records for others, which nothing counts any more.
+    /// Keeps records for reuse. No lease may count them any more.
     pub(super) fn recycle(&mut self, records: impl IntoIterator<Item = Record>) {
         for mut record in records {
             record.end();
@@ -201,12 +201,12 @@ impl Buffers {
         }
     }
 
-    /// Whether a record was asked for since the last call.
+    /// Whether a record was requested since the last call.
     pub(super) fn was_used(&mut self) -> bool {
         std::mem::take(&mut self.used)
     }
 
-    /// Gives some spare records back.
+    /// Frees some spare records.
     pub(super) fn give_back(&mut self) {
         for _ in 0..AT_ONCE {
             let Some((&len, _)) = self.records.last_key_value() else { return };
@@ -218,7 +218,7 @@ impl Buffers {
         Lease::new(&self.all, if signed { &self.signed } else { &self.unsigned }, bytes)
     }
 
-    /// At least `len` bytes, `best` where they have to be allocated.
+    /// A record of at least `len` bytes. A newly allocated one has `best` bytes.
     fn record(&mut self, len: usize, best: usize) -> Record {
         self.used = true;
         let found = self.records.range(len..=len.saturating_mul(2)).next().map(|(&len, _)| len);

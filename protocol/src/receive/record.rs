@@ -1,16 +1,16 @@
-//! How a block lies in memory, so that memory which outlives the process is enough to go on with it.
+//! The layout of a block in memory. If the memory outlives the process, the block can be recovered from it.
 //!
-//! A record is a head of 192 bytes and symbols of T bytes. It is written in an order that makes it right at every
-//! instruction: the head before the mark that it is in use, a symbol before the bit or the ESI that says it is there.
-//! The process may be killed between any two of these; after a power cut the memory is gone as a whole. Another layout gets other
-//! marks: what has marks that are not known is left out, and can come again.
+//! A record is a head of 192 bytes, then symbols of T bytes. It is written in an order that keeps it valid after every
+//! instruction: the head before the mark that it is in use, and a symbol before the bit or the ESI that says it is there.
+//! So the process may be killed at any point. A power cut erases the memory completely. A new layout must use new marks:
+//! recovery skips records with unknown marks, and their symbols can come again.
 //!
 //! | bytes | what |
 //! | --- | --- |
 //! | 0..8 | `SOURCE` or `REPAIR` when in use, else 0 |
-//! | 8..56 | the place, as a datagram header with session, counter and ESI 0 |
+//! | 8..56 | the block's place, as a datagram header with session, counter and ESI 0 |
 //! | 56..60 | CRC-32 of bytes 8..56, little-endian like all that follows |
-//! | 64..192 | `SOURCE`: a bit for each symbol that is here; `REPAIR`: eight times ESI, or 0 where there is none |
+//! | 64..192 | `SOURCE`: a bit for each symbol that is present; `REPAIR`: eight ESIs, 0 for none |
 
 use std::fmt;
 use std::sync::atomic::{Ordering, compiler_fence};
@@ -36,14 +36,14 @@ const _: () = {
     assert!(PRESENT + REPAIR_SYMBOLS * 4 <= HEAD);
 };
 
-/// Where blocks are while their symbols come in, if not on the heap.
+/// Memory for blocks while their symbols arrive, instead of the heap.
 pub trait BlockMemory: Send {
-    /// `len` bytes, any content; None when there is no room. The bytes may outlive the process: then they are given to
-    /// [`recover`](super::recover::recover) at its next start.
+    /// Takes `len` bytes with arbitrary content. None: there is no room. If the bytes outlive the process, its next start
+    /// passes them to [`recover`](super::recover::recover).
     fn take(&mut self, len: usize) -> Option<Box<dyn Extent>>;
 }
 
-/// Bytes of a [`BlockMemory`], free again when dropped.
+/// Bytes of a [`BlockMemory`]. Dropping them frees them.
 pub trait Extent: Send + Sync {
     /// The bytes.
     fn bytes(&self) -> &[u8];
@@ -66,7 +66,7 @@ impl Record {
         self.bytes().len()
     }
 
-    /// Bytes of memory that it takes: what outlives the process comes in pages.
+    /// The bytes of memory that it takes. Memory that outlives the process comes in pages.
     pub(super) fn cost(&self) -> u64 {
         match self {
             Self::Heap(bytes) => bytes.len() as u64,
@@ -74,7 +74,7 @@ impl Record {
         }
     }
 
-    /// Begins to use the record for a block, or for repair symbols of it; no symbol is here yet.
+    /// Begins to use the record for a block's source or repair symbols. It has no symbols yet.
     pub(super) fn begin(&mut self, place: &Symbol, source: bool) {
         let content = Content::Symbol(Symbol { esi: 0, ..*place });
         let place = Header { sealed: true, session: SessionId(0), counter: 0, content }.to_bytes();
@@ -88,12 +88,12 @@ impl Record {
         head[..PLACE].copy_from_slice(&if source { SOURCE } else { REPAIR }.to_le_bytes());
     }
 
-    /// Nothing in the record counts any more.
+    /// Marks the record as no longer in use.
     pub(super) fn end(&mut self) {
         self.bytes_mut()[..PLACE].fill(0);
     }
 
-    /// The source symbols that a block of `len` bytes has room for.
+    /// The source symbols of a block of `len` bytes.
     pub(super) fn source(&self, len: usize) -> &[u8] {
         &self.bytes()[HEAD..HEAD + len]
     }
@@ -107,7 +107,7 @@ impl Record {
         &mut self.bytes_mut()[HEAD + usize::from(esi) * size..][..size]
     }
 
-    /// A source symbol is in its place; `present` is the word of the block's bits that then holds.
+    /// Marks a source symbol as present. `present` is the new value of the 64-bit word that holds its bit.
     pub(super) fn has_source(&mut self, esi: u16, present: u64) {
         compiler_fence(Ordering::Release);
         self.bytes_mut()[PRESENT + usize::from(esi) / 64 * 8..][..8].copy_from_slice(&present.to_le_bytes());
@@ -146,7 +146,7 @@ impl fmt::Debug for Record {
     }
 }
 
-/// Mark and place of a record in use.
+/// The mark and the place of a record. None: the record's head is not valid.
 pub(super) fn parse(bytes: &[u8]) -> Option<(u64, Symbol)> {
     let head = bytes.get(..HEAD)?;
     let mark = u64::from_le_bytes(head[..PLACE].try_into().ok()?);
@@ -154,7 +154,7 @@ pub(super) fn parse(bytes: &[u8]) -> Option<(u64, Symbol)> {
     if crc32fast::hash(&head[PLACE..CRC]) != crc {
         return None;
     }
-    // A header is only parsed with a payload behind it; its length is that of a symbol.
+    // The parser needs a payload of the right length behind the header, so add one.
     let size = u16::from_be_bytes(head[CRC - 4..CRC - 2].try_into().ok()?);
     let mut datagram = head[PLACE..CRC].to_vec();
     datagram.resize(HEADER_LEN + usize::from(size) + crate::limits::TAG_LEN, 0);

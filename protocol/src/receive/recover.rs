@@ -1,13 +1,13 @@
-//! Blocks that a killed process left in memory which outlives it.
+//! Recovers the blocks that a killed process left in memory.
 
 use std::collections::HashMap;
 
 use super::block::ReceivedBlock;
 use super::record::{CRC, HEAD, PLACE, PRESENT, REPAIR, REPAIR_SYMBOLS, SOURCE, parse};
 
-/// The blocks that a killed process had in a [`BlockMemory`](super::BlockMemory), from the bytes of every extent that was not dropped.
-/// Bytes that are not a record, or are too short for what they say, are left out. The symbols were authentic when they
-/// came; the caller has to know that nothing else has written there.
+/// The blocks that a killed process had in a [`BlockMemory`](super::BlockMemory), from the bytes of every extent that was not
+/// dropped. Skips bytes that are not a record, or are too short for one. The symbols were authentic when they arrived. The
+/// caller must make sure that nobody else has written to the memory since.
 pub fn recover<'a>(extents: impl Iterator<Item = &'a [u8]>) -> impl Iterator<Item = ReceivedBlock> {
     let (mut sources, mut repairs) = (Vec::new(), HashMap::<&[u8], Vec<&[u8]>>::new());
     for bytes in extents {

@@ -1,5 +1,5 @@
-//! What goes with a bundle that the ledger forgets: its manifest, the output of its hook, and why it was refused. What was
-//! published stays where it is, also in quarantine.
+//! Removes the files of bundles that the ledger forgets: the manifest, the hook's output, and the reason for a refusal.
+//! Published content stays where it is, even in quarantine.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -13,19 +13,19 @@ use crate::hook::log::kept_logs;
 use crate::inbox::Address;
 use crate::ledger::Entry;
 
-/// Bundles that are forgotten at once: their files are removed before anything else goes on.
+/// How many bundles are forgotten at once. Everything else waits while their files are removed.
 const AT_ONCE: usize = 256;
 
 impl Delivery {
-    /// Forgets what is old, and its files. True: there may be more of it.
+    /// Forgets old bundles and removes their files. True: there may be more.
     pub(super) fn prune(&self) -> bool {
         let gone = self.ledger.lock().prune(AT_ONCE);
         gone.iter().for_each(|entry| self.forget_files(entry));
         gone.len() >= AT_ONCE
     }
 
-    /// After a crash between the ledger and the files: removes those of bundles that were forgotten. What a lost ledger does not know
-    /// stays: it is not over there.
+    /// Removes the files of forgotten bundles that a crash left behind. If the ledger was lost, files of bundles it does not know
+    /// stay, because their sequences are not over in the new one.
     pub(super) fn sweep(&self) {
         let (disk, state) = (self.disk.as_ref(), &self.settings.state);
         for file in self.forgotten(&state.join("manifests")).into_iter().chain(self.forgotten(&state.join("logs"))) {
@@ -51,7 +51,7 @@ impl Delivery {
         }
     }
 
-    /// What in the channels' directories of `dir` is about bundles that were forgotten.
+    /// The files of forgotten bundles in the channels' directories below `dir`.
     fn forgotten(&self, dir: &Path) -> Vec<PathBuf> {
         let mut forgotten = Vec::new();
         for name in self.names(dir) {
@@ -79,7 +79,7 @@ impl Delivery {
     }
 }
 
-/// The bundle that a name of ours is about: `<sequence>-<id>`, and whatever follows a dot.
+/// The bundle that one of our file names belongs to: `<sequence>-<id>`, then anything after a dot.
 fn bundle_of(name: &OsStr) -> Option<(u64, BundleId)> {
     let (sequence, rest) = name.to_str()?.split_once('-')?;
     let id = rest.split_once('.').map_or(rest, |(id, _)| id);

@@ -1,8 +1,8 @@
-//! Announce and hashes: which of them are accepted ([`admit`]), and what that means for their bundle.
+//! Announces and hashes: which of them are accepted ([`admit`]), and what that means for their bundle.
 //!
-//! 1. [`Delivery::take_object`] judges in memory only, so that bundles become known even while the disk hangs.
-//! 2. [`Delivery::adopt`] makes room on the disk for an announced bundle. It is called by the thread that stores the
-//!    bundle's first block, or by a worker.
+//! 1. [`Delivery::take_object`] works in memory only, so that bundles become known even while the disk hangs.
+//! 2. [`Delivery::adopt`] prepares an announced bundle on the disk. The thread that stores the bundle's first block calls it,
+//!    or a worker.
 
 use std::sync::{Arc, PoisonError};
 
@@ -24,12 +24,12 @@ use crate::sink::StoreError;
 use crate::store::Staged;
 
 impl Delivery {
-    /// What counts, by what is trusted now.
+    /// The keys that are trusted now.
     pub(super) fn trust(&self) -> Arc<Trust> {
         Arc::clone(&self.trust.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A signed object is whole. Errors: [`StoreError::Refused`] where it changed nothing, and has to come again.
+    /// Handles a complete signed object. Errors: [`StoreError::Refused`] if it changed nothing and has to come again.
     pub(super) fn take_object(&self, id: BundleId, kind: ObjectKind, bytes: &[u8]) -> Result<(), StoreError> {
         match kind {
             ObjectKind::Announce => self.take_announce(id, bytes),
@@ -72,7 +72,7 @@ impl Delivery {
                 live.adopting = Some(Adoption::new(opened.value, bytes, place));
             }
         }
-        // Its place is there before the data plane asks whether there is room in it.
+        // Staging knows the bundle before the data plane asks whether there is room for it.
         self.store.begin_signed(id, &channel, self.share(&channel));
         self.vouch(id, Some(&channel));
         self.enqueue(Job::Advance(id));
@@ -123,8 +123,8 @@ impl Delivery {
         Ok(())
     }
 
-    /// What waits in memory for the disk goes to it: the announce's directories, the hashes. The caller has the bundle to itself, or
-    /// waits for whoever has.
+    /// Writes what waits in memory for the disk: the announce with its directories, and the hashes. The caller has exclusive
+    /// access to the bundle, or waits for it.
     pub(super) fn adopt(&self, staged: &Staged) -> Result<(), StoreError> {
         let id = staged.id;
         let (adoption, hashes) = {
@@ -168,7 +168,7 @@ impl Delivery {
         self.store.get(id)?.announce_in_memory()
     }
 
-    /// A signed object does not count.
+    /// Handles a signed object that was not admitted.
     fn not_admitted(&self, id: BundleId, verdict: Verdict, announce: Option<&[u8]>) -> Result<(), StoreError> {
         let now = self.now();
         let error = verdict.error().clone();
@@ -214,7 +214,7 @@ impl Delivery {
         }
     }
 
-    /// An announce that counts contradicts the ledger.
+    /// Handles a properly signed announce that contradicts the ledger.
     fn conflict(&self, id: BundleId, opened: &Opened<Announce>, conflict: Conflict) -> Result<(), StoreError> {
         let now = self.now();
         let hold = match &conflict {
@@ -231,14 +231,14 @@ impl Delivery {
                 self.discard(id);
                 return Ok(());
             }
-            // The bundle that was announced first stays what it is.
+            // The first announce of a bundle stays in force.
             Conflict::OtherAnnounce => {
                 if let Some(suppressed) = self.throttle.allow(now) {
                     tracing::error!(bundle = %id, reason = %conflict, suppressed, "announce refused");
                 }
                 return Err(StoreError::Refused);
             }
-            // They go on, and then it may come again.
+            // The bundles under way continue. This one may come again when they are finished.
             Conflict::Crowded => {
                 self.alarm(
                     Code::ManyOpen,
@@ -266,19 +266,19 @@ impl Delivery {
         Ok(())
     }
 
-    /// Writes to the audit trail; what cannot be written is an error in the log.
+    /// Writes an event to the audit trail. If that fails, logs an error.
     pub(super) fn note(&self, now_ms: u64, event: &Event<'_>) {
         if let Err(error) = self.audit.record(now_ms, event) {
             tracing::error!(%error, ?event, "audit trail cannot be written");
         }
     }
 
-    /// Makes the ledger durable; false if it is not, and the next save tries again.
+    /// Makes the ledger durable. False: that failed, and the next save tries again.
     pub(super) fn save(&self) -> bool {
         self.ledger.save(Durable::Yes).inspect_err(|error| tracing::error!(%error, "ledger cannot be written")).is_ok()
     }
 
-    /// Counts a bundle as signed from now on: it takes room from its channel's share, and the data plane is told.
+    /// Counts a bundle as signed from now on: it uses its channel's share of the space, and the data plane is told.
     pub(super) fn vouch(&self, id: BundleId, channel: Option<&checkvalve_protocol::id::ChannelName>) {
         let channel = channel.cloned().or_else(|| self.ledger.lock().entry(id).and_then(|entry| entry.channel.clone()));
         if let Some(channel) = channel {

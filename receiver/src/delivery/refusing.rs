@@ -1,6 +1,6 @@
-//! How a bundle that is not to be published ends or waits: held, withdrawn, in quarantine.
+//! Bundles that are not published: held, withdrawn, or in quarantine.
 //!
-//! Each is written down before staging is cleaned, so that a crash in between finds what is left and goes on.
+//! Each outcome is saved before staging is cleaned. After a crash in between, the next start finds what is left and cleans up.
 
 use checkvalve_host::json::Stamp;
 use checkvalve_host::log::escape_bytes;
@@ -19,7 +19,7 @@ use crate::ledger::{Entry, Hold, State};
 pub(super) struct Refusal {
     /// One word for programs.
     pub rule: String,
-    /// The same for people.
+    /// The reason for people.
     pub reason: String,
 }
 
@@ -34,7 +34,7 @@ impl Refusal {
 }
 
 impl Delivery {
-    /// A bundle is held: said once, and nothing more of it is received.
+    /// Holds a bundle. It is reported once, and nothing more of it is received.
     pub(super) fn hold(&self, entry: Entry, hold: Hold) {
         let (id, now, code, reason) = (entry.id, self.now(), hold.code(), entry.reason.clone().unwrap_or_default());
         let subject_of = entry.clone();
@@ -56,7 +56,7 @@ impl Delivery {
         self.discard(id);
     }
 
-    /// The sender gave a bundle up.
+    /// Ends a bundle that the sender gave up.
     pub(super) fn withdrawn(&self, id: BundleId, reason: &str) {
         let now = self.now();
         let reason = &escape_bytes(reason.as_bytes());
@@ -80,8 +80,8 @@ impl Delivery {
         self.wake();
     }
 
-    /// Ends a bundle in quarantine: reason on the disk, then audit, then ledger, then staging is cleaned. The ledger
-    /// has an entry for it.
+    /// Puts a bundle that the ledger has an entry for into quarantine. First the reason is written to the disk, then the audit
+    /// trail and the ledger; last, staging is cleaned.
     pub(super) fn quarantine(&self, id: BundleId, refusal: &Refusal, announce: Option<&[u8]>) {
         let now = self.now();
         let Some(entry) = self.ledger.lock().entry(id).cloned() else { return };

@@ -1,4 +1,4 @@
-//! How bundles are called, and what people are told of those that are held.
+//! How bundles are named, and what people are told about held ones.
 
 use checkvalve_host::log::escape_bytes;
 use checkvalve_protocol::id::KeyId;
@@ -10,7 +10,7 @@ use crate::audit::Subject;
 use crate::ledger::{Announced, Entry, Hold, Signer};
 
 impl Delivery {
-    /// Why, and what mends it now; `handle` is what commands take to mean it.
+    /// Why a bundle is held, and what an operator can do now. `handle` is the bundle's name in commands.
     pub(super) fn held_reason(&self, entry: &Entry, hold: &Hold, handle: &str) -> String {
         let number = number(entry);
         let (channel, sequence) = (entry.channel.as_ref().map_or("", |c| c.as_str()), entry.sequence);
@@ -64,14 +64,14 @@ impl Delivery {
         }
     }
 
-    /// Whether a sender is heard and none of these alarms stands about its channel or its key. None: it is not heard.
+    /// Whether none of these alarms is active for the channel or the key. None: no alarm is active, but no sender is heard.
     fn is_mended(&self, codes: &[Code], channel: &str, key: Option<KeyId>) -> Option<bool> {
         let key = key.map(|key| key.to_string()).unwrap_or_default();
         let stands = codes.iter().any(|&code| self.is_alarmed(code, channel) || self.is_alarmed(code, &key));
         (stands || !self.is_silent(self.now())).then_some(!stands)
     }
 
-    /// The command for the low side that gives the sender of `key` a new epoch, with the numbers to write.
+    /// The command for the low side that gives the sender with `key` a new epoch, with its arguments filled in.
     pub(super) fn adopt_command(&self, key: Option<KeyId>) -> String {
         let ledger = self.ledger.lock();
         let epoch = key.and_then(|key| ledger.sender(key)).map_or(1, |known| known.epoch().number);
@@ -84,7 +84,7 @@ impl Delivery {
         )
     }
 
-    /// What commands take to mean this bundle and no other.
+    /// The name that identifies this bundle, and no other, in commands.
     pub(super) fn handle(&self, entry: &Entry) -> String {
         let ledger = self.ledger.lock();
         let all = entry.channel.as_ref().map_or(0, |name| ledger.of_number(name, entry.sequence));

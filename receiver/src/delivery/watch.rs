@@ -1,4 +1,4 @@
-//! What the passing of time says of bundles: incomplete, missing.
+//! State changes and clean-up that depend on time, such as when a bundle counts as incomplete or missing.
 
 use checkvalve_host::journal::Sync as Durable;
 use checkvalve_host::progress::counted;
@@ -10,25 +10,25 @@ use crate::ledger::{Entry, Live, State};
 use crate::sink::ObjectProgress;
 use crate::store::space::Bound;
 
-/// A bundle that could not go on is tried again after so long, in milliseconds.
+/// After how long a bundle that failed to progress is tried again, in milliseconds.
 pub(super) const RETRY_MS: u64 = 5_000;
-/// After the sender says that it has sent a bundle, its last blocks may still be under way for so long, in milliseconds.
+/// How long a bundle's last blocks may still be under way after the sender says that it has sent it, in milliseconds.
 const GRACE_MS: u64 = 1_500;
-/// How often states are looked at, in milliseconds.
+/// How often states are checked, in milliseconds.
 const LOOK_MS: u64 = 250;
-/// A bundle of which nothing came for so long gives back its memory, in milliseconds.
+/// After how long without a block a bundle's memory is freed, in milliseconds.
 const SLEEP_MS: u64 = 30_000;
-/// What staging has of a bundle that nobody signed for goes after so long without a block, in milliseconds.
+/// After how long without a block an unsigned bundle is removed from staging, in milliseconds.
 const STRAY_MS: u64 = 40_000;
-/// How often staging is made to survive a power cut while it grows: after so long in milliseconds, or so many bytes.
+/// How often growing staging is made durable: after this many milliseconds, or [`CHECKPOINT_BYTES`].
 const CHECKPOINT_MS: u64 = 30_000;
 const CHECKPOINT_BYTES: u64 = 1 << 30;
-/// What a person can do for a bundle that lacks nothing.
+/// What an operator can do for a bundle that lacks nothing.
 const ALL_HERE: &str = "all of it is here: mend the disk, and it goes on by itself";
-/// How often old history is forgotten, in milliseconds.
+/// How often old bundles are forgotten, in milliseconds.
 const PRUNE_MS: u64 = 60_000;
 
-/// When things were done last.
+/// When each periodic task last ran.
 #[derive(Default)]
 pub(super) struct Watched {
     looked_ms: u64,
@@ -39,7 +39,7 @@ pub(super) struct Watched {
 }
 
 impl Delivery {
-    /// Length of a bundle's data, if known, and how much of it is stored, likewise. None: staging has nothing of it.
+    /// The length of a bundle's data, if known, and how many bytes of it are stored. None: staging has nothing of it.
     pub(super) fn fill(&self, entry: &Entry) -> Option<(Option<u64>, u64)> {
         let (length, stored) = self.store.get(entry.id)?.fill();
         let is_its = entry.channel.is_none() || length.is_none_or(|length| length == entry.bytes);
@@ -79,7 +79,7 @@ impl Delivery {
         self.wake();
     }
 
-    /// Asks for its room, and shares it out; makes it again where somebody removed it.
+    /// Checks how much space staging has, and divides it into shares. Creates staging again if somebody removed it.
     fn look_after_staging(&self, now_ms: u64) {
         let there = match self.store.is_there() {
             Ok(false) => {
@@ -96,14 +96,14 @@ impl Delivery {
         {
             tracing::error!(%error, suppressed, "staging cannot be used");
         }
-        // What a channel or a key may take follows what the disk has.
+        // The shares of channels and keys depend on the free space.
         self.store.space().set_key_share(self.key_share());
         let channels: Vec<_> = self.ledger.lock().channels().map(|(name, _)| name.clone()).collect();
         channels.iter().for_each(|channel| self.store.space().set_share(channel, self.share(channel)));
     }
 
-    /// If several keys are trusted and one takes more than its fair share, its silent, unfinished bundles make room for
-    /// what another key sends: the newest first, one at a time. A removed bundle has to come again.
+    /// If several keys are trusted and one takes more than its fair share, removes its silent, unfinished bundles when another
+    /// key needs the space: the newest first, one at a time. A removed bundle has to come again.
     fn make_room_for_others(&self, now_ms: u64) {
         let keys = self.trust().keys.len();
         let space = self.store.space();
@@ -139,7 +139,7 @@ impl Delivery {
         self.begin_again(id, "its room was needed by the bundles of another key; all of it has to come again");
     }
 
-    /// The clock was set back: nothing may wait until it shows the old time again.
+    /// Handles a clock that was set back: nothing may wait until it reaches the old time again.
     pub(super) fn clock_went_back(&self, now_ms: u64) {
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         heard.at_ms = heard.at_ms.min(now_ms);
@@ -208,19 +208,19 @@ impl Delivery {
         match &live.trouble {
             Some(trouble) if whole => (State::Incomplete, Some(format!("{trouble}; {ALL_HERE}"))),
             Some(trouble) if over => (State::Incomplete, Some(format!("{trouble}; {}", lacking()))),
-            // What is to be thrown away does not count as here.
+            // Content that is about to be discarded does not count.
             _ if whole || !over || live.clear => (State::Receiving, None),
             _ => (State::Incomplete, Some(lacking())),
         }
     }
 
-    /// Whether its transmission has ended, as far as is known.
+    /// Whether its transmission seems to have ended.
     fn has_ended(&self, entry: &Entry, live: &Live, now_ms: u64) -> bool {
         let idle = now_ms.saturating_sub(live.last_ms);
         entry.sent && idle >= GRACE_MS || idle >= self.settings.silence_ms
     }
 
-    /// Whether what came of its spoilt content since is to be thrown away: nothing comes any more, and it is not right by now.
+    /// Whether to discard what came for its spoilt content: nothing more comes, and the bundle is still not whole.
     pub(super) fn is_to_be_cleared(&self, entry: &Entry, live: &Live, now_ms: u64) -> bool {
         live.clear && self.has_ended(entry, live, now_ms) && !self.is_whole(entry.id, live)
     }
@@ -239,14 +239,14 @@ impl Delivery {
         due
     }
 
-    /// Frees the memory of bundles for which nothing comes, and removes unsigned ones altogether.
+    /// Frees the memory of silent bundles, and removes unsigned ones altogether.
     fn give_back_memory(&self, now_ms: u64) {
         let silent = |last_ms: u64, most: u64| now_ms.saturating_sub(last_ms) >= most;
         let idle: Vec<BundleId> = {
             let mut ledger = self.ledger.lock();
             let idle = ledger.reception.iter().filter(|(_, live)| silent(live.last_ms, SLEEP_MS)).map(|(id, _)| id);
             let idle: Vec<_> = idle.collect();
-            // The ledger forgot it: another bundle was announced for its sequence.
+            // The ledger forgot the bundle because another one was announced for its sequence.
             for &id in &idle {
                 if ledger.entry(id).is_none() {
                     ledger.reception.ensure_unsigned(id, now_ms);

@@ -1,4 +1,4 @@
-//! One channel: which bundle has which sequence, what is missing, and whose turn it is.
+//! One channel: which bundle has which sequence, which sequences are missing, and whose turn it is.
 
 use std::collections::BTreeMap;
 use std::ops::{RangeBounds, RangeInclusive};
@@ -10,43 +10,43 @@ use serde::{Deserialize, Serialize};
 use super::{Entry, State};
 use crate::ranges::Ranges;
 
-/// The order of a channel.
+/// The sequences of a channel.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Channel {
-    /// The bundles of each sequence: more than one until one of them is published, which is then the first.
+    /// The bundles that claim each sequence. Once one of them is published, it comes first.
     slots: BTreeMap<u64, Vec<BundleId>>,
-    /// Sequences above `floor` that are over, and of which no bundle is known: given up, or forgotten while an older one is open.
+    /// Sequences above `floor` that are over and have no known bundle: given up, or forgotten while an older one is open.
     over: Ranges,
-    /// The first sequence that is missed if it does not come; None: nothing was on the wire yet.
+    /// The first expected sequence. Earlier ones are never missing. None: nothing is expected yet.
     baseline: Option<u64>,
-    /// The last sequence that went to the hook: earlier ones may not any more.
+    /// The last sequence that went to the hook. Earlier ones may no longer go there.
     passed: u64,
-    /// All sequences up to this one are over and forgotten.
+    /// Every sequence up to this one is over and forgotten.
     floor: u64,
-    /// The newest sequence that the sender has spoken of.
+    /// The newest sequence that the sender has mentioned.
     newest: u64,
     /// The highest sequence whose transmission has begun.
     begun: u64,
-    /// Since when a missing sequence holds up others, in Unix milliseconds.
+    /// When each missing sequence began to hold up later ones, in Unix milliseconds.
     missing_since: BTreeMap<u64, u64>,
-    /// How many sequences were left when all was forgotten that could be.
+    /// How many sequences were left after the last complete pruning.
     kept: usize,
 }
 
 /// What a channel has to do next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Next {
-    /// This bundle's hook.
+    /// Run the hook for this bundle.
     Run(BundleId),
-    /// Nothing before this moment, in Unix milliseconds.
+    /// Wait until this time, in Unix milliseconds.
     Wait(u64),
-    /// Nothing before something becomes of this sequence.
+    /// Wait until this sequence arrives or is given up.
     Blocked(u64),
     /// Nothing.
     Idle,
 }
 
-/// What of a channel is written down, as it is here (`ledger/record.rs` says how it may change); the slots follow from the entries.
+/// The saved state of a channel, in this layout (`ledger/record.rs` says how it may change). The slots follow from the entries.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Saved {
     pub(super) baseline: Option<u64>,
@@ -71,27 +71,27 @@ impl Channel {
         self.slots.get(&sequence).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// The sequences of a range that a bundle is known for, in order.
+    /// Each sequence in a range with each bundle that claims it, in order.
     pub fn slots(&self, range: impl RangeBounds<u64>) -> impl DoubleEndedIterator<Item = (u64, BundleId)> + '_ {
         self.slots.range(range).flat_map(|(&sequence, ids)| ids.iter().map(move |&id| (sequence, id)))
     }
 
-    /// All sequences that a bundle is known for, in order, with all bundles that claim it.
+    /// All sequences that have a known bundle, in order, with all bundles that claim them.
     pub(super) fn all_claims(&self) -> impl Iterator<Item = (u64, &[BundleId])> {
         self.slots.iter().map(|(&sequence, ids)| (sequence, ids.as_slice()))
     }
 
-    /// How many sequences a bundle is known for.
+    /// How many sequences have a known bundle.
     pub(super) fn known(&self) -> usize {
         self.slots.len()
     }
 
-    /// How many were left when all was forgotten that could be.
+    /// How many sequences were left after the last complete pruning.
     pub(super) fn kept(&self) -> usize {
         self.kept
     }
 
-    /// All was forgotten that can be.
+    /// Notes that pruning is complete.
     pub(super) fn keep(&mut self) {
         self.kept = self.slots.len();
     }
@@ -101,12 +101,12 @@ impl Channel {
         self.floor
     }
 
-    /// How many ranges of sequences are over, beside those up to the floor.
+    /// How many ranges of sequences above the floor are over.
     pub(super) fn ranges(&self) -> usize {
         self.over.count()
     }
 
-    /// The newest sequence that the sender has spoken of; 0: none.
+    /// The newest sequence that the sender has mentioned; 0: none.
     #[must_use]
     pub fn newest(&self) -> u64 {
         self.newest
@@ -118,26 +118,26 @@ impl Channel {
         self.passed
     }
 
-    /// The first sequence that is missed if it does not come.
+    /// The first expected sequence.
     #[must_use]
     pub fn baseline(&self) -> Option<u64> {
         self.baseline
     }
 
-    /// Whether a sequence was given up, or is so old that it is forgotten.
+    /// Whether a sequence was given up, or is old and forgotten.
     #[must_use]
     pub fn is_over(&self, sequence: u64) -> bool {
         sequence <= self.floor || self.over.covers(sequence..sequence.saturating_add(1))
     }
 
-    /// Whether a sequence is missed if it does not come.
+    /// Whether a sequence is missing if it does not arrive.
     #[must_use]
     pub fn is_expected(&self, sequence: u64) -> bool {
         self.baseline.is_some_and(|baseline| sequence >= baseline) && !self.is_over(sequence)
     }
 
-    /// The sender has spoken of sequences up to `newest`. If it is the first time and nothing was on the wire yet,
-    /// what begins at `first_pending` is expected from now on.
+    /// Notes that the sender has mentioned sequences up to `newest`. If no sequence is expected yet, those from `first_pending`
+    /// on are expected from now on (None: those after `newest`).
     pub fn hear(&mut self, newest: u64, first_pending: Option<u64>) {
         self.newest = self.newest.max(newest);
         if self.baseline.is_none() {
@@ -145,7 +145,7 @@ impl Channel {
         }
     }
 
-    /// A sequence is, or was, on the wire.
+    /// Notes that a sequence is, or was, on the wire.
     pub fn on_wire(&mut self, sequence: u64) {
         self.begun(sequence);
         if self.baseline.is_none() {
@@ -153,41 +153,41 @@ impl Channel {
         }
     }
 
-    /// A sequence was on the wire before what is known of this channel: it was expected from there on.
+    /// Notes that a sequence was on the wire before the ledger was damaged: sequences from it on are expected.
     pub(super) fn relearn(&mut self, sequence: u64) {
         self.begun(sequence);
         self.baseline = Some(self.baseline.map_or(sequence, |baseline| baseline.min(sequence)));
     }
 
-    /// Whether a sequence is further above the newest than is believed.
+    /// Whether a sequence is implausibly far above the newest.
     #[must_use]
     pub fn is_jump(&self, sequence: u64) -> bool {
         self.newest > 0 && sequence > self.newest.saturating_add(MAX_JUMP)
     }
 
-    /// An operator says that sequences up to this one are in use.
+    /// Notes that an operator confirms sequences up to this one.
     pub(super) fn allow(&mut self, sequence: u64) {
         self.newest = self.newest.max(sequence);
     }
 
-    /// The transmission of a sequence has begun, at whatever time.
+    /// Notes that the transmission of a sequence has begun at some time.
     pub fn begun(&mut self, sequence: u64) {
         self.newest = self.newest.max(sequence);
         self.begun = self.begun.max(sequence);
     }
 
-    /// A sequence goes to the hook (or would, if there were one).
+    /// Notes that a sequence goes to the hook (or would, if there were one).
     pub fn pass(&mut self, sequence: u64) {
         self.passed = self.passed.max(sequence);
         self.missing_since = self.missing_since.split_off(&self.passed);
     }
 
-    /// The clock was set back to `now_ms`.
+    /// Handles a clock that was set back to `now_ms`.
     pub(super) fn clock_went_back(&mut self, now_ms: u64) {
         self.missing_since.values_mut().for_each(|since| *since = now_ms.min(*since));
     }
 
-    /// Gives up those sequences of which nothing is known, and gives the last of them.
+    /// Gives up the sequences in a range that have no known bundle, and returns the last of them.
     pub fn reject(&mut self, sequences: RangeInclusive<u64>) -> Option<u64> {
         let gaps = self.gaps(*sequences.start(), usize::MAX);
         let gaps = gaps.into_iter().filter(|(first, _)| first <= sequences.end());
@@ -196,7 +196,7 @@ impl Channel {
         gaps.last().map(|gap| gap.end.saturating_sub(1))
     }
 
-    /// The same, whatever was transmitted.
+    /// Gives up the sequences in a range that have no known bundle, even those that were never transmitted.
     pub fn give_up(&mut self, sequences: &RangeInclusive<u64>) {
         self.over.insert(*sequences.start()..sequences.end().saturating_add(1));
         for (&known, _) in self.slots.range(sequences.clone()) {
@@ -204,13 +204,12 @@ impl Channel {
         }
     }
 
-    /// A bundle that failed gets another turn.
+    /// Gives a failed bundle another turn.
     pub fn turn_back(&mut self, sequence: u64) {
         self.passed = self.passed.min(sequence);
     }
 
-    /// The ranges of sequences that were transmitted and of which nothing at all is known, from sequence `from` on, the
-    /// first `most` of them.
+    /// The first `most` ranges, from sequence `from` on, of sequences that were transmitted and have no known bundle.
     #[must_use]
     pub fn gaps(&self, from: u64, most: usize) -> Vec<(u64, u64)> {
         let Some(baseline) = self.baseline else { return Vec::new() };
@@ -236,7 +235,7 @@ impl Channel {
         gaps
     }
 
-    /// Whose turn it is. `entry` finds a bundle; `wait_ms` is how long a missing one is waited for (None: for ever).
+    /// Whose turn it is. `entry` looks a bundle up. `wait_ms` is how long to wait for a missing bundle (None: for ever).
     pub fn next<'a>(
         &mut self,
         entry: impl Fn(BundleId) -> Option<&'a Entry>,
@@ -260,7 +259,7 @@ impl Channel {
                 return if later { Next::Wait(whole.not_before_ms) } else { Next::Run(whole.id) };
             }
             if entries().any(|e| e.published) {
-                continue; // what else claims the sequence will not have it
+                continue; // the other bundles that claim the sequence will not get it
             }
             let holds_up = |e: &Entry| match e.state {
                 State::Receiving => true,
@@ -274,7 +273,7 @@ impl Channel {
         Next::Idle
     }
 
-    /// What is written down.
+    /// The state to save.
     #[must_use]
     pub fn to_saved(&self) -> Saved {
         Saved {
@@ -287,7 +286,7 @@ impl Channel {
         }
     }
 
-    /// From what was written down, without slots.
+    /// Restores a channel from its saved state, without slots.
     #[must_use]
     pub fn from_saved(saved: Saved) -> Self {
         Self {
@@ -309,7 +308,7 @@ impl Channel {
         self.newest = self.newest.max(sequence);
     }
 
-    /// The bundle has the sequence: it comes first.
+    /// Puts the bundle first, because it has won the sequence.
     pub(super) fn win_slot(&mut self, sequence: u64, id: BundleId) {
         let ids = self.slots.entry(sequence).or_default();
         ids.retain(|other| *other != id);
@@ -325,11 +324,11 @@ impl Channel {
         }
     }
 
-    /// Forgets a sequence, and that older ones of which no bundle is known were missing: they are over. Gives who claimed it.
+    /// Forgets a sequence, and the missing ones just before it: all of them are over. Returns the bundles that claimed it.
     pub(super) fn forget(&mut self, sequence: u64) -> Vec<BundleId> {
         let ids = self.slots.remove(&sequence).unwrap_or_default();
         let before = self.slots.range(..sequence).next_back().map(|(&known, _)| known);
-        // Up to the one that stays before it: earlier calls saw to what is before that, or it is still remembered.
+        // Back to the next older known sequence. Earlier calls handled what is older than that, or it is still remembered.
         let first = before.unwrap_or(self.floor).max(self.floor).saturating_add(1);
         self.over.insert(first..sequence.saturating_add(1));
         if let Some(end) = self.over.end_of(self.floor.saturating_add(1)) {

@@ -1,4 +1,4 @@
-//! The entries, and what is counted of them: what arrives is not looked for among all that is remembered.
+//! The entries, and counts of them, so that handling an arrival does not take a search through all entries.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
@@ -7,36 +7,36 @@ use checkvalve_protocol::id::{BundleId, ChannelName, KeyId};
 
 use super::{Entry, Standing, State};
 
-/// All entries by their bundles. Every change goes through [`Entries::insert`], [`Entries::remove`] and [`Entries::change`].
+/// All entries by bundle. Every change goes through [`Entries::insert`], [`Entries::remove`] and [`Entries::change`].
 #[derive(Default)]
 pub(super) struct Entries {
     by_id: HashMap<BundleId, Entry>,
     counts: Counts,
 }
 
-/// What follows from the entries.
+/// Sets and counts that are derived from the entries.
 #[derive(Default, PartialEq, Eq, Debug)]
 struct Counts {
-    /// Those still to be received.
+    /// Bundles that still have to be received.
     open: BTreeSet<BundleId>,
-    /// Of them, the announced ones of each channel.
+    /// Announced open bundles, by channel.
     announced: Tally<ChannelName>,
-    /// Of them, those of each channel that only beacons tell of.
+    /// Open bundles that are known from beacons only, by channel.
     heard: Tally<ChannelName>,
     states: Tally<State>,
-    /// Held ones by their key.
+    /// Held bundles, by key.
     held: Tally<Option<KeyId>>,
-    /// Refused ones of which nothing counted.
+    /// Bundles in quarantine without an accepted announce.
     refused: Tally<()>,
-    /// Channels of announced ones, by key.
+    /// How many announced bundles each key has in each channel.
     channels: BTreeMap<KeyId, Tally<ChannelName>>,
-    /// Bundles of each sequence.
+    /// Bundles by channel and sequence.
     numbers: BTreeMap<ChannelName, Tally<u64>>,
-    /// Published ones, and when their state changed.
+    /// Published bundles, sorted by when their state changed.
     published: BTreeSet<(u64, BundleId)>,
 }
 
-/// How many there are of each; none takes no room.
+/// Counts by key. A count of zero is not stored.
 #[derive(PartialEq, Eq, Debug)]
 struct Tally<K: Eq + Hash>(HashMap<K, usize>);
 
@@ -59,7 +59,7 @@ impl<K: Eq + Hash + Clone> Tally<K> {
             }
             return;
         }
-        let count = self.0.get_mut(key).expect("what is taken out was counted");
+        let count = self.0.get_mut(key).expect("a removed key was counted");
         *count -= 1;
         if *count == 0 {
             self.0.remove(key);
@@ -68,7 +68,7 @@ impl<K: Eq + Hash + Clone> Tally<K> {
 }
 
 impl Counts {
-    /// Takes an entry in, or out again.
+    /// Adds an entry to the counts, or removes it from them.
     fn count(&mut self, entry: &Entry, is_there: bool) {
         fn put<T: Ord>(set: &mut BTreeSet<T>, value: T, is_there: bool) {
             let changed = if is_there { set.insert(value) } else { set.remove(&value) };
@@ -101,7 +101,7 @@ impl Counts {
             if !self.numbers.contains_key(channel) {
                 self.numbers.insert(channel.clone(), Tally::default());
             }
-            let numbers = self.numbers.get_mut(channel).expect("it was made");
+            let numbers = self.numbers.get_mut(channel).expect("the tally was just inserted");
             numbers.count(&entry.sequence, is_there);
             if numbers.0.is_empty() {
                 self.numbers.remove(channel);
@@ -142,12 +142,12 @@ impl Entries {
         Some(entry)
     }
 
-    /// Changes an entry, and gives whether that made it another. None: there is none.
+    /// Changes an entry and returns whether it now differs. None: there is no such entry.
     pub(super) fn change(&mut self, id: &BundleId, change: impl FnOnce(&mut Entry)) -> Option<bool> {
         let entry = self.by_id.get_mut(id)?;
         let before = entry.clone();
         change(entry);
-        assert_eq!(entry.id, before.id, "an entry stays that of its bundle");
+        assert_eq!(entry.id, before.id, "a change keeps the bundle's id");
         let changed = *entry != before;
         if changed {
             self.counts.count(&before, false);
@@ -156,17 +156,17 @@ impl Entries {
         Some(changed)
     }
 
-    /// The bundles still to be received.
+    /// The bundles that still have to be received.
     pub(super) fn open(&self) -> impl Iterator<Item = BundleId> {
         self.counts.open.iter().copied()
     }
 
-    /// Announced bundles of a channel that are still to be received.
+    /// How many announced bundles of a channel still have to be received.
     pub(super) fn announced(&self, channel: &ChannelName) -> usize {
         self.counts.announced.of(channel)
     }
 
-    /// Bundles of a channel that are still to be received, and that only beacons tell of.
+    /// How many bundles of a channel still have to be received and are known from beacons only.
     pub(super) fn heard(&self, channel: &ChannelName) -> usize {
         self.counts.heard.of(channel)
     }
@@ -175,32 +175,32 @@ impl Entries {
         self.counts.states.of(&state)
     }
 
-    /// Held bundles of a key.
+    /// How many bundles of a key are held.
     pub(super) fn held(&self, key: Option<KeyId>) -> usize {
         self.counts.held.of(&key)
     }
 
-    /// Refused bundles of which nothing counted.
+    /// How many bundles are in quarantine without an accepted announce.
     pub(super) fn refused(&self) -> usize {
         self.counts.refused.of(&())
     }
 
-    /// The channels for which a key has signed something that counts.
+    /// The channels for which a key has signed an accepted announce.
     pub(super) fn channels(&self, key: KeyId) -> impl Iterator<Item = &ChannelName> {
         self.counts.channels.get(&key).into_iter().flat_map(|channels| channels.0.keys())
     }
 
-    /// Bundles of a sequence, with a place in the channel or without.
+    /// How many bundles have a sequence, with or without a place in the channel.
     pub(super) fn of_number(&self, channel: &ChannelName, sequence: u64) -> usize {
         self.counts.numbers.get(channel).map_or(0, |numbers| numbers.of(&sequence))
     }
 
-    /// The one in the inbox whose state changed last.
+    /// The bundle in the inbox whose state changed last.
     pub(super) fn newest_published(&self) -> Option<&Entry> {
         self.get(&self.counts.published.last()?.1)
     }
 
-    /// Asserts that what is counted is what counting all of them gives.
+    /// Asserts that the counts match a recount of all entries.
     #[cfg(test)]
     pub(super) fn assert_counted(&self) {
         let mut counts = Counts::default();

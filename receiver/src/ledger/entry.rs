@@ -1,28 +1,28 @@
-//! What the ledger knows of a bundle, and what it is told.
+//! What the ledger knows about a bundle, and what the rest of the receiver reports to it.
 //!
-//! An [`Entry`], and all that is in it, is written down as it is here: `ledger/record.rs` says how it may change.
+//! An [`Entry`] and its parts are saved in this layout. `ledger/record.rs` says how it may change.
 
 use checkvalve_protocol::id::{BundleId, ChannelName, KeyId};
 use checkvalve_protocol::limits::{MAX_CHANNELS, MAX_JUMP};
 use serde::{Deserialize, Serialize};
 
-/// What became of a bundle.
+/// The state of a bundle.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// Datagrams of it are arriving, or are about to.
+    /// Its datagrams are arriving, or are about to.
     Receiving,
-    /// Its transmission ended, or fell silent, and something is lacking.
+    /// Its transmission ended or fell silent, and something is missing.
     Incomplete,
     /// It was transmitted, and nothing of it arrived.
     Missing,
-    /// It is not what a trusted key signed, or its hook said so.
+    /// It is not what a trusted key signed, or its hook refused it.
     Quarantined,
     /// Published. Without a hook this is the end; with one it waits for its turn.
     Complete,
     /// Its hook runs, or is to run again.
     Installing,
-    /// Its hook is done with it.
+    /// Its hook succeeded.
     Installed,
     /// Its hook failed; it is still in the inbox.
     Failed,
@@ -30,31 +30,31 @@ pub enum State {
     Withdrawn,
     /// An operator gave it up here.
     Rejected,
-    /// Published after a later one had gone to the hook, so never installed.
+    /// It was published after a later bundle had gone to the hook, so it is never installed.
     Superseded,
-    /// Rightly signed, but its place in the channel is not believed: it waits for an operator.
+    /// It is correctly signed, but its place in the channel is suspicious, so it waits for an operator.
     Held,
 }
 
-/// Why a bundle is held. Nothing of it is received until an operator says so.
+/// Why a bundle is held. Nothing of it is received until an operator allows it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Hold {
     /// Its sequence is more than [`MAX_JUMP`] above the newest.
     Jump {
-        /// What was the newest.
+        /// The newest sequence at that time.
         newest: u64,
     },
     /// There is no room for another channel.
     Channels,
     /// Another bundle has its sequence.
     Sequence {
-        /// Which.
+        /// That bundle.
         holder: BundleId,
     },
 }
 
 impl State {
-    /// Whether it has come to an end: nothing is received or run for it any more.
+    /// Whether the bundle is finished: nothing more is received or run for it.
     #[must_use]
     pub fn is_over(self) -> bool {
         matches!(
@@ -63,19 +63,19 @@ impl State {
         )
     }
 
-    /// Whether it is still to be received.
+    /// Whether the bundle still has to be received.
     #[must_use]
     pub fn is_open(self) -> bool {
         matches!(self, Self::Receiving | Self::Incomplete | Self::Missing)
     }
 
-    /// Whether it lacks something that will not come by itself.
+    /// Whether the bundle lacks something that will not come without a resend.
     #[must_use]
     pub fn is_lacking(self) -> bool {
         matches!(self, Self::Incomplete | Self::Missing)
     }
 
-    /// The word in `status`.
+    /// Its name in `status`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -96,7 +96,7 @@ impl State {
 }
 
 impl Hold {
-    /// The word for programs.
+    /// Its name for programs.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -107,12 +107,12 @@ impl Hold {
     }
 }
 
-/// Who vouches for what an entry says of a bundle. Later ones outrank earlier ones.
+/// The source that vouches for an entry. Later variants outrank earlier ones.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub enum Standing {
-    /// A beacon that counts.
+    /// An accepted beacon.
     Heard,
-    /// An announce that counts.
+    /// An accepted announce.
     Signed,
 }
 
@@ -121,7 +121,7 @@ pub enum Standing {
 pub struct Signer {
     /// The key.
     pub key: KeyId,
-    /// What the operator calls it.
+    /// The operator's name for it.
     pub name: String,
 }
 
@@ -130,17 +130,17 @@ pub struct Signer {
 pub struct Entry {
     /// The bundle.
     pub id: BundleId,
-    /// Its channel; None while nothing told it.
+    /// Its channel; None while unknown.
     pub channel: Option<ChannelName>,
-    /// Its number in the channel, from 1; 0 while nothing told it.
+    /// Its number in the channel, from 1; 0 while unknown.
     pub sequence: u64,
     /// Its name as bytes; empty while unknown.
     pub name: Vec<u8>,
     /// Sum of its files' sizes in bytes; 0 while unknown.
     pub bytes: u64,
-    /// What became of it.
+    /// Its state.
     pub(super) state: State,
-    /// Who says so.
+    /// Where this knowledge comes from.
     pub standing: Standing,
     /// The key that signed it.
     pub signer: Option<Signer>,
@@ -148,9 +148,9 @@ pub struct Entry {
     pub announce: Option<[u8; 32]>,
     /// Why it is held.
     pub hold: Option<Hold>,
-    /// The rule for which it is in quarantine.
+    /// The rule that put it into quarantine.
     pub rule: Option<String>,
-    /// How often its content did not match its hashes and was thrown away.
+    /// How often its content was discarded because it did not match its hashes.
     pub spoilt: u32,
     /// Why it is in this state, for people.
     pub reason: Option<String>,
@@ -162,20 +162,20 @@ pub struct Entry {
     pub attempt: u32,
     /// Its hook is not started again before this, in Unix milliseconds.
     pub not_before_ms: u64,
-    /// When the receiver first knew of it, in Unix milliseconds.
+    /// When the receiver first heard of it, in Unix milliseconds.
     pub first_ms: u64,
     /// When its state changed last, in Unix milliseconds.
     pub changed_ms: u64,
 }
 
-/// What a trusted announce says of a bundle.
+/// What an accepted announce says about a bundle.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Announced {
     /// The bundle.
     pub id: BundleId,
     /// Its channel.
     pub channel: ChannelName,
-    /// Its number there, from 1.
+    /// Its number in the channel, from 1.
     pub sequence: u64,
     /// Its name.
     pub name: Vec<u8>,
@@ -190,20 +190,20 @@ pub struct Announced {
 /// Why a signed announce is not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Conflict {
-    /// The bundle id has another announce.
+    /// The same bundle id was announced with other contents.
     #[error("the bundle was announced before with other contents")]
     OtherAnnounce,
-    /// The sequence belongs to another bundle, which is published, or too many claim it.
+    /// The sequence belongs to another bundle that is published, or too many bundles claim it.
     #[error("sequence {sequence} of channel {channel} is bundle {holder} already")]
     SequenceTaken {
         /// The channel.
         channel: ChannelName,
         /// The number in it.
         sequence: u64,
-        /// The bundle that has it.
+        /// The bundle that has the sequence.
         holder: BundleId,
     },
-    /// The bundle, or whatever has its sequence, came to an end before.
+    /// The bundle, or whatever has its sequence, has already ended.
     #[error("sequence {sequence} of channel {channel} has come to an end already")]
     Over {
         /// The channel.
@@ -211,7 +211,7 @@ pub enum Conflict {
         /// The number in it.
         sequence: u64,
     },
-    /// [`MAX_CHANNELS`] channels exist already that the config does not name.
+    /// There are already [`MAX_CHANNELS`] channels that the config does not name.
     #[error("there are {MAX_CHANNELS} channels already that the config does not name")]
     Channels,
     /// [`super::MOST_OPEN`] announced bundles of the channel are under way.
@@ -229,7 +229,7 @@ pub enum Conflict {
     },
 }
 
-/// What a beacon that counts says of a bundle.
+/// What an accepted beacon says about a bundle.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Heard {
     /// The key that signed the beacon.

@@ -1,5 +1,5 @@
-//! The ledger on disk: a journal of whole entries, the last of each counts. Their layouts, and how older ones are read, are in
-//! `ledger/record.rs`.
+//! The ledger on disk: a journal of complete entries, each of which replaces its earlier versions. `ledger/record.rs` defines
+//! their layouts and how older ones are read.
 
 use std::io;
 use std::path::Path;
@@ -14,37 +14,37 @@ use checkvalve_protocol::id::{BundleId, ChannelName, KeyId};
 use super::record::{Record, SCHEMA, decode};
 use super::{Channel, Entry, Ledger, State};
 
-/// The journal is rewritten when it is this long, in bytes, and four times as long as what it holds.
+/// The journal is rewritten when it is longer than this, in bytes, and four times as long as after its last rewrite.
 const REWRITE_AT: u64 = 4 << 20;
 
-/// A ledger and the journal that keeps it. Changing it never waits for the disk; saving does.
+/// A ledger and its journal. Changing the ledger never waits for the disk; saving it does.
 pub struct LedgerFile {
     ledger: Mutex<Ledger>,
-    /// Taken before `ledger` where both are.
+    /// When both locks are needed, this one is taken first.
     journal: Mutex<Kept>,
 }
 
 struct Kept {
     journal: Journal,
-    /// Length after the last rewrite.
+    /// The journal's length after the last rewrite.
     compact: u64,
-    /// Channels whose first expected sequence is durable.
+    /// How many channels have a durable first expected sequence.
     begun: usize,
 }
 
-/// What was lost of a ledger.
+/// The damage found in a ledger.
 #[derive(Debug, Default)]
 pub struct Damage {
-    /// Bytes that were cut off its end.
+    /// How many bytes at its end hold no whole record.
     pub torn_bytes: u64,
     /// Ranges that hold no record.
     pub corrupt: Vec<CorruptRange>,
-    /// Records that are whole and mean nothing.
+    /// How many records are whole but cannot be decoded.
     pub unreadable: usize,
 }
 
 impl Damage {
-    /// Whether anything was.
+    /// Whether there is any damage.
     #[must_use]
     pub fn is_any(&self) -> bool {
         self.torn_bytes > 0 || !self.corrupt.is_empty() || self.unreadable > 0
@@ -52,8 +52,8 @@ impl Damage {
 }
 
 impl LedgerFile {
-    /// Opens or creates the ledger at `path`; one of an older version is rewritten. The second value says what was lost of it.
-    /// A damaged one shows that it was until [`LedgerFile::rewrite`]. Errors: as [`Journal::open`] and [`Journal::rewrite`].
+    /// Opens or creates the ledger at `path`, and rewrites an undamaged one of an older version. The second value is the damage
+    /// found, which stays visible until [`LedgerFile::rewrite`]. Errors: as [`Journal::open`] and [`Journal::rewrite`].
     pub fn open(disk: &Arc<dyn Disk>, path: &Path) -> Result<(Self, Damage), JournalError> {
         let (journal, mut recovered) = Journal::open(disk, path, SCHEMA)?;
         let (mut ledger, mut unreadable) = (Ledger::new(), 0);
@@ -80,20 +80,20 @@ impl LedgerFile {
         Ok((Self { ledger: Mutex::new(ledger), journal: Mutex::new(kept) }, damage))
     }
 
-    /// The ledger, to read and change. Hold it briefly: the receive thread waits for it.
+    /// Locks the ledger to read or change it. Hold the lock briefly: the receive thread waits for it.
     pub fn lock(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes the journal anew from what is known. Errors: as [`Journal::rewrite`].
+    /// Rewrites the journal from the ledger in memory. Errors: as [`Journal::rewrite`].
     pub fn rewrite(&self) -> Result<(), JournalError> {
         let mut kept = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
         let all = self.lock().all_records();
         kept.replace(&all)
     }
 
-    /// Writes down what changed since the last time. With [`Sync::Yes`] it is durable when this returns, and all that was
-    /// saved before without. Errors: nothing is forgotten, the next save writes it again.
+    /// Writes the changes since the last call. With [`Sync::Yes`], they and all earlier changes are durable when this returns.
+    /// Errors: those of writing the journal; the next save then writes the same changes again.
     pub fn save(&self, sync: Sync) -> Result<(), io::Error> {
         let mut kept = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
         let (begun, senders, (entries, channels, mut records)) = {
@@ -101,7 +101,7 @@ impl LedgerFile {
             (ledger.begun_channels(), ledger.take_senders(), ledger.take_changed())
         };
         records.extend(senders.iter().map(|(key, known)| codec::encode(&Record::Sender(*key, known.clone()))));
-        // Where a channel begins is heard once only: without it, what is sent while we are away is never missed.
+        // A channel's first expected sequence is learned only once. Without it, bundles sent while we are down are never missed.
         let sync = if begun > kept.begun { Sync::Yes } else { sync };
         let saved = kept.write(&records, sync, || self.lock());
         if saved.is_err() {
@@ -159,14 +159,14 @@ impl Ledger {
         self.entries.remove(&id);
     }
 
-    /// Gives every entry its place in its channel, the better vouched for last.
+    /// Gives every entry its place in its channel: published entries first, then by ascending standing.
     fn rebuild_slots(&mut self) {
         let placed = |e: &&Entry| e.state != State::Held && e.sequence > 0;
         let place = |e: &Entry| Some((!e.published, e.standing, e.channel.clone()?, e.sequence, e.id));
         let mut entries: Vec<_> = self.entries.values().filter(placed).filter_map(place).collect();
         entries.sort();
         for (_, _, channel, sequence, id) in entries {
-            // As in the run before: a sequence that its channel cannot have gets no place.
+            // As in the previous run, an entry with an implausible sequence gets no place.
             if self.is_near(&channel, sequence) {
                 self.take_slot(id, &channel, sequence);
             } else if self.is_forgotten(id, &channel, sequence) {

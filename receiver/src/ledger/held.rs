@@ -1,11 +1,11 @@
-//! Bundles that wait for an operator, or that were refused.
+//! Bundles that are held for an operator, and bundles that are refused.
 
 use checkvalve_protocol::id::BundleId;
 
 use super::{Entry, HELD, Hold, Ledger, REFUSED, Standing, State};
 
 impl Ledger {
-    /// Writes down a bundle that is held: it takes nobody's place. False: [`HELD`] are held already.
+    /// Adds a held bundle, which takes no place in its channel. False: [`HELD`] bundles of its key are held already.
     pub fn hold(&mut self, mut entry: Entry, hold: Hold) -> bool {
         let known = self.entries.get(&entry.id).is_some_and(|e| e.state == State::Held);
         if !known && self.entries.held(entry.signer.as_ref().map(|signer| signer.key)) >= HELD {
@@ -17,15 +17,15 @@ impl Ledger {
         true
     }
 
-    /// Writes down a bundle that is refused for what a key signed. False: [`REFUSED`] are remembered already that nothing else is
-    /// known of, and nothing changed.
+    /// Adds a bundle that is refused for something that a key signed. False: nothing changed, because the bundle has ended, or
+    /// because [`REFUSED`] bundles without an accepted announce are remembered already.
     pub fn refused(&mut self, mut entry: Entry) -> bool {
         if let Some(known) = self.entries.get(&entry.id) {
             if !known.state.is_open() && known.state != State::Held {
                 return false;
             }
             if known.standing == Standing::Signed {
-                // Its announce is good; what came now is not.
+                // Its announce is good. What arrived now is not.
                 let change = |e: &mut Entry| {
                     e.quarantine(entry.rule.clone(), entry.reason.clone());
                 };
@@ -47,7 +47,7 @@ impl Ledger {
         true
     }
 
-    /// Everything is forgotten that refused a bundle: it is received again, or published.
+    /// Forgets why a bundle was refused, so that it is received again, or published.
     pub fn retry(&mut self, id: BundleId, now_ms: u64) {
         self.change(id, now_ms, |entry| {
             entry.miss(Some("it is to come again".into()));

@@ -1,21 +1,22 @@
-//! What is forgotten, so that memory, disk and the time of a start do not follow how long the pair has run.
+//! Forgets old bundles, so that memory, disk space and start-up time do not grow with the time that the pair has run.
 
 use checkvalve_protocol::id::{BundleId, ChannelName};
 
 use super::{Entry, HEARD_ONLY, Ledger, MOST_OPEN, State};
 
-/// Ended bundles that are remembered per channel, and those without a place in one; of older ones only that their sequences are
-/// over.
+/// How many ended bundles are remembered per channel, and how many without a place in one. Of older bundles, the ledger keeps
+/// only that their sequences are over.
 pub const HISTORY: usize = 10_000;
-/// Ranges of forgotten sequences of a channel, which is written down with all of them. What is still open is between them.
+/// The most ranges of forgotten sequences per channel, because a channel's record holds all of them. Open bundles lie between
+/// the ranges.
 const MOST_RANGES: usize = MOST_OPEN + HEARD_ONLY;
 
 impl Ledger {
-    /// Forgets ended bundles beyond [`HISTORY`], whatever older ones are still open, at most `most` of them. Gives them, and those that
-    /// gave way to others since.
+    /// Forgets at most `most` ended bundles beyond [`HISTORY`], even if older ones are still open. Returns them, together with
+    /// those that gave way to others since the last call.
     pub fn prune(&mut self, most: usize) -> Vec<Entry> {
         let mut ids = Vec::new();
-        // First, for what the channels forget has no place any more, either.
+        // This comes first, because the bundles that the channels forget below have no place any more either.
         self.prune_unplaced(most, &mut ids);
         let names: Vec<ChannelName> = self.channels.keys().cloned().collect();
         for name in names {
@@ -23,7 +24,7 @@ impl Ledger {
         }
         self.changed.extend(&ids);
         let mut gone: Vec<Entry> = ids.iter().filter_map(|id| self.entries.remove(id)).collect();
-        // They may have come again.
+        // Bundles that gave way may have come again.
         let room = most.saturating_sub(gone.len()).min(self.released.len());
         let released = self.released.drain(..room);
         gone.extend(released.filter(|entry| !self.entries.contains_key(&entry.id)));
@@ -52,11 +53,11 @@ impl Ledger {
         channel.keep();
     }
 
-    /// Forgets what was refused or given up without a place in its channel.
+    /// Forgets finished bundles without a place in their channel.
     fn prune_unplaced(&mut self, most: usize, gone: &mut Vec<BundleId>) {
         let placed: usize = self.channels.values().map(|channel| channel.known()).sum();
         if self.entries.len().saturating_sub(gone.len()).saturating_sub(placed) <= self.history {
-            return; // at most so many have none
+            return; // at most `history` bundles have no place
         }
         let is_placed = |e: &Entry| {
             let channel = e.channel.as_ref().and_then(|name| self.channels.get(name));
@@ -70,22 +71,22 @@ impl Ledger {
         gone.extend(over.into_iter().map(|(_, id)| id));
     }
 
-    /// Whether the channel's record says that this sequence is over, although it was never written that the entry is forgotten: the
-    /// process ended between the two.
+    /// Whether the channel's record says that this sequence is over, although the entry was never written as forgotten. This
+    /// happens when the process ends between the two writes.
     pub(super) fn is_forgotten(&self, id: BundleId, name: &ChannelName, sequence: u64) -> bool {
         let channel = self.channels.get(name).filter(|channel| channel.is_over(sequence));
         let entry = self.entries.get(&id).filter(|e| e.announce.is_some());
         channel.zip(entry).is_some_and(|(channel, entry)| is_ended(entry, channel.passed()))
     }
 
-    /// Remembers less than [`HISTORY`].
+    /// Lets a test remember fewer bundles than [`HISTORY`].
     #[cfg(test)]
     pub(crate) fn remember(&mut self, history: usize) {
         self.history = history;
     }
 }
 
-/// Whether nothing is received or run for it any more, where the channel's hook had `passed`.
+/// Whether nothing more is received or run for an entry, given the last sequence that went to its channel's hook.
 fn is_ended(entry: &Entry, passed: u64) -> bool {
     entry.state.is_over() || entry.state == State::Complete && entry.sequence <= passed
 }

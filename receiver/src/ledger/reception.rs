@@ -1,4 +1,4 @@
-//! What is known of bundles while they are received, beside what the ledger writes down and what staging holds.
+//! The state of bundles in reception that is neither in the ledger's journal nor in staging.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ops::Range;
@@ -12,37 +12,37 @@ use checkvalve_protocol::partition::Oti;
 use super::Entry;
 use crate::sink::{Lost, ObjectProgress};
 
-/// Announces and hashes that wait for the disk at once; those of more bundles have to come again.
+/// How many announces and hashes may wait for the disk at once. Any more have to come again.
 const ADOPTIONS: usize = 16_384;
-/// Bytes of them.
+/// How many bytes of announces and hashes may wait for the disk at once.
 const ADOPTION_BYTES: usize = 32 << 20;
-/// Bundles remembered as not wanted because their sequence is over and forgotten.
+/// How many unwanted bundles are remembered.
 const MAX_SPURNED: usize = 4_096;
 
-/// All bundles under way, and what the data plane is to be told of them.
+/// All bundles in reception, and what the data plane must be told about them.
 #[derive(Default)]
 pub struct Reception {
     bundles: HashMap<BundleId, Live>,
-    /// Those that nobody signed for and of which staging has something: when a block came last, in Unix milliseconds.
+    /// When the last block came, in Unix milliseconds, for each bundle in staging that nobody signed for.
     unsigned: HashMap<BundleId, u64>,
     spurned: Spurned,
-    /// Bundles of which something was given up, and the data plane has not been told.
+    /// Bundles of which something was given up. The data plane has not been told yet.
     lost: BTreeMap<BundleId, Lost>,
-    /// Bundles that somebody signed for, and of which the data plane has not been told.
+    /// Bundles that somebody signed for. The data plane has not been told yet.
     vouched: Vec<BundleId>,
-    /// Bundles in the inbox whose staging is to be cleaned as soon as the ledger says that they are there.
+    /// Bundles in the inbox whose staging is removed once the ledger says that they are published.
     published: Vec<BundleId>,
     adoptions: Arc<Adoptions>,
 }
 
-/// A bundle under way, of which an announce, hashes or a beacon came.
+/// A bundle in reception of which an announce, hashes or a beacon came.
 #[derive(Default)]
 pub struct Live {
-    /// Its announce counts.
+    /// Its announce was accepted.
     pub announced: bool,
     /// Its hashes came.
     pub hashes: bool,
-    /// They came while the announce was not in memory: they must still be checked against it, and may be a withdrawal.
+    /// The hashes came while the announce was not in memory. They must still be checked against it, and may be a withdrawal.
     pub unjudged: bool,
     /// Length of its data object, once announced.
     pub data_len: u64,
@@ -52,7 +52,7 @@ pub struct Live {
     pub adopting: Option<Adoption>,
     /// The hashes, until the disk has them.
     pub pending_hashes: Option<PendingHashes>,
-    /// When a block came last, in Unix milliseconds; 0: none since the start.
+    /// When the last block came, in Unix milliseconds; 0: none since the start.
     pub last_ms: u64,
     /// How far the data plane is with its data.
     pub progress: Option<ObjectProgress>,
@@ -60,18 +60,18 @@ pub struct Live {
     pub trouble: Option<String>,
     /// Not tried again before this, in Unix milliseconds.
     pub retry_ms: u64,
-    /// Bytes that were spoilt on the way, until a ticket asks for them or they are right.
+    /// Bytes that arrived spoilt, until a ticket has asked for them or they are right.
     pub spoilt: Vec<Range<u64>>,
-    /// Whatever came for the spoilt bytes since then is to be discarded once nothing more comes.
+    /// Discard whatever came for the spoilt bytes since then once nothing more comes.
     pub clear: bool,
 }
 
 /// An announce that was admitted, and its signed bytes.
 #[derive(Clone)]
 pub struct Adoption {
-    /// What it says.
+    /// The announce.
     pub announce: Arc<Announce>,
-    /// As it came.
+    /// Its signed bytes.
     pub bytes: Arc<Vec<u8>>,
     _place: Arc<AdoptionPlace>,
 }
@@ -79,19 +79,19 @@ pub struct Adoption {
 /// Hashes that were admitted.
 #[derive(Clone)]
 pub struct PendingHashes {
-    /// As they came.
+    /// Their signed bytes.
     pub bytes: Arc<Vec<u8>>,
     _place: Arc<AdoptionPlace>,
 }
 
-/// Announces and hashes that wait for the disk, and their bytes.
+/// Counts the announces and hashes that wait for the disk, and their bytes.
 #[derive(Default)]
 struct Adoptions {
     count: AtomicUsize,
     bytes: AtomicUsize,
 }
 
-/// The room that one of them takes, until it is dropped.
+/// The room that an announce or hashes take while they wait for the disk. Dropping this frees it.
 pub struct AdoptionPlace(Arc<Adoptions>, usize);
 
 #[derive(Default)]
@@ -107,93 +107,93 @@ impl Reception {
         self.bundles.get(&id)
     }
 
-    /// The same, to change it.
+    /// A bundle that somebody signed for, to change it.
     pub fn get_mut(&mut self, id: BundleId) -> Option<&mut Live> {
         self.bundles.get_mut(&id)
     }
 
-    /// Somebody signed for a bundle.
+    /// A bundle that somebody signed for; added if it is new.
     pub fn entry(&mut self, id: BundleId) -> &mut Live {
         self.bundles.entry(id).or_default()
     }
 
-    /// All that somebody signed for, in no order.
+    /// All bundles that somebody signed for, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (BundleId, &Live)> {
         self.bundles.iter().map(|(&id, live)| (id, live))
     }
 
-    /// The same, to change them.
+    /// All bundles that somebody signed for, to change them.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Live> {
         self.bundles.values_mut()
     }
 
-    /// Nothing is being received of a bundle any more.
+    /// Removes a bundle that is no longer received.
     pub fn remove(&mut self, id: BundleId) {
         self.bundles.remove(&id);
         self.unsigned.remove(&id);
     }
 
-    /// A bundle is in the inbox, and the ledger cannot be told: staging keeps what it has, so that the next start finds it there and
-    /// says so again.
+    /// Notes that a bundle is in the inbox while the ledger cannot be saved. Staging keeps its files, so that the next start can
+    /// update the ledger.
     pub fn published_untold(&mut self, id: BundleId) {
         self.bundles.remove(&id);
         self.published.push(id);
     }
 
-    /// Whether there are any.
+    /// Whether any published bundle waits for the ledger to be saved.
     #[must_use]
     pub fn has_untold(&self) -> bool {
         !self.published.is_empty()
     }
 
-    /// The ledger has been told of all of them: staging is to be cleaned.
+    /// Takes the published bundles out after the ledger was saved. Their staging can be removed.
     pub fn take_told(&mut self) -> Vec<BundleId> {
         std::mem::take(&mut self.published)
     }
 
-    /// When a block came last of a bundle that nobody signed for.
+    /// When the last block came of a bundle that nobody signed for.
     #[must_use]
     pub fn unsigned(&self, id: BundleId) -> Option<u64> {
         self.unsigned.get(&id).copied()
     }
 
-    /// Staging has something of a bundle that nobody signed for, unless its announce came meanwhile.
+    /// Notes that staging has something of an unsigned bundle, unless its announce has come meanwhile.
     pub fn set_unsigned(&mut self, id: BundleId, now_ms: u64) {
         if self.bundles.get(&id).is_none_or(|live| !live.announced) {
             self.unsigned.insert(id, now_ms);
         }
     }
 
-    /// The same, unless that is known.
+    /// Notes that staging has something of an unsigned bundle, unless that is known already.
     pub fn ensure_unsigned(&mut self, id: BundleId, now_ms: u64) {
         self.unsigned.entry(id).or_insert(now_ms);
     }
 
-    /// A block of it came.
+    /// Notes that a block of an unsigned bundle came.
     pub fn touch_unsigned(&mut self, id: BundleId, now_ms: u64) {
         if let Some(last_ms) = self.unsigned.get_mut(&id) {
             *last_ms = now_ms;
         }
     }
 
-    /// Somebody signed for it, or it goes. Whether it was one that nobody signed for.
+    /// Removes a bundle from the unsigned ones. Returns whether it was one of them.
     pub fn take_unsigned(&mut self, id: BundleId) -> bool {
         self.unsigned.remove(&id).is_some()
     }
 
-    /// Of those that nobody signed for the one that has been silent for longest, and since when.
+    /// The unsigned bundle that has been silent for longest, and since when.
     #[must_use]
     pub fn most_silent(&self) -> Option<(BundleId, u64)> {
         self.unsigned.iter().min_by_key(|(_, last)| **last).map(|(&id, &last)| (id, last))
     }
 
-    /// Those of which nothing came since.
+    /// The unsigned bundles that have been silent since `before_ms` or longer.
     #[must_use]
     pub fn silent_since(&self, before_ms: u64) -> Vec<BundleId> {
         self.unsigned.iter().filter(|(_, last)| **last <= before_ms).map(|(&id, _)| id).collect()
     }
 
-    /// A bundle is never wanted again, although the ledger does not know it.
+    /// Marks a bundle that the ledger does not know as unwanted.
     pub fn spurn(&mut self, id: BundleId) {
         let Spurned { set, order } = &mut self.spurned;
         if set.insert(id) {
@@ -206,7 +206,7 @@ impl Reception {
         }
     }
 
-    /// The bundle is wanted again.
+    /// Makes an unwanted bundle wanted again.
     pub fn unspurn(&mut self, id: BundleId) {
         let Spurned { set, order } = &mut self.spurned;
         if set.remove(&id) {
@@ -214,19 +214,19 @@ impl Reception {
         }
     }
 
-    /// Whether it is not wanted for that.
+    /// Whether a bundle was marked as unwanted.
     #[must_use]
     pub fn is_spurned(&self, id: BundleId) -> bool {
         self.spurned.set.contains(&id)
     }
 
-    /// Something of a bundle was given up: the data plane is to be told.
+    /// Notes that something of a bundle was given up. The data plane must be told.
     pub fn lose(&mut self, id: BundleId, what: Lost) {
         let known = self.lost.entry(id).or_insert(what);
         *known = what.max(*known);
     }
 
-    /// What was given up since the last call. What the data plane counted of it is not so any more.
+    /// What was given up since the last call. Also clears the progress of these bundles, which is no longer right.
     pub fn take_lost(&mut self) -> Vec<(BundleId, Lost)> {
         let lost = std::mem::take(&mut self.lost);
         for id in lost.keys() {
@@ -237,31 +237,31 @@ impl Reception {
         lost.into_iter().collect()
     }
 
-    /// Somebody signed for a bundle: the data plane is to be told.
+    /// Notes that somebody signed for a bundle. The data plane must be told.
     pub fn vouch(&mut self, id: BundleId) {
         self.unsigned.remove(&id);
         self.vouched.push(id);
     }
 
-    /// For whom somebody signed since the last call.
+    /// The bundles that somebody signed for since the last call.
     pub fn take_vouched(&mut self) -> Vec<BundleId> {
         std::mem::take(&mut self.vouched)
     }
 
-    /// Room in memory for an announce or hashes of so many bytes. None: too many wait for the disk.
+    /// Room in memory for an announce or hashes of this size. None: too many already wait for the disk.
     #[must_use]
     pub fn place(&self, bytes: usize) -> Option<AdoptionPlace> {
         AdoptionPlace::take(&self.adoptions, bytes)
     }
 
-    /// Bundles of which something waits for the disk.
+    /// Bundles whose announce or hashes wait for the disk.
     #[must_use]
     pub fn waiting_for_disk(&self) -> Vec<BundleId> {
         let waits = |live: &Live| live.adopting.is_some() || live.pending_hashes.is_some();
         self.iter().filter(|(_, live)| waits(live)).map(|(id, _)| id).collect()
     }
 
-    /// The clock was set back to `now_ms`: what was noted later was not.
+    /// Handles a clock that was set back to `now_ms`: no time may lie after it.
     pub(super) fn clock_went_back(&mut self, now_ms: u64) {
         for live in self.bundles.values_mut() {
             live.last_ms = live.last_ms.min(now_ms);
@@ -272,7 +272,7 @@ impl Reception {
 }
 
 impl Live {
-    /// How far it is; not somebody else's object of another length than a beacon or the announce gave.
+    /// The progress of its data. None if its length differs from the announced one: it then belongs to another object.
     #[must_use]
     pub fn progress_of(&self, entry: &Entry) -> Option<ObjectProgress> {
         self.progress.filter(|progress| entry.channel.is_none() || progress.length == entry.bytes)
@@ -280,7 +280,7 @@ impl Live {
 }
 
 impl Adoption {
-    /// Waits in `place` for the disk.
+    /// An announce that waits for the disk, and takes up `place`.
     #[must_use]
     pub fn new(announce: Announce, bytes: &[u8], place: AdoptionPlace) -> Self {
         Self { announce: Arc::new(announce), bytes: Arc::new(bytes.to_vec()), _place: Arc::new(place) }
@@ -288,7 +288,7 @@ impl Adoption {
 }
 
 impl PendingHashes {
-    /// Wait in `place` for the disk.
+    /// Hashes that wait for the disk, and take up `place`.
     #[must_use]
     pub fn new(bytes: &[u8], place: AdoptionPlace) -> Self {
         Self { bytes: Arc::new(bytes.to_vec()), _place: Arc::new(place) }

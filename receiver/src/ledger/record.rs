@@ -1,9 +1,9 @@
-//! What the ledger's journal says, in its present version.
+//! The records of the ledger's journal, in their current version.
 //!
-//! A layout is never changed, not even at its end, nor is one of the types from elsewhere that are in it. What is to be
-//! different gets the next version in [`SCHEMA`]: the old types move to a module `v1` with a `From` that makes the present ones
-//! of them, [`decode`] gets an arm for them, and `tests/records` a file of the new layout beside the old one. The journal is
-//! rewritten when it is opened.
+//! Never change a layout, not even by adding to its end, nor any type from elsewhere that is part of it. For a new layout, raise
+//! the version in [`SCHEMA`], move the old types to a module `v1` with a `From` that converts them to the current ones, add an
+//! arm for them to [`decode`], and add a file of the new layout to `tests/records` beside the old one. Opening an older journal
+//! rewrites it.
 
 use checkvalve_host::journal::{MAX_RECORD, Schema};
 use checkvalve_protocol::beacon::order::Known;
@@ -17,7 +17,7 @@ use super::channel::Saved;
 /// The records of this ledger.
 pub(in crate::ledger) const SCHEMA: Schema = Schema::new(b"ledger", 1);
 
-/// One record: all that is known of one thing.
+/// One record: everything known about one thing.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(super) enum Record {
     Entry(Entry),
@@ -26,7 +26,7 @@ pub(super) enum Record {
     Sender(KeyId, Known),
 }
 
-/// Reads a record of a version up to that of [`SCHEMA`]. Errors: it does not hold one.
+/// Decodes a record of any version up to that of [`SCHEMA`]. Errors: the bytes are not a record.
 pub(super) fn decode(version: u8, bytes: &[u8]) -> Result<Record, CodecError> {
     match version {
         1 => codec::decode(bytes, MAX_RECORD),

@@ -136,7 +136,7 @@ fn gaps_are_ranges_however_long() {
 fn a_sequence_is_never_two_bundles() {
     let mut ledger = Ledger::new();
     ledger.announced(announced(1, 1), 0).unwrap();
-    ledger.announced(announced(2, 1), 0).expect("an announce alone takes a sequence from nobody");
+    ledger.announced(announced(2, 1), 0).expect("an announce alone takes no sequence from another bundle");
     ledger.win(BundleId(2)).unwrap();
     ledger.change(BundleId(2), 0, |e| (e.state, e.published) = (State::Complete, true));
     assert_eq!(ledger.win(BundleId(1)), Err(BundleId(2)));
@@ -171,7 +171,7 @@ fn what_is_refused_or_held_is_bounded() {
     assert!((9_000..9_000 + HELD as u64).all(|id| ledger.hold(entry(id), Hold::Channels)));
     assert!(!ledger.hold(entry(6), Hold::Channels));
     assert_eq!(ledger.at(&channel(), 1).unwrap().id, BundleId(1));
-    assert_eq!(ledger.next(&channel(), 0, None), Next::Blocked(1), "none of them is in the way");
+    assert_eq!(ledger.next(&channel(), 0, None), Next::Blocked(1), "none of them blocks the channel");
 }
 
 #[test]

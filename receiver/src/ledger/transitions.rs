@@ -1,25 +1,25 @@
-//! How a bundle comes into each state that `status` shows: one method each, and no other way.
+//! The state transitions of a bundle: one method for each state that `status` shows, and no other way to set it.
 
 use super::{Entry, Hold, State};
 
 impl Entry {
-    /// What became of it.
+    /// The bundle's state.
     #[must_use]
     pub fn state(&self) -> State {
         self.state
     }
 
-    /// `receiving`: datagrams of it arrive, or are about to.
+    /// `receiving`: its datagrams are arriving, or are about to.
     pub fn receive(&mut self, reason: Option<String>) {
         (self.state, self.reason) = (State::Receiving, reason);
     }
 
-    /// `incomplete`: its transmission ended, or fell silent, and something is lacking.
+    /// `incomplete`: its transmission ended or fell silent, and something is missing.
     pub fn lack(&mut self, reason: Option<String>) {
         (self.state, self.reason) = (State::Incomplete, reason);
     }
 
-    /// `missing`: it was transmitted, and nothing of it is here.
+    /// `missing`: it was transmitted, and nothing of it arrived.
     pub fn miss(&mut self, reason: Option<String>) {
         (self.state, self.reason) = (State::Missing, reason);
     }
@@ -34,7 +34,7 @@ impl Entry {
         (self.state, self.hold, self.reason) = (State::Rejected, None, reason);
     }
 
-    /// `held`: rightly signed, but its place is not believed.
+    /// `held`: it is correctly signed, but its place in the channel is suspicious.
     pub fn hold_back(&mut self, hold: Hold) {
         (self.state, self.hold) = (State::Held, Some(hold));
     }
@@ -45,12 +45,12 @@ impl Entry {
         (self.rule, self.reason) = (rule, reason);
     }
 
-    /// `complete`: it is in the inbox, and waits for its turn with the hook, if there is one.
+    /// `complete`: it is in the inbox and waits for its hook, if there is one.
     pub fn complete(&mut self) {
         (self.state, self.published, self.reason) = (State::Complete, true, None);
     }
 
-    /// `superseded`: it is in the inbox, and a later one went to the hook before it.
+    /// `superseded`: it is in the inbox, but a later bundle went to the hook before it.
     pub fn supersede(&mut self, reason: Option<String>) {
         (self.state, self.published, self.reason) = (State::Superseded, true, reason);
     }
@@ -60,7 +60,7 @@ impl Entry {
         (self.state, self.rule) = (State::Installing, None);
     }
 
-    /// `installed`: its hook is done with it.
+    /// `installed`: its hook succeeded.
     pub fn installed(&mut self) {
         (self.state, self.rule, self.reason) = (State::Installed, None, None);
     }

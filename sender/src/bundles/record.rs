@@ -1,4 +1,4 @@
-//! All that is known of one bundle, and where it stands in the index.
+//! Everything known about one bundle, and its keys in the index.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,14 +15,14 @@ use crate::work::Loaded;
 /// One bundle.
 pub struct Record {
     channel: ChannelName,
-    /// As the ledger has it. None: claimed, and without a sequence yet.
+    /// The state in the ledger. None: the bundle is claimed and has no sequence yet.
     saved: Option<BundleRecord>,
-    /// As it is, where the disk has not taken that yet.
+    /// The latest state, if the disk has not taken it yet.
     unsaved: Option<BundleRecord>,
     stage: Stage,
     content: Content,
     restoring: Option<Restoring>,
-    /// It rests until then, on the clock of [`Now::mono_ms`](crate::engine::Now::mono_ms): the disk refused something.
+    /// Nothing is sent before this time of [`Now::mono_ms`](crate::engine::Now::mono_ms), because the disk refused something.
     wait_ms: Option<u64>,
 }
 
@@ -32,48 +32,48 @@ pub enum Stage {
     Claimed(Claim),
     /// It is being planned.
     Planning(Claim),
-    /// Nothing is being done: the ledger says when something will be.
+    /// Nothing is being done. The ledger says when the bundle is due next.
     Idle,
-    /// It was planned before, and is being made ready for the wire again.
+    /// It was planned earlier and is being loaded to go on the wire again.
     Loading,
     /// It waits for nothing but its turn.
     Ready(Ready),
     /// The pipeline has it.
     Submitted(Submitted),
-    /// The other side is still to be told that it will not come.
+    /// The receiver has yet to be told that the bundle will not come.
     Withdrawing(Withdrawal),
 }
 
-/// What is to become of a bundle's content. It goes on beside [`Stage`]: what is given up is withdrawn on the wire and moved to
-/// `.failed` at the same time.
+/// What happens to a bundle's content. This is independent of [`Stage`]: a bundle that is given up is withdrawn on the wire and
+/// moved to `.failed` at the same time.
 pub enum Content {
-    /// Nothing: it is held, or gone.
+    /// Nothing: the content is held, or gone.
     Kept,
     /// It is to be moved to `.failed`, for this reason.
     Failing(String),
-    /// It is left over there, and to be removed.
+    /// Content is left over at this place and must be removed.
     Leftover(Home),
     /// It is being removed.
     Removing,
 }
 
-/// What came of taking a bundle back that was let go.
+/// The state of restoring a bundle that was no longer retained.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Restoring {
-    /// It is being read and compared.
+    /// The content is being read and compared.
     Proving,
-    /// It is the same, and held again.
+    /// The content is the same, and is held again.
     Held,
-    /// It is not, or it cannot be read: why.
+    /// The content differs or cannot be read, for this reason.
     Refused(String),
 }
 
-/// What was dropped and claimed.
+/// Something that was dropped into the spool and claimed.
 #[derive(Debug, Clone)]
 pub struct Claim {
     /// Where it is held.
     pub home: Home,
-    /// What it is called; any bytes.
+    /// Its name; any bytes.
     pub name: Vec<u8>,
     /// Its inode.
     pub inode: u64,
@@ -87,7 +87,7 @@ pub struct Claim {
 pub struct Ready {
     /// What to send.
     pub loaded: Loaded,
-    /// ESIs that are reserved for it already.
+    /// ESIs that are already reserved for it.
     pub reserved: Option<Range<u32>>,
 }
 
@@ -95,19 +95,19 @@ pub struct Ready {
 pub struct Submitted {
     kind: Kind,
     progress: Arc<Progress>,
-    /// Whether it was seen on the wire: the pipeline may have others to send first.
+    /// Whether it was seen on the wire. The pipeline may have other jobs to send first.
     begun: bool,
     announced: Announced,
 }
 
-/// What a withdrawal takes of a bundle.
+/// What a withdrawal needs from a bundle.
 #[derive(Clone)]
 pub(crate) struct Announced {
     pub(crate) plan: Arc<Plan>,
     pub(crate) announce: Arc<Vec<u8>>,
 }
 
-/// A bundle that the other side is to be told will not come.
+/// What to tell the receiver about a bundle that will not come.
 pub struct Withdrawal {
     pub(crate) announced: Announced,
     pub(crate) esis: Range<u32>,
@@ -117,20 +117,20 @@ pub struct Withdrawal {
 /// What a transmission is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// The first, or one of several that follow it.
+    /// A scheduled pass.
     Pass,
     /// A turn of the carousel.
     Carousel,
-    /// A person asked for it.
+    /// An operator asked for it.
     Resend,
-    /// The bundle will not come.
+    /// It tells the receiver that the bundle will not come.
     Withdrawal,
 }
 
 /// When a bundle is to be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Due {
-    /// False for what a person asked for, which goes first.
+    /// False for a resend that an operator asked for: false sorts first.
     pub scheduled: bool,
     /// On the ledger's clock.
     pub at_ms: u64,
@@ -140,7 +140,7 @@ pub struct Due {
     pub id: BundleId,
 }
 
-/// Where a bundle stands among all.
+/// A bundle's key in the index over all bundles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Key {
     Waiting(BundleId),
@@ -150,12 +150,12 @@ pub(super) enum Key {
     Failing(BundleId),
     Leftover(BundleId),
     Removing(BundleId),
-    /// Since when it is retained, and its sequence.
+    /// The start of its retention, its sequence, and its id.
     Releasable(u64, u64, BundleId),
     Wait(u64, BundleId),
 }
 
-/// Where a bundle stands in its channel.
+/// A bundle's key in its channel's index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum ChannelKey {
     Claimed(u64, BundleId),
@@ -163,7 +163,7 @@ pub(super) enum ChannelKey {
     UnderWay(BundleId),
     Due(Due),
     Sequence(u64, BundleId),
-    /// It has no sequence; when it was claimed.
+    /// It has no sequence. Holds when it was claimed.
     Refused(u64, BundleId),
 }
 
@@ -212,7 +212,7 @@ impl Kind {
         }
     }
 
-    /// The word in logs.
+    /// Its name in logs.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -239,7 +239,7 @@ impl Submitted {
         self.announced
     }
 
-    /// How far it is, once it is on the wire.
+    /// The progress of the job, once it is on the wire.
     #[must_use]
     pub fn on_wire(&self) -> Option<&Progress> {
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
@@ -271,43 +271,43 @@ impl Record {
         &self.channel
     }
 
-    /// As the ledger has it.
+    /// The state in the ledger.
     #[must_use]
     pub fn saved(&self) -> Option<&BundleRecord> {
         self.saved.as_ref()
     }
 
-    /// As it is, where the disk has not taken that yet.
+    /// The latest state, if the disk has not taken it yet.
     #[must_use]
     pub fn unsaved(&self) -> Option<&BundleRecord> {
         self.unsaved.as_ref()
     }
 
-    /// As it is. None: it has no sequence yet.
+    /// The latest state. None: the bundle is only claimed.
     #[must_use]
     pub fn latest(&self) -> Option<&BundleRecord> {
         self.unsaved.as_ref().or(self.saved.as_ref())
     }
 
-    /// How far it is on its way.
+    /// How far the bundle is on its way to the wire.
     #[must_use]
     pub fn stage(&self) -> &Stage {
         &self.stage
     }
 
-    /// What is to become of its content.
+    /// What happens to the bundle's content.
     #[must_use]
     pub fn content(&self) -> &Content {
         &self.content
     }
 
-    /// What came of taking it back in this run.
+    /// The state of restoring it. None: nobody asked for that in this run.
     #[must_use]
     pub fn restoring(&self) -> Option<&Restoring> {
         self.restoring.as_ref()
     }
 
-    /// What was claimed, while it has no sequence.
+    /// The claim, while the bundle has no sequence.
     #[must_use]
     pub fn claim(&self) -> Option<&Claim> {
         match &self.stage {
@@ -316,7 +316,7 @@ impl Record {
         }
     }
 
-    /// What waits for its turn.
+    /// What to send, while the bundle waits for its turn.
     #[must_use]
     pub fn ready(&self) -> Option<&Ready> {
         match &self.stage {
@@ -325,7 +325,7 @@ impl Record {
         }
     }
 
-    /// How far its transmission is, once it is on the wire.
+    /// The progress of its transmission, once it is on the wire.
     #[must_use]
     pub fn on_wire(&self) -> Option<&Progress> {
         match &self.stage {
@@ -334,7 +334,7 @@ impl Record {
         }
     }
 
-    /// Whether it is on its way to the pipeline or in it.
+    /// Whether it is being loaded or is in the pipeline.
     #[must_use]
     pub fn is_under_way(&self) -> bool {
         matches!(self.stage, Stage::Loading | Stage::Submitted(_))
@@ -386,7 +386,7 @@ impl Record {
         settled && self.restoring != Some(Restoring::Proving) && self.saved.as_ref().is_some_and(BundleRecord::is_over)
     }
 
-    /// Whether nothing is known of it any more.
+    /// Whether the record is empty and can be dropped.
     pub(super) fn is_nothing(&self) -> bool {
         self.latest().is_none() && matches!((&self.stage, &self.content), (Stage::Idle, Content::Kept))
     }
@@ -415,7 +415,7 @@ impl Record {
             && self.is_free()
     }
 
-    /// Where it stands in its channel, and among all.
+    /// Its keys in its channel's index, and in the index over all bundles.
     pub(super) fn keys(&self, id: BundleId) -> (Vec<ChannelKey>, Vec<Key>) {
         let (mut of_channel, mut of_all) = (Vec::new(), Vec::new());
         match &self.stage {

@@ -18,7 +18,7 @@ use crate::spool::{Decision, Place, is_ignored};
 use crate::work::{Loaded, Planning, Work};
 
 impl Engine {
-    /// Looks into every folder for what inotify did not tell.
+    /// Scans every folder for changes that inotify missed.
     pub(super) fn scan_if_due(&mut self) {
         if self.now.mono_ms < self.next_scan_ms {
             return;
@@ -41,7 +41,7 @@ impl Engine {
         self.look_for_strays();
     }
 
-    /// Claims what is whole, and asks for looks at what may be.
+    /// Claims names that are complete, and probes those that may be.
     pub(super) fn claim(&mut self, actions: &mut Actions) {
         for decision in self.spool.decide(self.now.mono_ms, CLAIMS) {
             match decision {
@@ -54,7 +54,7 @@ impl Engine {
         }
     }
 
-    /// Plans each channel's oldest claim. One at a time in a channel: its sequence is not used up before it is planned.
+    /// Plans each channel's oldest claim, one at a time per channel: a sequence is used up only when its bundle is planned.
     pub(super) fn plan_next(&mut self, actions: &mut Actions) {
         let channels: Vec<_> = self.bundles.channels().cloned().collect();
         for channel in channels {
@@ -84,7 +84,7 @@ impl Engine {
         }
     }
 
-    /// A bundle was planned, or is none.
+    /// Handles the result of planning a claim.
     pub(super) fn planned(&mut self, id: BundleId, planned: Result<Loaded, RefuseReason>) {
         let Some(Stage::Planning(claim)) = self.bundles.record(id).map(Record::stage) else { return };
         let (claim, channel) = (claim.clone(), claim.home.channel().clone());
@@ -110,7 +110,7 @@ impl Engine {
                     tracing::info!(%channel, sequence, bundle = %id, bytes, entries,
                         name = %Shown::new(&claim.name), "queued");
                 } else {
-                    // No sequence was used up. It is planned again when the ledger can be written.
+                    // No sequence was used up. The claim is planned again later.
                     self.plan_again(channel, claim);
                 }
             }
@@ -122,7 +122,7 @@ impl Engine {
         }
     }
 
-    /// Moves what was given up to `.failed`, those of earlier tries with it.
+    /// Moves the content of failed bundles to `.failed`, including those for which an earlier attempt failed.
     pub(super) fn fail_again(&mut self) {
         if self.is_held_up(&HeldUp::Failing) {
             return;
@@ -172,7 +172,7 @@ impl Engine {
         }
     }
 
-    /// Something was claimed, now or before a restart: it waits to be planned.
+    /// Adds a claim, made now or before a restart, to those that wait to be planned.
     pub(super) fn take(&mut self, home: Home, name: OsString) {
         let inode = home.meta(self.setup.disk.as_ref()).map_or(0, |meta| meta.ino);
         self.bundles.claimed(Claim { home, name: name_bytes(name), inode, claimed_ms: self.now.wall_ms, turn: 0 });
@@ -219,14 +219,14 @@ impl Engine {
     pub(super) fn new_id(&mut self) -> BundleId {
         loop {
             let id = BundleId::new((self.setup.random)(), self.signer);
-            // Zero looks like nothing, and a number that is taken is not random enough.
+            // Zero looks like a missing id, and an id in use shows that the number was not random enough.
             if id.0 != 0 && self.bundles.record(id).is_none() {
                 return id;
             }
         }
     }
 
-    /// What lies in the spool outside of every channel's folder will never be sent; says so.
+    /// Reports files in the spool that are in no channel's folder, because they will never be sent.
     fn look_for_strays(&mut self) {
         let Ok(names) = self.setup.disk.read_dir(&self.setup.spool) else { return };
         let known =

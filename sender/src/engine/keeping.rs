@@ -1,4 +1,4 @@
-//! How long what was transmitted is held: retention, the carousel, and removing.
+//! How long transmitted bundles are held: retention, the carousel, and removal.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -12,15 +12,15 @@ use crate::holding::Home;
 use crate::ledger::{BundleRecord, State};
 use crate::work::Work;
 
-/// How often retention is looked at when nothing happens.
+/// How often the retention limits are checked when nothing else happens.
 const EVERY_MS: u64 = 60_000;
-/// Bundles that are let go at once.
+/// How many bundles are dropped from retention at once.
 const BATCH: usize = 1_000;
 
 impl Engine {
-    /// Lets go of transmitted bundles that are older than `retain`'s age, and of the oldest while they are larger than its
-    /// size. Never of what is unsent, on its way, asked for, or in the carousel. A batch at a time, with one sync and one piece of
-    /// work: there may be ten thousand.
+    /// Drops transmitted bundles that are older than `retain`'s age, and the oldest ones while the total is above its size.
+    /// Never drops a bundle that is unsent, under way, asked for, or in the carousel. Works in batches, with one sync and one
+    /// piece of work each, because there may be ten thousand bundles.
     pub(super) fn keep_within_limits(&mut self, actions: &mut Actions) {
         if self.bundles.is_removing() || self.is_held_up(&HeldUp::Removing) {
             return;
@@ -45,7 +45,7 @@ impl Engine {
         }
     }
 
-    /// Notes that what is retained too long is so no more, and gives where it is.
+    /// Marks the bundles that exceed the limits as no longer held, and returns where their content is.
     fn let_go(&mut self) -> Vec<Home> {
         let (mut records, mut homes) = (Vec::new(), Vec::new());
         for mut record in self.too_much() {
@@ -57,7 +57,7 @@ impl Engine {
         if records.is_empty() {
             return homes;
         }
-        // Known before it is done: half a bundle must not look like a whole one.
+        // Written down before anything is removed: half a bundle must not look like a whole one.
         let put = self.bundles.put_all(records.clone(), Sync::Yes);
         if self.written(put).is_err() {
             self.next_keeping_ms = self.now.mono_ms.saturating_add(RETRY_MS);
@@ -77,7 +77,7 @@ impl Engine {
             let id = home.id();
             let left = match removed {
                 Ok(()) => Content::Kept,
-                // Half of it may be gone: it must not be forgotten, or the next start would take it for something that was dropped.
+                // Half of it may be gone. If it were forgotten, the next start would take the rest for a newly dropped bundle.
                 Err(error) => {
                     failed = Some((id, error));
                     Content::Leftover(home)
@@ -95,11 +95,11 @@ impl Engine {
                 );
             }
         }
-        // There may be more than a batch.
+        // There may be more than one batch.
         self.next_keeping_ms = self.now.mono_ms;
     }
 
-    /// Puts the newest transmitted bundle of each name into the carousel of a channel that has one, and takes the others out.
+    /// Puts the newest transmitted bundle of each name into the channel's carousel, if it has one, and takes the others out.
     pub(super) fn turn_carousel(&mut self, channel: &ChannelName) {
         let every = self.rules(channel).carousel_ms;
         let mut names = BTreeSet::new();
@@ -116,13 +116,13 @@ impl Engine {
         }
     }
 
-    /// Bytes that are held of transmitted bundles, and how many they are.
+    /// How many bytes of transmitted bundles are held, and how many bundles those are.
     pub(super) fn retained(&self) -> (u64, usize) {
         let retained = self.bundles.iter().filter(|record| record.held && record.state == State::Transmitted);
         retained.fold((0, 0), |(bytes, count), record| (bytes.saturating_add(record.bytes), count + 1))
     }
 
-    /// The first [`BATCH`] bundles to let go.
+    /// The first [`BATCH`] bundles to drop from retention.
     fn too_much(&self) -> Vec<BundleRecord> {
         let uptime = self.bundles.uptime_ms();
         let mut total = self.retained().0;

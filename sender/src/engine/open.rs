@@ -1,11 +1,11 @@
-//! Opening an engine: what was found on the disk becomes what is to be done.
+//! Opening an engine: turns the state on the disk into work.
 //!
-//! The ledger says what was decided, and the holding area what is there. Any crash leaves one of these:
+//! The ledger says what was decided, and the holding area what exists. After any crash, each bundle is in one of these states:
 //!
 //! - claimed and not in the ledger: it is planned, under another id;
-//! - in the ledger and held: it goes on where it was;
+//! - in the ledger and held: it continues where it was;
 //! - failed and still held: it is moved to `.failed`;
-//! - let go and still held: it is removed;
+//! - no longer retained but still held: it is removed;
 //! - unsent and no longer held: it is withdrawn.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,8 +45,8 @@ pub enum OpenError {
 }
 
 impl Engine {
-    /// Opens ledger, spool and holding area, mends what a crash left, and begins a session.
-    /// Errors: [`OpenError`]; nothing that was dropped is lost by it.
+    /// Opens the ledger, spool and holding area, cleans up after a crash, and begins a session.
+    /// Errors: [`OpenError`]; no dropped file is lost then.
     pub fn open(setup: Setup, now: Now) -> Result<Self, OpenError> {
         let disk = Arc::clone(&setup.disk);
         let (bundles, damage) = Bundles::open(&disk, &setup.state.join("ledger"))?;
@@ -76,7 +76,7 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Begins a session, and with a ledger that knows of none the first epoch.
+    /// Begins a session. Also begins the first epoch if the ledger has none.
     fn begin(&mut self) -> Result<(), LedgerError> {
         self.epoch = match self.bundles.epoch() {
             Some(epoch) => epoch,
@@ -110,7 +110,7 @@ impl Engine {
                 }
             }
         }
-        // All of it at once: until then the journal shows that it was damaged.
+        // One rewrite for everything: until it is done, the journal still shows its damage.
         if damaged || rebuilt {
             self.bundles.rewrite()?;
         }
@@ -133,7 +133,7 @@ impl Engine {
         match (self.bundles.get(home.id()), name) {
             (None, Some(name)) => {
                 tracing::info!(channel = %home.channel(), name = %Shown::path(name.as_ref()), "claimed before the restart");
-                // The other side may know its id, from before the ledger forgot it; or the id is of another key.
+                // The receiver may know this id from before the ledger lost it, or the id may belong to another key.
                 let id = self.new_id();
                 let moved = home.reassign(self.setup.disk.as_ref(), id);
                 let home = moved.map_err(|error| OpenError::Disk { path: home.root(), error })?;
@@ -145,7 +145,7 @@ impl Engine {
                 self.bundles.set_content(home.id(), failing);
             }
             (Some(record), Some(_)) if record.held => {}
-            // Let go, and the crash came before it was removed.
+            // It is no longer retained, and the crash came before it was removed.
             (Some(_), _) => self.bundles.set_content(home.id(), Content::Leftover(home)),
         }
         Ok(())
@@ -175,8 +175,7 @@ impl Engine {
     }
 }
 
-/// The record that a lost or damaged ledger should have of a bundle whose announce says that it had a sequence: no
-/// other bundle may get that sequence.
+/// Rebuilds a bundle's record from its announce if the ledger lost it, because no other bundle may get the same sequence.
 pub(crate) fn taken_back(
     bundles: &Bundles,
     disk: &dyn Disk,
@@ -201,7 +200,7 @@ pub(crate) fn taken_back(
         entries: announce.entries.len() as u64,
         announce: work::digest(&bytes),
         hashes: found.home.read_hashes(disk).ok().map(|hashes| work::hashes_digest(&hashes)),
-        // Which ESIs were used is not known any more. What follows is above what one pass takes.
+        // Nothing records any more which ESIs were used. This starts above the ESIs of one pass.
         next_esi: 2 * parameters.with_block(symbol_size, block_symbols).esis_per_pass(),
         due_ms: Some(bundles.uptime_ms()),
         name: announce.name,

@@ -1,4 +1,4 @@
-//! What a person wants to have sent again.
+//! Resends that an operator asks for.
 
 use std::ops::Range;
 
@@ -10,9 +10,9 @@ use super::{Engine, Now};
 use crate::bundles::Record;
 use crate::ledger::{BundleRecord, LedgerError, Resend, State};
 
-/// Fewest digits of an id that name a bundle.
+/// The fewest digits of an id that can name a bundle.
 const SHORTEST_PREFIX: usize = 4;
-/// Ranges of blocks of one bundle that are remembered as asked for at most: they are one record of the ledger.
+/// The most block ranges that may be asked for per bundle. All of them are in one record of the ledger.
 const MOST_RANGES: usize = 20_000;
 
 /// A bundle that will be sent again.
@@ -26,7 +26,7 @@ pub struct Chosen {
     pub sequence: u64,
     /// How many source blocks will be sent.
     pub blocks: u64,
-    /// How many it has.
+    /// How many source blocks it has.
     pub of_blocks: u64,
     /// Length of its data in bytes.
     pub bytes: u64,
@@ -35,16 +35,16 @@ pub struct Chosen {
 /// Why a bundle is not sent again.
 #[derive(Debug, thiserror::Error)]
 pub enum ResendError {
-    /// Nothing has this name.
+    /// No bundle has this name.
     #[error("no bundle {0}; write CHANNEL/SEQUENCE or the first digits of an id (`status` lists both)")]
     Unknown(String),
-    /// Several have ids that begin so.
+    /// Several bundle ids begin with these digits.
     #[error("{0} names {1} bundles; write more digits of the id")]
     Ambiguous(String, usize),
-    /// It will be sent anyway.
+    /// The bundle has not been transmitted yet, and will be sent anyway.
     #[error("{0} was not transmitted yet; it will be without asking")]
     NotTransmitted(String),
-    /// It cannot be.
+    /// The bundle failed and cannot be sent.
     #[error("{0} failed: {1}; drop it again")]
     Failed(String, String),
     /// Its content is gone.
@@ -53,15 +53,15 @@ pub enum ResendError {
          else drop it again as a new bundle (`[retain]` in the configuration says how long bundles are kept)"
     )]
     NotRetained(String),
-    /// Blocks that it does not have.
+    /// The bundle does not have these blocks.
     #[error("{0} has {1} source blocks, numbered from 0; there is no range {2}..{3}")]
     Blocks(String, u32, u32, u32),
-    /// More than a record of the ledger holds.
+    /// More ranges than a record of the ledger holds.
     #[error(
         "more than {1} ranges of blocks of {0} are asked for; wait until it was sent again, or make a shorter ticket"
     )]
     TooManyRanges(String, usize),
-    /// More than one ticket may ask for.
+    /// More bundles than one ticket may ask for.
     #[error("{0} are more bundles than are sent again at a time; use the ticket again when the others were sent")]
     TooManyBundles(String),
     /// The ledger cannot be written.
@@ -70,10 +70,10 @@ pub enum ResendError {
 }
 
 impl Engine {
-    /// Has a bundle sent again, durably: all of it (`ranges` empty), or ranges of source blocks with how many symbols of each
-    /// (None: as many as the block has). `which` is `CHANNEL/SEQUENCE` or the first digits of an id.
+    /// Schedules a resend durably: of the whole bundle if `ranges` is empty, else of these ranges of source blocks, each with the
+    /// number of symbols per block (None: as many as the block has). `which` is `CHANNEL/SEQUENCE` or the first digits of an id.
     ///
-    /// Asking again for what is asked for already changes nothing. Errors: [`ResendError`].
+    /// Repeating a request that is still open changes nothing. Errors: [`ResendError`].
     pub fn resend(
         &mut self,
         which: &str,
@@ -112,14 +112,14 @@ impl Engine {
         }
     }
 
-    /// Adds to what is asked for of a bundle, unless it is asked for already.
+    /// Adds a resend to a bundle, unless the same one is already waiting.
     pub(super) fn ask_again(
         &mut self,
         mut record: BundleRecord,
         resend: Resend,
         chosen: &Chosen,
     ) -> Result<(), ResendError> {
-        // The first one may be on the wire and past what is asked for.
+        // The first resend may be on the wire already, and past the blocks that are asked for.
         let on_its_way = usize::from(self.bundles.record(record.id).is_some_and(Record::is_under_way));
         let is_asked = |other: &Resend| other.ranges == resend.ranges && other.symbols == resend.symbols;
         if record.resends.iter().skip(on_its_way).any(is_asked) {
@@ -157,7 +157,7 @@ impl Engine {
     }
 }
 
-/// A bundle of which no block is chosen yet.
+/// A bundle without any chosen block.
 pub(super) fn chosen(record: &BundleRecord) -> Chosen {
     Chosen {
         id: record.id,
@@ -169,7 +169,7 @@ pub(super) fn chosen(record: &BundleRecord) -> Chosen {
     }
 }
 
-/// As people name it: `CHANNEL/SEQUENCE`.
+/// How people name a bundle: `CHANNEL/SEQUENCE`.
 pub(super) fn shown(record: &BundleRecord) -> String {
     match record.sequence {
         Some(sequence) => format!("{}/{sequence}", record.channel),

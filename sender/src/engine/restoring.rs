@@ -1,8 +1,8 @@
-//! Taking a bundle back that was let go: somebody still has its content, which is proven to be the same first.
+//! Restoring a bundle that is no longer retained. Somebody still has its content, which must first prove to be the same.
 //!
-//! The content comes under a name that the spool leaves alone, is claimed into the bundle's own place, and held there
-//! once its announce, made again, and its hashes are those that the ledger remembers. A crash on the way leaves what
-//! [`super::open`] removes: the caller has only given a copy.
+//! The content arrives under a name that the spool ignores, and is claimed into the bundle's own place. It is held there
+//! once its regenerated announce and its hashes match those in the ledger. If the process crashes on the way,
+//! [`super::open`] removes what is left. That loses nothing, because the caller handed over only a copy.
 
 use std::ffi::OsStr;
 use std::io;
@@ -17,29 +17,29 @@ use crate::bundles::{Content, Record, Restoring};
 use crate::ledger::State;
 use crate::work::{LoadError, Loaded, Work};
 
-/// What names must begin with that are taken back.
+/// The prefix of names that can be restored.
 pub const PREFIX: &str = ".restore-";
 
-/// Why nothing is taken back.
+/// Why a bundle is not restored.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
     /// There is no such bundle, or it cannot be sent again at all.
     #[error(transparent)]
     Resend(#[from] ResendError),
-    /// It is on its way in or out already.
+    /// The bundle is already being restored or removed.
     #[error("{0} is being taken back or removed at this moment; try again")]
     Busy(String),
-    /// Not a name that a command makes.
+    /// The name is not one that the command makes.
     #[error("names of what is taken back begin with `{PREFIX}` and have no `/`")]
     Name,
-    /// It cannot be moved.
+    /// The content cannot be moved.
     #[error("it cannot be moved into the holding area: {0}")]
     Disk(io::Error),
 }
 
 impl Engine {
-    /// Takes `name` in the folder of a bundle's channel as that bundle's content, which is no longer retained. Ask
-    /// [`Engine::restoring`] what came of it. Gives false if the bundle is retained anyway, and then leaves `name` alone.
+    /// Restores a bundle that is no longer retained from `name` in its channel's folder. [`Engine::restoring`] reports the
+    /// outcome. Returns false, and leaves `name` alone, if the bundle is still retained.
     pub fn restore(&mut self, which: &str, name: &OsStr, now: Now) -> Result<bool, RestoreError> {
         self.tick(now);
         let record = match self.resendable(which) {
@@ -66,7 +66,7 @@ impl Engine {
         Ok(true)
     }
 
-    /// What came of taking a bundle back in this run.
+    /// The state of restoring a bundle. None: nobody asked for that in this run.
     #[must_use]
     pub fn restoring(&self, id: BundleId) -> Option<&Restoring> {
         self.bundles.record(id)?.restoring()
@@ -85,7 +85,7 @@ impl Engine {
         let outcome = match held {
             Ok(_) => Restoring::Held,
             Err(why) => {
-                // Only a copy: whoever gave it has another.
+                // It is only a copy. Whoever handed it over still has the original.
                 if let Ok(Some(home)) = self.home(&record) {
                     self.bundles.set_content(id, Content::Leftover(home));
                 }

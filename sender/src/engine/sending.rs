@@ -1,4 +1,4 @@
-//! From a bundle's turn to a job, and from a job's end to the bundle's new state.
+//! Makes jobs of bundles whose turn it is, and updates a bundle's state when its job ends.
 
 use std::io;
 use std::ops::Range;
@@ -18,13 +18,13 @@ use crate::ledger::{BundleRecord, LedgerError, Resend, State};
 use crate::pipeline::{Finished, Job, Progress, Transmission};
 use crate::work::{LoadError, Loaded, Loading, Work, digest, hashes_digest};
 
-/// Jobs of a channel that the pipeline has at a time: one on the wire, one to follow without a pause.
+/// How many jobs of a channel the pipeline has at a time: one on the wire, and one to follow without a pause.
 const SLOTS: usize = 2;
-/// Entries of planned bundles that are kept ready for their turn; others are planned again.
+/// How many entries the plans that are kept ready may have in total. Other bundles are planned again in their turn.
 const READY_ENTRIES: usize = 50_000;
 
 impl Engine {
-    /// A new bundle takes its sequence. If its channel is idle, it is on its way at once, with one sync for both.
+    /// Gives a new bundle its sequence. If its channel is idle, the same sync also reserves the ESIs to send it at once.
     pub(super) fn queue(&mut self, mut record: BundleRecord, loaded: Loaded) -> Result<(), LedgerError> {
         let idle = self.slots_free(&record.channel) > 0 && self.next_of(&record.channel).is_none();
         let reserved = idle.then(|| self.reserve(&mut record));
@@ -50,7 +50,7 @@ impl Engine {
         self.keep_few_ready();
     }
 
-    /// Tells the other side what will not come, once that is written down: whoever starts here next must not send it.
+    /// Tells the receiver which bundles will not come. The ledger says so first, so that a later run does not send them.
     pub(super) fn withdraw_next(&mut self, actions: &mut Actions) {
         for id in self.bundles.withdrawing() {
             let Some(record) = self.bundles.get(id).cloned() else { continue };
@@ -62,7 +62,7 @@ impl Engine {
         }
     }
 
-    /// Looks which jobs came to the wire since the last time; beacons should say so.
+    /// Notes which jobs have reached the wire since the last call. Beacons should say so.
     pub(super) fn look_at_jobs(&mut self) {
         for id in self.bundles.waiting() {
             if self.bundles.record(id).is_some_and(|record| record.on_wire().is_some()) {
@@ -72,7 +72,7 @@ impl Engine {
         }
     }
 
-    /// A bundle that was queued before is ready, or cannot be sent.
+    /// Handles the result of loading a bundle: it is ready, or cannot be sent.
     pub(super) fn loaded(&mut self, id: BundleId, loaded: Result<Loaded, LoadError>) {
         let Some(record) = self.bundles.get(id).cloned() else { return };
         if !matches!(self.bundles.record(id).map(Record::stage), Some(Stage::Loading)) {
@@ -99,17 +99,17 @@ impl Engine {
     pub(super) fn job_finished(&mut self, id: BundleId, finished: Finished) {
         let Some(job) = self.bundles.take_submitted(id) else { return };
         if job.kind() == Kind::Withdrawal {
-            // From now on beacons say it.
+            // From now on, beacons say that the bundle is withdrawn.
             self.beacon_changed = true;
             return;
         }
         let Some(record) = self.bundles.get(id).cloned() else { return };
         match finished {
             Finished::Transmitted { hashes } => self.transmitted(record, job.kind(), &hashes),
-            // The other side was promised it, and may well have it.
+            // The receiver was promised the bundle, and may well have it already.
             Finished::Failed { reason } if record.passes_done > 0 => self.stop_sending(record, &reason.to_string()),
             Finished::Failed { reason } => self.fail(record, reason.to_string(), Some(job.into_announced())),
-            // It goes on with the next session, or at once if the pipeline lives.
+            // It continues in the next session, or at once if the pipeline is still running.
             Finished::Aborted | Finished::Withdrawn => {}
         }
     }
@@ -143,7 +143,7 @@ impl Engine {
         actions.work.push(Work::Load(Box::new(loading)));
     }
 
-    /// What proves a bundle and makes it ready.
+    /// The work that checks a bundle and makes it ready to send.
     pub(super) fn loading(&self, home: Home, record: BundleRecord) -> Loading {
         let parameters = &self.setup.parameters;
         Loading {
@@ -155,7 +155,7 @@ impl Engine {
         }
     }
 
-    /// The job for a bundle's next transmission, its ESIs reserved durably. None: not now.
+    /// The job for a bundle's next transmission, with durably reserved ESIs. None: it cannot begin now.
     fn job(&mut self, mut record: BundleRecord, ready: Ready) -> Option<Job> {
         let Ready { loaded, reserved } = ready;
         let kind = Kind::of(&record);
@@ -175,7 +175,7 @@ impl Engine {
             None => {
                 let said = &loaded.plan.announce;
                 if (record.symbol_size, record.block_symbols) != (said.symbol_size, said.block_symbols) {
-                    // Signed anew, since none of it was sent yet.
+                    // The announce was signed anew, because nothing of the bundle was sent yet.
                     (record.symbol_size, record.block_symbols) = (said.symbol_size, said.block_symbols);
                     record.announce = digest(&loaded.announce);
                 }
@@ -194,7 +194,7 @@ impl Engine {
         Some(job)
     }
 
-    /// A job, which begins.
+    /// Makes a job and marks the bundle as submitted.
     fn job_of(
         &mut self,
         record: BundleRecord,
@@ -240,13 +240,13 @@ impl Engine {
         }
     }
 
-    /// Takes the ESIs of the next transmission; it begins with them.
+    /// Reserves ESIs for the next transmission and marks the bundle as begun.
     pub(super) fn reserve(&self, record: &mut BundleRecord) -> Range<u32> {
         let parameters = self.setup.parameters;
         let count = parameters.with_block(record.symbol_size, record.block_symbols).esis_per_pass();
         let first = match record.next_esi.checked_add(count) {
             Some(end) if end <= MAX_ESI => record.next_esi,
-            // After thousands of transmissions the first repair symbols are as good as new.
+            // The ESIs are used up. After thousands of transmissions, the first repair symbols are as good as new ones.
             _ => u32::from(record.block_symbols),
         };
         record.next_esi = first.saturating_add(count);
@@ -257,7 +257,7 @@ impl Engine {
     fn transmitted(&mut self, mut record: BundleRecord, kind: Kind, hashes: &[[u8; 32]]) {
         if record.hashes.is_none() {
             record.hashes = Some(hashes_digest(hashes));
-            // Where this fails they are made again when they are needed, and the digest tells whether they are the same.
+            // If this fails, the hashes are computed again when they are needed, and checked against the digest.
             if let Ok(Some(home)) = self.home(&record) {
                 drop(home.write_hashes(self.setup.disk.as_ref(), hashes));
             }
@@ -273,7 +273,7 @@ impl Engine {
                     record.end(Some(self.now.wall_ms), uptime);
                 }
             }
-            // Unless a newer bundle of its name took its place while it was sent.
+            // Not if a newer bundle of the same name replaced it in the carousel while it was sent.
             Kind::Carousel => {
                 record.due_ms = record.due_ms.and(rules.carousel_ms).map(|every| self.bundles.after(every))
             }
@@ -288,19 +288,19 @@ impl Engine {
             if rules.carousel_ms.is_some() {
                 self.turn_carousel(&channel);
             }
-            // All bundles are looked at for that, so not for each of a thousand small ones.
+            // This looks at all bundles, so it must not run after each of a thousand small ones.
             self.next_keeping_ms = self.next_keeping_ms.min(self.now.mono_ms.saturating_add(KEEP_MS));
         }
     }
 
-    /// Withdraws a bundle: it keeps its sequence, and what is held of it goes to `.failed`. Where its announce is known, the
-    /// other side is told why.
+    /// Withdraws a bundle. It keeps its sequence, and its held content goes to `.failed`. If its announce is known, the
+    /// receiver is told why.
     fn fail(&mut self, mut record: BundleRecord, reason: String, announced: Option<Announced>) {
         tracing::error!(channel = %record.channel, sequence = record.sequence, bundle = %record.id,
             name = %Shown::new(&record.name), "failed: {reason}");
         if let Some(announced) = announced {
             if record.next_esi == 0 {
-                // None of its data was sent or will be, and the other objects may have the present symbols.
+                // None of its data was or will be sent, so its announce and hashes may use the current symbol size.
                 let parameters = self.setup.parameters;
                 (record.symbol_size, record.block_symbols) = (parameters.symbol_size(), parameters.block_symbols());
             }
@@ -314,8 +314,7 @@ impl Engine {
         self.bundles.set_content(id, Content::Failing(reason));
     }
 
-    /// A bundle that was transmitted cannot be sent any more, neither again nor in its remaining passes. It still
-    /// counts as transmitted.
+    /// Ends all further passes and resends of a bundle that was sent at least once. It still counts as transmitted.
     fn stop_sending(&mut self, mut record: BundleRecord, reason: &str) {
         if record.state != State::Transmitted {
             record.end(Some(self.now.wall_ms), self.bundles.uptime_ms());
@@ -345,7 +344,7 @@ impl Engine {
         self.holding.find(self.setup.disk.as_ref(), &record.channel, record.id)
     }
 
-    /// Plans of large trees are large: those that do not go out now are made again in their turn.
+    /// Drops ready plans beyond a limit, because plans of large trees are large. They are made again in their turn.
     fn keep_few_ready(&mut self) {
         let entries = |ready: &Ready| ready.loaded.plan.announce.entries.len();
         let mut sum: usize = self.bundles.ready().map(|(_, ready)| entries(ready)).sum();

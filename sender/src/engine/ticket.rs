@@ -1,4 +1,4 @@
-//! What a ticket asks for: which bundles, which blocks, how many symbols of each, and what that costs.
+//! Resends for a ticket: which bundles, which blocks, how many symbols of each, and what that costs.
 
 use std::ops::Range;
 
@@ -13,25 +13,25 @@ use super::resending::{self, Chosen, ResendError};
 use super::{Engine, Now};
 use crate::ledger::{BundleRecord, Resend};
 
-/// Loss that is reckoned with when a ticket says none, or less.
+/// The lowest loss to plan for, even if a ticket states less or none.
 const LEAST_LOSS: f64 = 0.01;
-/// Loss that is reckoned with when a ticket knows none.
+/// The loss to plan for when the ticket does not know it.
 const UNKNOWN_LOSS: f64 = 0.05;
-/// Loss that is reckoned with when more than half was lost.
+/// The loss to plan for when more than half was lost.
 const MOST_LOSS: f64 = 0.75;
-/// With what probability something of a ticket does not come.
+/// The accepted probability that something a ticket asks for does not arrive.
 const FAILURE: f64 = 1e-4;
-/// A signed hashes object without any hash, in bytes.
+/// The size in bytes of a signed hashes object without any hash.
 const HASHES_LEN: u64 = 140;
 
 /// What one bundle of a ticket costs to send again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Priced {
-    /// The bundle, and how many of its blocks.
+    /// The bundle, and how many of its blocks are sent.
     pub chosen: Chosen,
-    /// What it is called.
+    /// Its name.
     pub name: Vec<u8>,
-    /// Datagrams that will be sent, announce and hashes among them.
+    /// How many datagrams will be sent, including announce and hashes.
     pub datagrams: u64,
     /// Their bytes on the wire, Ethernet overhead included.
     pub wire_bytes: u64,
@@ -39,21 +39,20 @@ pub struct Priced {
     pub millis: u64,
 }
 
-/// What comes of one bundle of a ticket: what it is called, `CHANNEL/SEQUENCE` or an id, and what it costs or why it is not
-/// sent again.
+/// The answer for one bundle of a ticket: its `CHANNEL/SEQUENCE` or id, and either what it costs or why it is not sent again.
 pub type Asked = (String, Result<Priced, ResendError>);
 
 impl Engine {
-    /// Has what a ticket asks for sent again, durably. Sends enough fresh symbols that, at the loss that the ticket
-    /// states, the probability that something does not arrive is 10⁻⁴. With `dry_run` only says what that costs. One
-    /// answer for each bundle.
+    /// Schedules the resends that a ticket asks for, durably. Sends so many fresh symbols that, at the loss the ticket states,
+    /// the probability that something does not arrive is 10⁻⁴. With `dry_run`, only computes the cost. Returns one answer per
+    /// bundle.
     pub fn resend_ticket(&mut self, ticket: &Ticket, dry_run: bool, now: Now) -> Vec<Asked> {
         self.tick(now);
         match ticket.subject() {
             Subject::Bundle { bundle, announce, data, .. } => {
                 let id = bundle.to_string();
                 let mut result = self.resend_part(&id, data, ticket.loss(), dry_run, now);
-                // Without the announce, the receiver knows the blocks only from what symbols say, which nobody signed.
+                // Without the announce, the receiver knows the blocks only from unsigned symbols.
                 if *announce && matches!(result, Err(ResendError::Blocks(..))) {
                     result = self.resend_part(&id, &Data::All, ticket.loss(), dry_run, now);
                 }
@@ -99,7 +98,7 @@ impl Engine {
         let ranges = match Oti::new(record.bytes, record.symbol_size, record.block_symbols) {
             Ok(oti) => ranges(data, &oti, loss, &parameters)
                 .map_err(|(from, to)| ResendError::Blocks(resending::shown(&record), oti.blocks(), from, to))?,
-            // It has no data.
+            // The bundle has no data.
             Err(_) => Vec::new(),
         };
         let resend = Resend {
@@ -128,7 +127,7 @@ impl Engine {
             announce_len: announce_len.max(1),
             data_len: record.bytes,
             selection,
-            // As it would be taken.
+            // The first ESI that a reservation would give.
             first_esi: self.reserve(&mut record.clone()).start.max(1),
         };
         let count = |tasks: &mut dyn Iterator<Item = Task>| {
@@ -154,7 +153,7 @@ impl Engine {
 /// Blocks, and how many symbols of each.
 type Counted = (Range<u32>, u32);
 
-/// The ranges of blocks to send, with how many symbols of each should leave so that enough of them arrive. Errors: a range
+/// The ranges of blocks to send, and how many symbols of each block to send so that enough of them arrive. Errors: a range
 /// of blocks that the bundle does not have.
 fn ranges(data: &Data, oti: &Oti, loss: Loss, parameters: &Parameters) -> Result<Vec<Counted>, (u32, u32)> {
     let all: Vec<(Range<u32>, Need)> = match data {
@@ -167,7 +166,7 @@ fn ranges(data: &Data, oti: &Oti, loss: Loss, parameters: &Parameters) -> Result
     }
     let blocks: u64 = all.iter().map(|(range, _)| u64::from(range.end - range.start)).sum();
     let margin = Margin::new(loss, blocks);
-    // As many again may follow for a burst's sake, and no transmission has more ESIs than these.
+    // Twice as many may be sent, to survive a burst, and a transmission has no more than `esis_per_pass` ESIs.
     let most = parameters.esis_per_pass() / 2 - 32;
     let counted = all.into_iter().map(|(range, need)| {
         let lacking = u32::from(need.symbols(oti.block_symbols(range.start).unwrap_or(1)));
@@ -176,12 +175,12 @@ fn ranges(data: &Data, oti: &Oti, loss: Loss, parameters: &Parameters) -> Result
     Ok(counted.collect())
 }
 
-/// How many symbols to send for so many that are lacking.
+/// Computes how many symbols to send when some are missing.
 struct Margin {
     loss: f64,
-    /// Of a block.
+    /// The accepted probability that one block does not arrive.
     failure: f64,
-    /// Symbols beyond those that are lacking: with n of them decoding fails with about 10^-2(n + 1).
+    /// Symbols beyond the missing ones. With n of them, decoding fails with a probability of about 10^-2(n + 1).
     overhead: u32,
 }
 
@@ -239,10 +238,10 @@ mod tests {
         assert!(at(10) > at(1) && at(50) > at(10) && at(99) > at(50));
         assert!((55..80).contains(&at(99)), "{}", at(99));
         assert_eq!(count(&few, Loss::UNKNOWN), at(5));
-        // A whole block at one half: 256 and 2 of a bit over 516.
+        // A whole block at a loss of one half: 256 and 2 must arrive of a bit more than 516.
         let whole = count(&lack(Need::Whole), Loss::of(50, 100));
         assert!((590..640).contains(&whole), "{whole}");
-        // No more than there are ESIs, each of them twice.
+        // At most half of the ESIs of a pass, because the count may be doubled.
         let most = count(&lack(Need::Whole), Loss::of(99, 100));
         assert!(2 * most + 256 < parameters().esis_per_pass() + 256);
         assert_eq!(

@@ -1,4 +1,4 @@
-//! What the engine wants a person to look at.
+//! Problems that need an operator.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use checkvalve_protocol::id::ChannelName;
 use super::Engine;
 use crate::trouble::Trouble;
 
-/// What trouble is about: one each at a time.
+/// What a problem is about. There is at most one problem per topic.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Topic {
     /// A bundle, `CHANNEL/SEQUENCE`, that cannot be sent again.
@@ -19,7 +19,7 @@ pub(super) enum Topic {
     Planning,
     /// Removing what is no longer retained.
     Retain,
-    /// What is in the spool outside of every channel's folder.
+    /// Something in the spool that is in no channel's folder.
     Spool,
     /// A channel's folder.
     Folder(ChannelName),
@@ -61,7 +61,7 @@ impl fmt::Display for Topic {
 }
 
 impl Engine {
-    /// Says once what a person should look at; keeps it for status.
+    /// Logs a problem once and keeps it for status.
     pub(super) fn trouble(&mut self, about: Topic, what: String) {
         if self.troubles.get(&about) != Some(&what) {
             tracing::warn!(%about, "{what}");
@@ -75,7 +75,7 @@ impl Engine {
         }
     }
 
-    /// All of it, by what it is about.
+    /// All current problems, by topic.
     pub(super) fn all_troubles(&self) -> Vec<Trouble> {
         self.troubles.iter().map(|(about, what)| Trouble::new(about.code(), format!("{about}: {what}"))).collect()
     }

@@ -1,4 +1,4 @@
-//! What beacons and status say. Status is JSON for others to read: fields are added, never changed.
+//! The content of beacons and status. Status is JSON that other programs read: fields may be added, but never changed.
 
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +15,7 @@ use crate::bundles::{Claim, Record};
 use crate::ledger::{BundleRecord, State};
 use crate::trouble::Trouble;
 
-/// Bundles of a channel that beacons may name; how many fit is the beacon's matter.
+/// How many of a channel's bundles a beacon may name. The beacon decides how many fit.
 const RECENT: usize = 128;
 
 /// What `status --json` says of bundles, channels and spool.
@@ -23,13 +23,13 @@ const RECENT: usize = 128;
 pub struct View {
     /// Configured channels, and those that still have bundles.
     pub channels: Vec<ChannelView>,
-    /// Every bundle that is remembered: by channel and sequence, those without a sequence last.
+    /// Every remembered bundle, sorted by channel and sequence. Bundles without a sequence come last.
     pub bundles: Vec<BundleView>,
     /// What waits in the spool.
     pub spool: SpoolView,
-    /// How much is held of transmitted bundles.
+    /// How many transmitted bundles are held, and their size.
     pub retained: RetainedView,
-    /// What a person should look at.
+    /// Problems that need an operator.
     pub troubles: Vec<Trouble>,
 }
 
@@ -42,13 +42,13 @@ pub struct ChannelView {
     pub priority: i16,
     /// Whether the configuration has it.
     pub configured: bool,
-    /// The newest sequence that it has given out; 0 before the first.
+    /// The newest sequence that the channel has given out; 0 before the first.
     pub newest: u64,
-    /// Bundles that wait for their first pass, those without a sequence yet with them.
+    /// How many bundles wait for their first pass, including those without a sequence.
     pub queued: u64,
-    /// Bytes of their data, as far as they were looked at.
+    /// Bytes of their data. A bundle that is not planned yet counts as 0.
     pub queued_bytes: u64,
-    /// Bundles that are on the wire, or between two passes.
+    /// How many bundles are on the wire, or between two passes.
     pub transmitting: u64,
 }
 
@@ -61,9 +61,9 @@ pub struct BundleView {
     pub sequence: Option<u64>,
     /// Its id.
     pub id: BundleId,
-    /// What it is called, escaped where it is not printable text.
+    /// Its name, escaped where it is not printable text.
     pub name: String,
-    /// Its bytes in hexadecimal digits; only there where they are not UTF-8.
+    /// The name's bytes in hexadecimal digits; present only if they are not UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name_hex: Option<String>,
     /// Length of its data in bytes.
@@ -74,27 +74,27 @@ pub struct BundleView {
     pub state: BundleState,
     /// Why it failed.
     pub reason: Option<String>,
-    /// Passes that are over.
+    /// How many passes have ended.
     pub passes_done: u32,
-    /// Passes that there will be.
+    /// How many passes there will be in total.
     pub passes: u32,
-    /// Transmissions that are over: passes, turns of the carousel, resends.
+    /// How many transmissions have ended: passes, carousel turns and resends.
     pub sent: u32,
     /// Milliseconds until the next pass or turn of the carousel; null: none is planned.
     pub next_in_ms: Option<u64>,
-    /// Resends that were asked for and are not over.
+    /// How many resends were asked for and have not ended.
     pub resends: u64,
     /// Whether it is still held, so that it can be sent again.
     pub retained: bool,
     /// Source blocks of its data.
     pub blocks: u32,
-    /// The transmission that is going on.
+    /// The current transmission.
     pub on_wire: Option<OnWireView>,
     /// The inode of what was dropped.
     pub inode: u64,
     /// When it was claimed.
     pub claimed_at: Stamp,
-    /// When its last pass was over.
+    /// When its last pass ended.
     pub transmitted_at: Option<Stamp>,
 }
 
@@ -106,16 +106,16 @@ pub enum BundleState {
     Queued,
     /// It is on the wire, or between two passes.
     Transmitting,
-    /// All passes are over. Whether it arrived, only the other side can know.
+    /// All passes have ended. Only the receiver can know whether it arrived.
     Transmitted,
     /// It is not sent (any more).
     Failed,
 }
 
-/// A transmission that is going on.
+/// A transmission in progress.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OnWireView {
-    /// Source blocks of it.
+    /// How many source blocks it sends.
     pub blocks: u64,
     /// How many of them have been sent.
     pub blocks_sent: u64,
@@ -128,7 +128,7 @@ pub struct OnWireView {
 /// What waits in the spool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpoolView {
-    /// Names that are not claimed yet.
+    /// The names that are not claimed yet.
     pub waiting: Vec<WaitingView>,
 }
 
@@ -139,18 +139,18 @@ pub struct WaitingView {
     pub channel: ChannelName,
     /// The name, escaped where it is not printable text.
     pub name: String,
-    /// Its bytes in hexadecimal digits; only there where they are not UTF-8.
+    /// The name's bytes in hexadecimal digits; present only if they are not UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name_hex: Option<String>,
     /// Why it waits, for programs: `open`, `settling`, `claiming`, `cannot-look` or `cannot-claim`.
     pub code: String,
     /// Why it waits, for people.
     pub why: String,
-    /// Whether a person should look.
+    /// Whether it needs an operator.
     pub problem: bool,
 }
 
-/// How much is held of transmitted bundles.
+/// How many transmitted bundles are held, and their size.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetainedView {
     /// Bundles.
@@ -160,7 +160,7 @@ pub struct RetainedView {
 }
 
 impl Engine {
-    /// What beacons say of the channels.
+    /// The channel states for a beacon.
     #[must_use]
     pub fn beacon(&self) -> Vec<ChannelState> {
         let state = |channel: &ChannelName| ChannelState {
@@ -185,7 +185,7 @@ impl Engine {
         format!("{waiting} to send, {on_wire} on the wire{troubles}")
     }
 
-    /// What status says.
+    /// The content of status.
     #[must_use]
     pub fn view(&self) -> View {
         let mut bundles: Vec<_> = self.bundles.records().filter_map(|record| self.record_view(record)).collect();
@@ -211,8 +211,8 @@ impl Engine {
         }
     }
 
-    /// The bundle that was made of what was put into a channel's folder at `since_ms` (milliseconds since 1970) or later and
-    /// had this inode.
+    /// The bundle that was made of the file or directory with this inode. Only what was claimed from this channel at `since_ms`
+    /// (milliseconds since 1970) or later counts.
     #[must_use]
     pub fn find_dropped(&self, channel: &ChannelName, inode: u64, since_ms: u64) -> Option<BundleView> {
         let is_it = |of: &ChannelName, its_inode, at_ms| of == channel && its_inode == inode && at_ms >= since_ms;
@@ -231,7 +231,7 @@ impl Engine {
         }
     }
 
-    /// What status says of one bundle.
+    /// The status of one bundle.
     #[must_use]
     pub fn bundle_view(&self, record: &BundleRecord) -> BundleView {
         let record = self.bundles.get(record.id).unwrap_or(record);
@@ -285,7 +285,7 @@ impl Engine {
 
     fn recent(&self, record: &BundleRecord) -> Option<Recent> {
         if record.id.tag() != self.signer.tag() {
-            // Only the key that announced it may speak of it.
+            // Only the key that announced a bundle may report its state.
             return None;
         }
         let state = match self.state(record) {

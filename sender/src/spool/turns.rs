@@ -1,20 +1,20 @@
-//! Whose turn it is among the names in the spool, without going through all of them.
+//! Finds the names in the spool whose turn it is without visiting all of them.
 
 use std::collections::BTreeSet;
 
-/// Names by when to look at them, and by their turns once that has come. A name is here by the number of its turn.
+/// Names by the time to look at them and, once that time has come, by turn. The number of its turn stands for a name.
 #[derive(Default, PartialEq, Eq, Debug)]
 pub(super) struct Turns {
     by_time: BTreeSet<(u64, u64)>,
-    /// Those whose time had come at `now_ms`.
+    /// Names whose time had come at `now_ms`.
     due: BTreeSet<u64>,
     now_ms: u64,
-    /// Names that [`Turns::due`] went through.
+    /// How many names [`Turns::due`] visited.
     #[cfg(test)]
     visits: Visits,
 }
 
-/// A count that makes no two things differ.
+/// A count that comparisons ignore.
 #[cfg(test)]
 #[derive(Default, Debug)]
 struct Visits(std::cell::Cell<usize>);
@@ -38,11 +38,11 @@ impl Turns {
     }
 
     pub(super) fn remove(&mut self, at_ms: u64, order: u64) {
-        assert!(self.by_time.remove(&(at_ms, order)), "a name is taken out as it was put in");
+        assert!(self.by_time.remove(&(at_ms, order)), "a name is removed with the time it was inserted with");
         self.due.remove(&order);
     }
 
-    /// The time is `now_ms`, of a clock that never goes back.
+    /// Sets the time to `now_ms`, from a clock that never goes back.
     pub(super) fn advance_to(&mut self, now_ms: u64) {
         if now_ms > self.now_ms {
             let come = self.by_time.range((self.now_ms + 1, 0)..=(now_ms, u64::MAX));
@@ -51,7 +51,7 @@ impl Turns {
         }
     }
 
-    /// Those whose time has come, in turn.
+    /// Names whose time has come, in the order of their turns.
     pub(super) fn due(&self) -> impl Iterator<Item = u64> {
         self.due.iter().copied().inspect(|_| {
             #[cfg(test)]
@@ -59,18 +59,18 @@ impl Turns {
         })
     }
 
-    /// How many names [`Turns::due`] went through.
+    /// How many names [`Turns::due`] visited.
     #[cfg(test)]
     pub(super) fn visited(&self) -> usize {
         self.visits.0.get()
     }
 
-    /// When the time of the next one comes, or came.
+    /// When the next name is due, or was.
     pub(super) fn next_ms(&self) -> Option<u64> {
         self.by_time.first().map(|&(at_ms, _)| at_ms)
     }
 
-    /// An empty one at the same time.
+    /// Empty turns with the same time.
     #[cfg(test)]
     pub(super) fn emptied(&self) -> Self {
         Self { now_ms: self.now_ms, ..Self::default() }

@@ -16,7 +16,7 @@ use crate::shell::wait_until;
 /// Mbit/s: slow enough that nothing but the rule loses anything.
 const RATE: u64 = 900;
 const BUNDLE: u64 = 64 << 20;
-/// Lengths that are tried, as multiples of the setting: upwards from 1 as long as it survives, else downwards.
+/// Burst lengths to try, as multiples of the setting: upwards from 1 as long as the bundle survives, else downwards.
 const UP: [f64; 8] = [1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0];
 const DOWN: [f64; 5] = [0.9, 0.75, 0.5, 0.25, 0.1];
 
@@ -49,7 +49,7 @@ pub fn run(plan: &Plan) -> Section {
     section
 }
 
-/// Milliseconds that are survived, and those that `check-config` says: fewer than were set where `memory` binds.
+/// The milliseconds that a bundle survives, and those that `check-config` promises: fewer than the setting if `memory` limits it.
 fn longest(setting: u64, place: Place) -> Result<(f64, f64, Noise), String> {
     let setup = Pair::setup().gso(false).on_tmpfs().rate(&format!("{RATE} Mbit/s"));
     let pair = setup.sender("fec.burst", format!("{setting} ms")).start();
@@ -60,7 +60,7 @@ fn longest(setting: u64, place: Place) -> Result<(f64, f64, Noise), String> {
     if !survives(&pair, 0, 0, 0) {
         return Err("the bundle does not arrive without any burst".to_owned());
     }
-    // The end of the bundle, not beacons after it.
+    // The number of the bundle's datagrams, without later beacons.
     let total = u32::try_from(pair.link.high_received() - before).map_err(|error| error.to_string())?;
     let (survived, noise) = watched(|| {
         let mut number = 0;
@@ -80,7 +80,7 @@ fn longest(setting: u64, place: Place) -> Result<(f64, f64, Noise), String> {
     Ok((survived * said, said, noise))
 }
 
-/// Sends one bundle with that burst; whether all of it is there in the end.
+/// Sends one bundle with that burst. Returns whether it arrives completely.
 fn survives(pair: &Pair, number: u32, from: u32, length: u32) -> bool {
     let name = format!("bundle-{number}");
     let file = File::create(pair.place(&name)).expect("a file can be made");
@@ -88,16 +88,16 @@ fn survives(pair: &Pair, number: u32, from: u32, length: u32) -> bool {
     lose_once(&pair.link, from, length);
     put(pair, &name);
     let state = wait_until(Duration::from_secs(60), || {
-        // Each look costs processor time, which the transfer needs.
+        // Each status query takes processor time that the transfer needs.
         std::thread::sleep(Duration::from_millis(200));
         let state = pair.receiver_status()?.find("default", &name)?.state;
-        // One that did not survive holds up the hooks of those after it, but not their completion.
+        // A lost bundle delays the hooks of later ones, but not their completion.
         ["complete", "installing", "installed", "incomplete"].contains(&state.as_str()).then_some(state)
     });
     state.is_some_and(|state| state != "incomplete")
 }
 
-/// How many datagrams leave within so many milliseconds.
+/// How many datagrams leave within `ms` milliseconds.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small count")]
 fn datagrams(ms: f64) -> u32 {
     let link = Link { mtu: 1500, rate: RATE * 1_000_000, repair: 0.05, burst: Duration::ZERO, memory: 128 << 20 };

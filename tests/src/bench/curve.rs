@@ -1,8 +1,8 @@
 //! The part `curve`: how often a bundle of 1 GiB completes in one pass, by random loss and by length of a burst, for
 //! several amounts of repair, beside a code that needs no symbol more than K in any block.
 //!
-//! No link and no daemons: the schedule says which symbols leave in which order, a seeded generator takes some of them, and
-//! where a block got few more than K symbols the real decoder decides.
+//! There are no link and no daemons. The schedule says in which order symbols leave, a seeded generator loses some of them, and
+//! the real decoder decides about blocks that got few more than K symbols.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -31,11 +31,11 @@ const BURST: Duration = Duration::from_millis(10);
 const REPAIR: [u8; 4] = [2, 5, 10, 20];
 /// Per cent of the datagrams.
 const LOSS: [f64; 16] = [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 8.5, 9.0, 9.5, 10.0];
-/// Milliseconds of nothing.
+/// Lengths of bursts, in milliseconds.
 const BURSTS: [f64; 14] = [1.0, 2.0, 4.0, 6.0, 8.0, 10.0, 11.0, 12.0, 13.0, 15.0, 20.0, 25.0, 30.0, 40.0];
-/// T of the blocks that the decoder is asked about: what it decides does not depend on T.
+/// T of the blocks given to the decoder. Whether a block decodes does not depend on T.
 const SIZE: u16 = 64;
-/// So many symbols beyond K always do, as far as a bench can tell (RFC 6330: each more fails a hundredth as often).
+/// This many symbols beyond K always suffice, as far as a bench can tell (RFC 6330: each further one fails a hundredth as often).
 const CERTAIN: u32 = 4;
 
 /// One pass over a bundle: its symbols in the order in which they leave.
@@ -215,13 +215,13 @@ impl Pass {
             .product()
     }
 
-    /// Datagrams that leave in so many milliseconds.
+    /// How many datagrams leave within `ms` milliseconds.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "thousands")]
     fn datagrams(&self, ms: f64) -> usize {
         (ms / 1e3 * RATE as f64 / 8.0 / self.parameters.wire_len() as f64).ceil() as usize
     }
 
-    /// Symbols that the whole pass has beyond what is needed.
+    /// How many more symbols the pass has than its blocks have source symbols.
     fn spare(&self) -> usize {
         self.order.len() - self.blocks.iter().map(|block| usize::from(block.source)).sum::<usize>()
     }
@@ -238,7 +238,7 @@ fn at_once(order: usize, length: usize, rng: &mut Rng) -> Vec<bool> {
     (0..order).map(|at| at + length > from && at <= from).collect()
 }
 
-/// Whether these symbols determine a block of that many.
+/// Whether a block of `source` symbols can be decoded from the symbols with these ESIs.
 fn decodes(source: u16, esis: &[u32], plans: &Plans) -> bool {
     let whole: Vec<u8> = (0..usize::from(source) * usize::from(SIZE)).map(|i| ((i * 31) >> 3) as u8).collect();
     let mut have = vec![false; source.into()];
@@ -291,7 +291,7 @@ fn at_least(k: u32, n: u32, p: f64) -> f64 {
     if p >= 1.0 {
         return f64::from(u8::from(n >= k));
     }
-    // From the top down: n successes, n - 1, ….
+    // Sums from n successes downwards.
     let (mut term, mut sum) = (f64::from(n) * p.ln(), 0.0);
     for successes in (k..=n).rev() {
         sum += term.exp();

@@ -1,4 +1,4 @@
-//! The parts `size` and `steady`: what does not grow with a bundle, and what is not lost in a long one, on a real disk.
+//! The parts `size` and `steady`, on a real disk: memory does not grow with the bundle, and a long transfer loses nothing.
 
 use std::fs::File;
 use std::time::Duration;
@@ -38,7 +38,7 @@ pub fn run_size(plan: &Plan) -> Section {
             section.figures.push(figure);
             if let Some(of_small) = of_small {
                 let _: [f64; 2] = of_small;
-                // No larger, but for what an allocator does not give back in the same order.
+                // It must not be larger, apart from the variation of the allocator.
                 let mut figure = Figure::new("  beside the smaller", "MiB").against(gigabytes(small)).steady();
                 figure.target = Some(Target::ratio_at_most(1.05));
                 figure.add_beside(rss[at], of_small[at], noise);
@@ -63,7 +63,7 @@ pub fn run_steady(plan: &Plan) -> Section {
         return section;
     };
     let rate = top / 2;
-    // As much as that rate carries, less overheads of a seventh.
+    // As much as that rate carries, minus an overhead of a seventh.
     let bytes = rate * 125_000 * seconds * 100 / 115;
     let (result, noise) = watched(|| zeros(bytes, rate, "fsync"));
     match result {

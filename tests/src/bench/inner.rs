@@ -1,5 +1,5 @@
-//! The parts `codec`, `seal` and `hash`: the hot inner work on one core, in this process, beside memcpy. [`Passes`] is what of
-//! it, and of the kernel's, a bundle cannot go without.
+//! The parts `codec`, `seal` and `hash`: the hot inner work on one core, in this process, compared to memcpy. [`Passes`] is the
+//! share of that work, and of the kernel's, that every bundle needs.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use super::{Plan, gbits};
 use crate::link::Link as Wire;
 use crate::rng::Rng;
 
-/// Bytes that are worked on between two looks at the clock, and that memcpy copies: more than a core's caches hold.
+/// How many bytes are processed between two looks at the clock, and copied by memcpy. They exceed a core's caches.
 const WORK: usize = 32 << 20;
 const KEY: [u8; 32] = [9; 32];
 
@@ -75,8 +75,8 @@ pub fn hash(plan: &Plan) -> Section {
     measure(plan, "hash", "BLAKE3, one core", contenders)
 }
 
-/// The passes over the data that hashing, coding, authenticity and the kernel's sockets make of it at an MTU, each alone, with
-/// its block in the core's caches. Whoever does them all cannot do with less processor time.
+/// The passes over the data at an MTU: hashing, coding, authentication and the kernel's sockets. Each is measured alone, with its
+/// block in the core's caches. A program that needs all of them cannot use less processor time.
 pub struct Passes {
     mtu: u16,
     /// How often each is made, and the work.
@@ -84,7 +84,7 @@ pub struct Passes {
 }
 
 impl Passes {
-    /// Those of a block as the daemons choose it.
+    /// The passes for a block as the daemons choose it.
     pub fn new(mtu: u16) -> Self {
         let (size, symbols) = shape(mtu);
         let block = bytes(usize::from(size) * usize::from(symbols));
@@ -94,7 +94,7 @@ impl Passes {
         };
         let works = vec![
             (2.0, Box::new(hash) as Work),
-            // Out of a file and into one.
+            // One copy out of a file, and one into a file.
             (2.0, memcpy()),
             (1.0, encode(size, symbols, 1)),
             (1.0, sealing(size, usize::from(symbols), false)),

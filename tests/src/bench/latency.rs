@@ -53,7 +53,7 @@ pub fn run(plan: &Plan) -> Section {
     section
 }
 
-/// Drops one file and then `count` more, one after another; how long each took, and the floor, in ms.
+/// Drops one file and then `count` more, one after another. Returns how long each of them took, and the floor, in ms.
 fn measure(size: u64, count: usize, seed: u64) -> (Vec<f64>, f64) {
     let mut pair = Pair::setup().on_tmpfs().lay();
     let watch = Stopwatch::install(&pair.high.hook);
@@ -69,7 +69,7 @@ fn measure(size: u64, count: usize, seed: u64) -> (Vec<f64>, f64) {
             Ok(arrived) => took.push(arrived.seconds * 1e3),
             Err(lost) => eprintln!("latency: {name}: {}", lost.why),
         }
-        // Not in step with anything that the daemons do ten times a second.
+        // Out of step with everything that the daemons do ten times a second.
         std::thread::sleep(Duration::from_millis(30 + rng.below(100)));
     }
     (took, starts.median() + wire_ms(size))

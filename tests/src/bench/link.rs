@@ -1,9 +1,8 @@
 //! The part `link`: whole daemons with real config files, one file from tmpfs to tmpfs, from the rename into the spool
 //! to the start of the hook, beside a plain blast over the same link right before.
 //!
-//! The rate is found: it begins where it limits nothing, and after a transfer that did not arrive it is a tenth lower
-//! than before or a little lower than what the sender managed. What counts is the first rate at which all repetitions
-//! arrive.
+//! The rate is searched: it begins so high that it limits nothing. After a transfer that did not arrive, it becomes a tenth
+//! lower, or a little lower than what the sender achieved. The result is the first rate at which all repetitions arrive.
 
 use std::time::Duration;
 
@@ -21,9 +20,9 @@ use crate::pair::Pair;
 use crate::snapshot::Snapshot;
 use crate::tree;
 
-/// Below this nothing is tried.
+/// The lowest rate to try, in Mbit/s.
 const LAST_RATE: u64 = 200;
-/// Transfers that may fail in one case.
+/// How many transfers may fail in one case.
 const FAILURES: usize = 16;
 
 /// One case, and what was measured of it.
@@ -40,14 +39,14 @@ struct Cell {
 
 struct Sample {
     arrived: Arrived,
-    /// Of a plain blast right before, in Gbit/s.
+    /// The rate of a plain blast right before, in Gbit/s.
     blast: f64,
     /// Processor time of [`Passes`] right before, in s/GB.
     passes: f64,
     noise: Noise,
 }
 
-/// What a link of an MTU is measured beside.
+/// What the transfers over a link are compared with.
 struct Beside {
     link: Link,
     passes: Passes,
@@ -66,7 +65,7 @@ pub fn run(plan: &Plan) -> Section {
     }
     let mut beside =
         [1500, 9000].map(|mtu| (mtu, Beside { link: wire::make(mtu, Offload::Kernel), passes: Passes::new(mtu) }));
-    // In turns, so that a machine whose speed drifts does so under all of them.
+    // The cases take turns, so that drift of the machine's speed affects all of them.
     while cells.iter().any(|cell| cell.wants(plan)) {
         for cell in cells.iter_mut().filter(|cell| cell.wants(plan)) {
             let beside = beside.iter_mut().find(|(mtu, _)| *mtu == cell.mtu).map(|(_, beside)| beside);
@@ -97,7 +96,7 @@ pub fn top_rate(plan: &Plan) -> Option<u64> {
     let mut cell = Cell::new(plan, 1500, Offload::Kernel, 0);
     while cell.samples.is_empty() && cell.rate >= LAST_RATE {
         match transfer(&cell, plan) {
-            // What it managed, if the rate did not limit it: with symbols' overheads, a seventh more than the goodput.
+            // The rate it achieved if the setting did not limit it: with the symbols' overhead, a seventh more than the goodput.
             Ok(arrived) => return Some(cell.rate.min(mbits(gbits(plan.file, arrived.seconds) * 1.15))),
             Err(lost) => cell.slower(&lost),
         }
@@ -133,7 +132,7 @@ impl Cell {
         }
     }
 
-    /// What was measured at a rate at which not everything arrives does not count.
+    /// Lowers the rate. Measurements at a rate at which not everything arrives do not count.
     fn slower(&mut self, lost: &Lost) {
         eprintln!("{} at {} Mbit/s: {} (sent at {:.2} Gbit/s)", self.name(), self.rate, lost.why, lost.sent);
         self.samples.clear();

@@ -1,7 +1,8 @@
-//! Whether the machine was quiet: a spin loop before each measurement, and whose processor time went by during it.
+//! Whether the machine was quiet: a spin loop runs before each measurement, and the processor time of others is counted during
+//! it.
 //!
-//! Processor time of others is what `/proc/stat` counts, less what this process, its descendants and the kernel's own
-//! threads (which move this bench's datagrams) have used. Time stolen by the host is counted apart.
+//! The processor time of others is what `/proc/stat` counts, minus what this process, its descendants and the kernel's own
+//! threads (which move this bench's datagrams) have used. Time stolen by the host is counted separately.
 
 use std::collections::HashMap;
 use std::fs;
@@ -14,17 +15,17 @@ use super::stats::Series;
 
 /// How long the spin loop runs.
 const SPIN: Duration = Duration::from_millis(25);
-/// Most that the spin loop's rate may vary over the measurements of one figure, as a share.
+/// The most that the spin loop's rate may vary between the measurements of one figure, as a share.
 const SPIN_SPREAD: f64 = 0.15;
-/// Most processor time of others, in cores.
+/// The most processor time of others that is tolerated, in cores.
 const OTHERS: f64 = 0.10;
-/// Most processor time that the host may take away, in cores.
+/// The most processor time that the host may steal, in cores.
 const STOLEN: f64 = 0.05;
 
 /// How quiet the machine was during one measurement.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Noise {
-    /// Turns of the spin loop right before, in millions a second.
+    /// Turns of the spin loop right before the measurement, in millions per second.
     pub spin: f64,
     /// Processor time of other processes, in cores.
     pub others: f64,
@@ -86,7 +87,7 @@ impl Watch {
     pub fn end(self) -> Noise {
         let (seconds, now) = (self.started.elapsed().as_secs_f64().max(1e-3), Times::now());
         let others = (now.busy - self.before.busy) - (now.ours - self.before.ours);
-        // Ticks of 10 ms: what is not whole ticks of the machine cannot be told from nothing.
+        // The kernel counts in ticks of 10 ms, so less than a few ticks means nothing.
         let others = if others < 0.03 { 0.0 } else { others / seconds };
         Noise { spin: self.spin, others, stolen: (now.stolen - self.before.stolen) / seconds }
     }
@@ -101,7 +102,7 @@ impl Noise {
 
 impl Times {
     fn now() -> Self {
-        // Others first: what runs between the two readings is then ours twice rather than theirs.
+        // Our own time is read last, so that work between the two readings does not count as that of others.
         let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
         Self { ours: ours(), ..Self::parse(&stat) }
     }
@@ -124,7 +125,7 @@ fn ours() -> f64 {
         let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
         let number = |field: usize| fields.get(field).and_then(|field| field.parse::<u32>().ok()).unwrap_or(0);
         parents.insert(pid, number(1));
-        // Of processes that this one has waited for, the time is in its own; kernel threads wait for none.
+        // The time of processes that this one has waited for is in its own; kernel threads wait for none.
         used.insert(pid, (11..15).map(|field| f64::from(number(field))).sum::<f64>());
     }
     let is_ours = |pid: u32| {
@@ -141,7 +142,7 @@ fn ours() -> f64 {
     used.iter().filter(|(pid, _)| is_ours(**pid)).map(|(_, ticks)| ticks).sum::<f64>() / ticks_a_second()
 }
 
-/// Millions of turns of a loop of dependent multiplications a second: the processor's speed, as far as this thread had it.
+/// Millions of turns per second of a loop of dependent multiplications: the processor speed that this thread got.
 #[expect(clippy::cast_precision_loss, reason = "a count of turns")]
 fn spin() -> f64 {
     let (started, mut turns, mut value) = (Instant::now(), 0_u64, 1_u64);

@@ -38,10 +38,10 @@ struct Seen {
     is_beacon: bool,
 }
 
-/// What a sender kept.
+/// How well a sender kept its rate.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Kept {
-    /// Bits a second over the whole span.
+    /// Bits per second over the whole span.
     rate: f64,
     /// Bits in the fullest window.
     window: f64,
@@ -78,7 +78,7 @@ pub fn run(plan: &Plan) -> Section {
     section
 }
 
-/// What was kept over `seconds`, and the cores that the sender used.
+/// How well the rate was kept over `seconds`, and how many cores the sender used.
 fn measure(mbits: u32, seconds: u64) -> (Kept, f64) {
     let mut pair = Pair::setup().rate(&format!("{mbits} Mbit/s")).on_tmpfs().without_receiver().lay();
     let recorder = pair.link.recorder();
@@ -91,7 +91,7 @@ fn measure(mbits: u32, seconds: u64) -> (Kept, f64) {
         let stop = Arc::clone(&stop);
         move || record(&recorder, &stop)
     });
-    // A second more than is looked at, and no less than that after overheads of a seventh. Zeros cost no memory.
+    // One second more than is evaluated, so that the overhead of a seventh cannot make it too short. Zeros take no memory.
     let file = File::create(pair.place("zeros")).expect("a file can be made");
     file.set_len(u64::from(mbits) * 125_000 * (seconds + 1)).expect("there is space");
     let before = pair.sender().usage().cpu_seconds;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::noise::{self, Noise};
 use super::stats::Series;
 
-/// Above this spread (largest less smallest, as a share of the median), figures on both sides of a target tell nothing.
+/// Above this spread (largest minus smallest, as a share of the median), figures on both sides of a target prove nothing.
 const SPREAD: f64 = 0.15;
 
 /// One thing that was measured several times.
@@ -19,13 +19,13 @@ pub struct Figure {
     pub unit: &'static str,
     /// Every measurement.
     pub samples: Vec<Sample>,
-    /// What the ratio is to, if there is a ceiling (or a floor).
+    /// The name of the ceiling or floor that the ratio refers to, if there is one.
     pub against: String,
     /// What it should be.
     pub target: Option<Target>,
-    /// It is a count or a size that a busy machine does not change.
+    /// Whether it is a count or a size that does not depend on a quiet machine.
     pub steady: bool,
-    /// What must be known to read it.
+    /// A remark that is needed to understand it.
     pub note: String,
 }
 
@@ -34,7 +34,7 @@ pub struct Figure {
 pub struct Sample {
     /// What was measured.
     pub value: f64,
-    /// What it stands beside, measured right before it; None where there is nothing.
+    /// The value to compare it with, measured right before it, if there is one.
     pub ceiling: Option<f64>,
     /// How quiet the machine was.
     pub noise: Noise,
@@ -52,13 +52,13 @@ pub enum Target {
 /// What a figure says about its target.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
-    /// There is none.
+    /// There is no target.
     NoTarget,
-    /// It is met.
+    /// The target is met.
     Met,
-    /// It is missed.
+    /// The target is missed.
     Missed,
-    /// Nothing can be said, and why.
+    /// The measurements are inconclusive, for this reason.
     Noisy(String),
 }
 
@@ -81,21 +81,21 @@ impl Figure {
         Self { name: name.into(), unit, ..Self::default() }
     }
 
-    /// It stands beside `name`.
+    /// Compares the figure with `name`.
     #[must_use]
     pub fn against(mut self, name: impl Into<String>) -> Self {
         self.against = name.into();
         self
     }
 
-    /// It should be that.
+    /// Sets the target.
     #[must_use]
     pub fn target(mut self, target: Target) -> Self {
         self.target = Some(target);
         self
     }
 
-    /// A busy machine does not change it.
+    /// Marks the figure as independent of a quiet machine.
     #[must_use]
     pub fn steady(mut self) -> Self {
         self.steady = true;
@@ -198,22 +198,22 @@ impl Figure {
 }
 
 impl Target {
-    /// The value is that or more.
+    /// A value of `from` or more.
     pub fn at_least(from: f64) -> Self {
         Self::Value(from, f64::INFINITY)
     }
 
-    /// The value is that or less.
+    /// A value of `to` or less.
     pub fn at_most(to: f64) -> Self {
         Self::Value(f64::NEG_INFINITY, to)
     }
 
-    /// The ratio is that or more.
+    /// A ratio of `from` or more.
     pub fn ratio_at_least(from: f64) -> Self {
         Self::Ratio(from, f64::INFINITY)
     }
 
-    /// The ratio is that or less.
+    /// A ratio of `to` or less.
     pub fn ratio_at_most(to: f64) -> Self {
         Self::Ratio(f64::NEG_INFINITY, to)
     }
@@ -294,7 +294,7 @@ fn span(series: &Series) -> String {
     if series.0.len() < 2 { String::new() } else { format!("{}–{}", short(series.min()), short(series.max())) }
 }
 
-/// Three digits that count, as people read them.
+/// A number with three significant digits.
 fn short(value: f64) -> String {
     match value.abs() {
         v if v >= 100.0 => format!("{value:.0}"),

@@ -1,4 +1,4 @@
-//! One bundle through a running pair: how long, at what cost, or how it failed.
+//! Sends one bundle through a running pair: how long that takes, what it costs, or why it failed.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
@@ -11,11 +11,11 @@ use crate::daemon::{Daemon, Usage};
 use crate::link::INTERFACE;
 use crate::pair::Pair;
 
-/// Between two looks at the hook's notes; the hook itself notes the time.
+/// The interval between two looks at the hook's notes. The hook itself records the time.
 const LOOK: Duration = Duration::from_millis(5);
-/// Only when nothing was sent for so long is the receiver asked for its status, which costs processor time.
+/// How long nothing must be sent before the receiver is asked for its status, which takes processor time.
 const SILENCE: Duration = Duration::from_millis(700);
-/// Bytes that are no data: a beacon or two.
+/// The most bytes that count as beacons rather than data.
 const BEACONS: u64 = 10_000;
 
 /// What one daemon used for a transfer.
@@ -43,7 +43,7 @@ pub struct Arrived {
 pub struct Lost {
     /// How fast it was sent, in Gbit/s on the veth.
     pub sent: f64,
-    /// What the receiver says of it.
+    /// Why it did not arrive, according to the receiver.
     pub why: String,
 }
 

@@ -1,9 +1,9 @@
-//! What the bench makes of a namespace link.
+//! Namespace links with the properties that the bench needs.
 //!
 //! [`Offload::Kernel`] is the link as it is made: a super-datagram crosses as one buffer. [`Offload::Nic`] stands in for
 //! a network card: the kernel segments on the sending side, each datagram crosses (and is lost) alone, and the
-//! receiving side puts them together again (GRO). Loss has to come before GRO, and rules on an interface see what GRO
-//! has made, so the datagrams take one hop more there:
+//! receiving side joins them again (GRO). Loss must come before GRO, but rules on an interface see the result of GRO,
+//! so the datagrams take one more hop there:
 //! ```text
 //!   low                  high
 //!   diode0 ═══════════▶ fibre0 ─ rule: lose, forward ─▶ fibre1 ═══▶ diode0 (GRO) ── receiver
@@ -81,7 +81,7 @@ pub fn become_nic(link: &Link, mtu: u16) {
     feed(high.command("nft").args(["-f", "-"]), &rules);
 }
 
-/// Loses each datagram of an [`Offload::Nic`] with a probability of so many in 1,000, from the next one on.
+/// From now on, loses each datagram of an [`Offload::Nic`] link with a probability of `per_mille` in 1,000.
 ///
 /// # Panics
 /// When the rule is refused.

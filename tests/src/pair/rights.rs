@@ -13,9 +13,9 @@ const USER: u32 = 65_534;
 /// What the daemons may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rights {
-    /// All that root may.
+    /// Everything that root may do.
     Root,
-    /// As root, but the sender may not read what a file's mode forbids.
+    /// As root, but the sender may not read files whose mode forbids it.
     SenderObeysModes,
     /// As a user of their own, the sender with `CAP_DAC_OVERRIDE` and the receiver with nothing.
     Units,

@@ -13,7 +13,7 @@ use super::{High, Low, Pair, hook};
 use crate::link::{HIGH, Link, Loss, PORT};
 use crate::shell::output;
 
-/// A pair to be. What is not said stays at the daemons' own defaults, but for the rate.
+/// The description of a pair. Settings that are not given keep the daemons' defaults, except the rate.
 #[derive(Clone, Debug)]
 pub struct Setup {
     mtu: u16,
@@ -64,7 +64,7 @@ impl Setup {
         self
     }
 
-    /// Segmentation offload on the sender's end; off where loss is to take datagrams one by one.
+    /// Segmentation offload on the sender's end. Switch it off if loss must affect single datagrams.
     #[must_use]
     pub fn gso(mut self, on: bool) -> Self {
         self.gso = on;
@@ -117,7 +117,7 @@ impl Setup {
         self
     }
 
-    /// Takes from the sender root's right to read what its mode forbids.
+    /// Runs the sender without root's right to override file modes.
     #[must_use]
     pub fn sender_obeys_modes(mut self) -> Self {
         self.rights = Rights::SenderObeysModes;

@@ -8,7 +8,7 @@ use serde_json::Value;
 #[derive(Clone, Debug)]
 pub struct Status(pub Value);
 
-/// What every daemon says of every bundle.
+/// What both daemons report about a bundle.
 #[derive(Clone, Debug)]
 pub struct Bundle {
     /// Its channel.
@@ -79,7 +79,7 @@ impl Bundle {
         let number = |key: &str| value[key].as_u64().unwrap_or_else(|| panic!("no number `{key}` in {value:#}"));
         Self {
             channel: text("channel"),
-            // `null` of what the sender has only just claimed, or refused.
+            // It is `null` if the sender has only just claimed the bundle, or refused it.
             sequence: if value["sequence"].is_null() { 0 } else { number("sequence") },
             id: text("id"),
             name: text("name"),

@@ -12,7 +12,7 @@ pub const SYMBOL_SIZE: u16 = 1_408;
 /// B of it.
 pub const BLOCK_SYMBOLS: u16 = 256;
 
-/// What goes over the line for one bundle.
+/// The objects that go over the line for one bundle.
 #[derive(Clone, Debug)]
 pub struct Bundle {
     /// Its id.
@@ -28,9 +28,9 @@ pub struct Bundle {
 /// Who signs a hand-made bundle, and how.
 #[derive(Debug)]
 pub enum Signer<'a> {
-    /// This key, over what is sent.
+    /// This key signs exactly what is sent.
     Key(&'a SigningKey),
-    /// This key, but a byte of the payload is changed after that.
+    /// This key signs, but afterwards a byte of the payload is changed.
     Tampered(&'a SigningKey),
     /// Nobody.
     Nobody,
@@ -43,7 +43,7 @@ impl Bundle {
         Self::by_hand(id, sequence, name.as_bytes(), &[entry], data, signer)
     }
 
-    /// Any entries at all, also such as break every rule. The hashes are those of the files that `entries` describe.
+    /// A bundle with arbitrary entries, even entries that break the rules. The hashes match the files that `entries` describe.
     pub fn by_hand(
         id: BundleId,
         sequence: u64,

@@ -32,7 +32,7 @@ struct Object {
 }
 
 impl High {
-    /// Ready to receive under `link_key`, with so much memory for blocks.
+    /// A receiver under `link_key`, with this much memory for blocks.
     pub fn new(link_key: [u8; 32], memory: u64) -> Self {
         let second = Duration::from_secs(1);
         let limits = Limits { objects: 64, idle: 60 * second, ask_again: 2 * second, ..Limits::new(memory) };
@@ -65,7 +65,7 @@ impl High {
     /// Whether all of the bundle is here.
     ///
     /// # Panics
-    /// When something of it is complete and not exactly what was sent: that must never be.
+    /// When an object of it is complete and differs from what was sent, which must never happen.
     pub fn has(&self, bundle: &Bundle) -> bool {
         [ObjectKind::Announce, ObjectKind::Data, ObjectKind::Hashes].into_iter().all(|kind| {
             let wanted = bundle.object(kind);

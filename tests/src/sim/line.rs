@@ -11,7 +11,7 @@ use crate::rng::Rng;
 pub struct Shape {
     /// How many of 1,000 are lost at random.
     pub loss: u32,
-    /// `(every, length)`: of every so many datagrams the first so many are lost in a row.
+    /// `(every, length)`: of every `every` datagrams, the first `length` are lost in a row.
     pub burst: Option<(u32, u32)>,
     /// How many of 1,000 come twice.
     pub duplicate: u32,

@@ -33,7 +33,7 @@ impl Low {
     /// of its own.
     ///
     /// # Panics
-    /// When the bundle cannot be coded (no object of it may be over the protocol's limits).
+    /// When the bundle cannot be encoded, because an object of it exceeds the protocol's limits.
     pub fn transmit(&mut self, bundle: &Bundle, pass: u32) -> Vec<(Time, Vec<u8>)> {
         let shape = WorkShape {
             bundle: bundle.id,

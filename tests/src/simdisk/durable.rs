@@ -1,4 +1,4 @@
-//! What a power cut leaves.
+//! The state that a power cut leaves.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -14,9 +14,9 @@ const SECTOR: usize = 512;
 #[derive(Default)]
 pub(super) struct Contents {
     pub(super) live: Vec<u8>,
-    /// What is on the medium for sure.
+    /// The contents that are certainly on the medium.
     durable: Vec<u8>,
-    /// What was done since then.
+    /// Changes that may not be on the medium yet.
     pending: Vec<Change>,
     /// Pages that were ever written to.
     pub(super) pages: BTreeSet<u64>,
@@ -27,7 +27,7 @@ enum Change {
     SetLen(usize),
 }
 
-/// The names of a device: those that are durable for sure, and what was done since, in order.
+/// The names of a device: those that are certainly durable, and the changes since then, in order.
 #[derive(Default)]
 pub(super) struct NameLog {
     base: BTreeMap<u64, Entries>,
@@ -48,7 +48,7 @@ pub(super) struct NameChange {
 }
 
 impl Contents {
-    /// Writes where there are pages for it already.
+    /// Writes bytes. Their pages must be allocated already.
     pub(super) fn write(&mut self, offset: usize, bytes: &[u8]) {
         let change = Change::Write { offset, bytes: bytes.to_vec() };
         change.apply(&mut self.live);
@@ -68,7 +68,7 @@ impl Contents {
         }
     }
 
-    /// A sync that fails: some of it reached the medium, and the rest is never tried again.
+    /// A failing sync: some changes reach the medium, and the rest is never tried again.
     pub(super) fn fail_sync(&mut self, rng: &mut Rng) {
         for change in self.pending.drain(..) {
             if rng.chance(500) {
@@ -135,7 +135,7 @@ impl Change {
     }
 }
 
-/// The parts of a write that are each on one sector of the medium.
+/// Splits a write at the sectors of the medium.
 fn sectors(offset: usize, bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     let (head, tail) = bytes.split_at((SECTOR - offset % SECTOR).min(bytes.len()));
     let parts = std::iter::once(head).chain(tail.chunks(SECTOR));
@@ -164,8 +164,8 @@ impl NameLog {
     }
 
     fn sync_dir(&mut self, dir: u64) {
-        // An operation brings along the earlier ones that it builds on: where its inode was before, and what had the name
-        // before. Otherwise an inode could be in two places afterwards, or in none.
+        // An operation also makes the earlier ones durable that it builds on: those of the same inode, and those of the same
+        // names. Otherwise an inode could end up in two places or in none.
         let (mut subjects, mut slots) = (BTreeSet::new(), BTreeSet::new());
         for op in self.log.iter_mut().rev() {
             let builds_on =
@@ -179,7 +179,7 @@ impl NameLog {
         self.fold();
     }
 
-    /// Takes what is durable and comes first out of the log.
+    /// Applies the durable operations at the start of the log to the base.
     fn fold(&mut self) {
         let first = self.log.iter().position(|op| !op.durable).unwrap_or(self.log.len());
         for op in self.log.drain(..first).collect::<Vec<_>>() {
@@ -252,7 +252,7 @@ impl World {
                 Verdict::Pass => contents.sync(),
                 Verdict::Fail(_) => contents.fail_sync(rng),
                 Verdict::Cut if rng.chance(500) => contents.sync(),
-                // The crash decides. If it was only the process that ended, all is still to be written.
+                // The crash decides. If only the process ended, everything still waits to be written.
                 Verdict::Cut => {}
             }
         }
@@ -291,7 +291,7 @@ impl World {
         }
     }
 
-    /// Keeps what has a way from a root, and counts links and costs anew.
+    /// Drops inodes that cannot be reached from a root, and recomputes links and costs.
     fn drop_unreachable(&mut self) {
         let mut links: BTreeMap<u64, u64> = BTreeMap::new();
         let mut todo: Vec<u64> = self.devices.iter().map(|device| device.root).collect();

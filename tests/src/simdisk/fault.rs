@@ -1,4 +1,4 @@
-//! Which operation is to fail.
+//! Which operations fail.
 
 use std::collections::BTreeMap;
 
@@ -45,7 +45,7 @@ pub enum Op {
 #[derive(Debug, Clone, Copy)]
 pub struct PowerCut;
 
-/// What becomes of an operation.
+/// What happens to an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     Pass,

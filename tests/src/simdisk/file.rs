@@ -43,7 +43,7 @@ impl SimFile {
     }
 
     fn check(&self, world: &World) -> io::Result<()> {
-        // Opened by a process that is no more.
+        // A process that is gone opened the file.
         if self.epoch == world.epoch { Ok(()) } else { Err(errno(errno::IO)) }
     }
 
@@ -142,14 +142,14 @@ impl DiskFile for SimFile {
     }
 }
 
-/// As much of a write as was done before it failed.
+/// The part of a write that was done before it failed.
 fn part<'a>(world: &mut World, buf: &'a [u8]) -> &'a [u8] {
     let n = world.rng.below(buf.len() as u64 + 1);
     &buf[..usize::try_from(n).unwrap_or(0)]
 }
 
 impl World {
-    /// Writes as much as there is room for.
+    /// Writes as much as there is room for. Errors: ENOSPC if that is not everything.
     fn write(&mut self, ino: u64, offset: u64, buf: &[u8]) -> io::Result<()> {
         let (mut at, mut rest) = (offset, buf);
         while !rest.is_empty() {

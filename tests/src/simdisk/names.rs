@@ -97,7 +97,7 @@ impl World {
         Ok(())
     }
 
-    /// Removes a tree, but not more than `most` names of it.
+    /// Removes a tree, but at most `most` of its names.
     pub(super) fn remove_tree(&mut self, path: &Path, most: u64) -> io::Result<()> {
         let (dir, name) = self.parent(path)?;
         let mut left = most;
@@ -110,7 +110,7 @@ impl World {
         if directory && !self.mounts.contains_key(&ino) {
             let names: Vec<OsString> = self.entries(ino)?.keys().cloned().collect();
             if !names.is_empty() {
-                // As the real one does, it gives itself the right to do it.
+                // Like the real disk, it grants itself the permission first.
                 let mode = self.node(ino).attr.mode;
                 self.set_mode(ino, mode | 0o700)?;
             }
@@ -125,7 +125,7 @@ impl World {
         self.remove_at(dir, name, directory)
     }
 
-    /// Changes names, all or none of them in a power cut; `subject` is what they are about.
+    /// Changes names. A power cut keeps all of these changes or none. `subject` is the inode they are about.
     fn change(&mut self, changes: Vec<NameChange>, subject: u64) {
         let mut unnamed = Vec::new();
         for NameChange { dir, name, becomes } in &changes {

@@ -79,7 +79,7 @@ fn fills_up_and_gets_room_again() {
     assert_eq!(kind(file.append(b"x")), io::ErrorKind::StorageFull);
     file.write_all_at(b"over", 0).unwrap();
     assert!(disk.free_space(p("/")).unwrap() < 4096);
-    // Removed but open, it still takes its room.
+    // A removed file still takes its space while it is open.
     disk.remove_file(p("/big")).unwrap();
     assert!(disk.free_space(p("/")).unwrap() < 4096);
     drop(file);
@@ -123,7 +123,7 @@ fn two_file_systems() {
     disk.set_capacity(p("/srv/inbox"), Some(0));
     assert_eq!(kind(disk.create_dir(p("/srv/inbox/c"), 0o755)), io::ErrorKind::StorageFull);
     disk.create_dir(p("/c"), 0o755).unwrap();
-    // Syncing the one does nothing for the other.
+    // Syncing one file system does not sync the other.
     disk.sync_fs(p("/")).unwrap();
     put(&disk, "/srv/b", b"b");
     (0..20).for_each(|seed| disk.crash(seed));

@@ -1,4 +1,4 @@
-//! Inodes, what they cost, and the way from a path to one.
+//! Inodes, the space they take, and how a path leads to one.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::{OsStr, OsString};
@@ -37,9 +37,9 @@ pub(super) mod errno {
     pub(in super::super) const LOOP: i32 = 40;
 }
 
-/// What an inode without contents costs, in bytes.
+/// The space that an inode without contents takes, in bytes.
 pub(super) const INODE_COST: u64 = 256;
-/// What a file's contents are allotted in, in bytes.
+/// The unit in which space is allocated to files, in bytes.
 pub(super) const PAGE: u64 = 4096;
 const ROOT: u64 = 1;
 const OWNER: u32 = 1000;
@@ -49,13 +49,13 @@ pub(super) type Entries = BTreeMap<OsString, u64>;
 pub(super) struct World {
     pub(super) nodes: BTreeMap<u64, Node>,
     pub(super) devices: Vec<Device>,
-    /// Root of the file system that is mounted on a directory.
+    /// For each mount point, the root of the file system mounted there.
     pub(super) mounts: BTreeMap<u64, u64>,
     pub(super) now: FileTime,
     pub(super) rng: Rng,
     pub(super) faults: Faults,
     pub(super) enforce_modes: bool,
-    /// How often everything that was open was lost.
+    /// How often all open files were lost.
     pub(super) epoch: u64,
     next_ino: u64,
 }
@@ -74,11 +74,11 @@ pub(super) struct Node {
     pub(super) attr: Attr,
     pub(super) durable_attr: Attr,
     pub(super) ctime: FileTime,
-    /// Names it has now.
+    /// How many names it has now.
     pub(super) links: u64,
-    /// Open files.
+    /// How many open files it has.
     pub(super) handles: u64,
-    /// What it takes of its device.
+    /// The space it takes on its device.
     pub(super) cost: u64,
 }
 
@@ -248,14 +248,14 @@ impl World {
         Ok(())
     }
 
-    /// The contents or entries were changed now.
+    /// Sets the times after a change of contents or entries.
     pub(super) fn touch(&mut self, ino: u64) {
         let now = self.now;
         let node = self.node_mut(ino);
         (node.attr.mtime, node.ctime) = (now, now);
     }
 
-    /// EACCES unless its owner has all of these bits.
+    /// EACCES unless the mode has all of these bits.
     pub(super) fn allow(&self, ino: u64, bits: u32) -> io::Result<()> {
         let allowed = !self.enforce_modes || self.node(ino).attr.mode & bits == bits;
         if allowed { Ok(()) } else { Err(errno(errno::ACCES)) }
@@ -276,7 +276,7 @@ impl World {
         self.devices[self.node(ino).dev].free()
     }
 
-    /// Gives back what an inode cost that has no name and is not open.
+    /// Frees the space of an inode that has no name and is not open.
     pub(super) fn release(&mut self, ino: u64) {
         let node = self.node_mut(ino);
         if node.links == 0 && node.handles == 0 {
@@ -299,7 +299,7 @@ impl World {
         Ok((dir, name.to_owned()))
     }
 
-    /// What is at `path`. Symbolic links in its middle are followed; one at its end if `follow`.
+    /// The inode at `path`. Follows symbolic links in its middle, and one at its end if `follow`.
     pub(super) fn resolve(&self, path: &Path, follow: bool) -> io::Result<u64> {
         assert!(path.is_absolute(), "{}: not absolute", path.display());
         if path.as_os_str().len() > 4095 {
@@ -374,7 +374,7 @@ impl World {
         }
     }
 
-    /// Forgets inodes that nothing can come back to.
+    /// Drops inodes that are unreachable now and after any crash.
     pub(super) fn sweep(&mut self) {
         let mut live: BTreeSet<u64> = self.devices.iter().flat_map(|device| device.names.mentions()).collect();
         live.extend(self.devices.iter().map(|device| device.root));
@@ -392,7 +392,7 @@ impl Device {
     }
 }
 
-/// The names on the way, `..` with them.
+/// The names on the path, including `..`.
 fn names(path: &Path) -> impl Iterator<Item = OsString> {
     path.components().filter_map(|component| match component {
         Component::Normal(name) => Some(name.to_owned()),

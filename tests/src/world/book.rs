@@ -1,4 +1,4 @@
-//! What is known of a run from outside, and what must hold.
+//! Everything that is known about a run from outside, and the invariants that must hold.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -18,10 +18,10 @@ use super::said::Said;
 use super::script::Options;
 use crate::simdisk::{Found, SimDisk};
 
-/// What does not hold.
+/// Ok, or the invariant that is violated.
 pub(super) type Held = Result<(), String>;
 
-/// Everything that was done, by whoever did it.
+/// Everything that happened in a run.
 #[derive(Default)]
 pub(super) struct Book {
     pub(super) drops: Vec<Dropped>,
@@ -30,12 +30,12 @@ pub(super) struct Book {
     pub(super) by_id: BTreeMap<BundleId, usize>,
     sequences: BTreeMap<(String, u64), ([u8; 32], BundleId)>,
     esis: BTreeMap<BundleId, Vec<Range<u32>>>,
-    /// Bundles of which a transmission ended whole.
+    /// Bundles that were transmitted completely at least once.
     sent: BTreeSet<BundleId>,
     published: BTreeMap<(String, u64), Published>,
     tales: BTreeMap<BundleId, Tale>,
     begun: BTreeMap<String, u64>,
-    /// What the person gave up.
+    /// Bundles that the operator gave up.
     pub(super) rejected: BTreeSet<BundleId>,
 }
 
@@ -46,7 +46,7 @@ pub(super) struct Dropped {
     tree: Vec<Node>,
 }
 
-/// What must arrive of a name, but for where it is.
+/// What must arrive of a file, directory or link, apart from where it is.
 #[derive(Debug, PartialEq, Eq)]
 struct Node {
     path: PathBuf,
@@ -73,12 +73,12 @@ struct Tale {
 struct Ended {
     outcome: Outcome,
     epoch: u64,
-    /// The disk misbehaved in this run of the process, so that it may not have been written down.
+    /// The disk misbehaved in this run of the process, so the outcome may not have been saved.
     faulty: bool,
 }
 
 impl Book {
-    /// A bundle is dropped: what is at `place` on that disk, its name being the last component.
+    /// Notes that the tree at `place` was dropped as a bundle. The last component is the bundle's name.
     pub(super) fn dropped(&mut self, disk: &SimDisk, channel: &str, place: &Path) {
         let name = place.file_name().expect("a name").to_owned();
         let tree = nodes(&disk.tree(place.parent().expect("a directory")), place);
@@ -86,7 +86,7 @@ impl Book {
         self.drops.push(Dropped { channel: channel.to_owned(), name, tree });
     }
 
-    /// The engine starts a transmission.
+    /// Checks a transmission that the engine starts.
     pub(super) fn started(&mut self, job: &Started) -> Held {
         self.said.started(job)?;
         let Some(&drop) = self.by_name.get(&job.name) else {
@@ -108,14 +108,14 @@ impl Book {
         Ok(())
     }
 
-    /// A transmission ended.
+    /// Notes that a transmission ended.
     pub(super) fn ended(&mut self, bundle: BundleId, whole: bool) {
         if whole {
             self.sent.insert(bundle);
         }
     }
 
-    /// Nothing that was dropped is gone before it was sent; nothing is outside of the sender's directories.
+    /// Checks that no drop is gone before it was sent, and that the sender has nothing outside its directories.
     pub(super) fn holds(&self, disk: &SimDisk) -> Held {
         let all = disk.tree(Path::new("/"));
         only(&all, &["spool", "state", "place"])?;
@@ -130,7 +130,7 @@ impl Book {
         Ok(())
     }
 
-    /// Whether a drop is in `.failed`, whole.
+    /// Whether a complete drop is in `.failed`.
     pub(super) fn is_failed(&self, disk: &SimDisk, number: usize) -> bool {
         let all = disk.tree(Path::new(super::low::SPOOL));
         let drop = &self.drops[number];
@@ -139,8 +139,8 @@ impl Book {
         failed.into_iter().any(|place| nodes(&all, place) == drop.tree)
     }
 
-    /// Everything in the inbox is exactly what was dropped, there once, and stays; nothing is outside of the receiver's
-    /// directories.
+    /// Checks that everything in the inbox is exactly what was dropped, was published only once, and stays, and that the receiver
+    /// has nothing outside its directories.
     pub(super) fn inbox(&mut self, disk: &SimDisk, status: Option<&Status>) -> Held {
         let all = disk.tree(Path::new("/"));
         only(&all, &["inbox", "quarantine", "state"])?;
@@ -164,7 +164,7 @@ impl Book {
         }
         for at in &there {
             let published = self.published.entry(at.clone()).or_default();
-            // A power cut may undo a removal that failed on its way, which the next start does again.
+            // A power cut may undo a removal that was not finished. The next start removes it again.
             if published.gone && status.is_some() {
                 return Err(format!("{at:?} was published a second time"));
             }
@@ -220,7 +220,7 @@ impl Book {
         Ok(())
     }
 
-    /// A hook starts.
+    /// Checks a hook that starts.
     pub(super) fn hook_starts(&mut self, run: &HookRun, status: &Status, epoch: u64, options: &Options) -> Held {
         let at = format!("{}/{} attempt {}", run.channel, run.sequence, run.attempt);
         let channel = run.channel.to_string();
@@ -269,7 +269,7 @@ impl Book {
         }
     }
 
-    /// The receiver's process is gone, and its hooks with it. What it was being told may or may not be known.
+    /// Notes that the receiver's process and its hooks are gone. It may or may not have saved the outcome it was just told.
     pub(super) fn hooks_are_gone(&mut self, telling: Option<(&HookRun, &Outcome)>, epoch: u64) {
         for (id, tale) in &mut self.tales {
             if tale.running {
@@ -280,13 +280,13 @@ impl Book {
         }
     }
 
-    /// Whether the hook said that a bundle is to be refused.
+    /// Whether the hook refused a bundle.
     pub(super) fn is_refused(&self, id: BundleId) -> bool {
         let ended = self.tales.get(&id).and_then(|tale| tale.ended.as_ref());
         ended.is_some_and(|ended| matches!(ended.outcome, Outcome::Quarantine(_)))
     }
 
-    /// How many were published.
+    /// How many bundles were published.
     pub(super) fn published(&self) -> u64 {
         self.published.len() as u64
     }
@@ -314,7 +314,7 @@ fn copies<'a>(all: &'a [Found], name: &'a OsStr) -> impl Iterator<Item = &'a Pat
     all.iter().map(|found| found.path.as_path()).filter(move |path| path.file_name() == Some(name))
 }
 
-/// What is at `place`, relative to the directory it is in.
+/// The tree at `place`, with paths relative to its parent directory.
 fn nodes(all: &[Found], place: &Path) -> Vec<Node> {
     let parent = place.parent().expect("not the root");
     let below = all.iter().filter(|found| found.path.starts_with(place));

@@ -1,4 +1,4 @@
-//! What may be taken of the receiver, counted anew from its disk and from what is known of the run.
+//! Limits on what the receiver may store, checked against its disk and against what the simulation knows about the run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -12,17 +12,17 @@ use super::book::Held;
 use super::high::{UNSIGNED_BUNDLES, UNSIGNED_BYTES, UNSIGNED_FILES};
 use super::play::{MS, World};
 
-/// Between looks, in milliseconds.
+/// The interval between checks, in milliseconds.
 const EVERY: u64 = 700;
-/// What is of no known bundle is removed after so many nanoseconds, and some more.
+/// How long the files of unknown bundles may stay, in nanoseconds, with some slack.
 const STRAY: u64 = 45_000 * MS;
-/// Channels that one key may have beside those of the config.
+/// How many channels one key may have besides those of the config.
 const CHANNELS: usize = 16;
-/// Bundles of one sequence that are believed to be signed for it.
+/// How many signed bundles may claim one sequence.
 const CLAIMS: usize = 8;
 
 impl World<'_> {
-    /// Looks at everything now and then.
+    /// Checks the receiver once per interval.
     pub(super) fn look(&mut self) -> Held {
         if self.now < self.looks_at {
             return Ok(());
@@ -35,7 +35,7 @@ impl World<'_> {
         self.disk_is_bounded()
     }
 
-    /// The receiver says nothing that nobody may have told it, and remembers no more than it may.
+    /// Checks that the receiver reports only what it can know, and remembers no more than it may.
     pub(super) fn is_true(&self, status: &Status) -> Held {
         self.nothing_forged(status)?;
         self.book.said.is_all(status, self.script.options.neighbour)?;
@@ -68,9 +68,9 @@ impl World<'_> {
         Ok(())
     }
 
-    /// What nobody can have signed for takes no more of the disk than it may.
+    /// Checks that bundles that nobody signed for take no more of the disk than they may.
     fn disk_is_bounded(&self) -> Held {
-        // What a disk that failed did not let go of stays there for a while, uncounted.
+        // Files that a failing disk did not remove stay for a while, and the receiver does not count them.
         let failed = self.high.faulty || self.now < self.high.failed_until + STRAY;
         if !self.peer.there || failed {
             return Ok(());
@@ -81,7 +81,7 @@ impl World<'_> {
             let Some(id) = ids.find(|id| self.peer.made_up.contains(id)) else { continue };
             bundles.insert(id);
             files += 1;
-            // Holes take nothing.
+            // Holes take no space.
             let pages = found.bytes.chunks(PAGE as usize).filter(|page| page.iter().any(|byte| *byte != 0));
             bytes += PAGE * (1 + pages.count() as u64);
         }

@@ -1,4 +1,4 @@
-//! What the peer sends: each a salvo of datagrams that are rightly sealed.
+//! What the peer sends: salvos of correctly sealed datagrams.
 
 mod attacks;
 
@@ -21,11 +21,11 @@ type Datagrams = Vec<Vec<u8>>;
 /// The peer's own channel.
 const OTHER: &str = "other";
 const KINDS: [ObjectKind; 3] = [ObjectKind::Announce, ObjectKind::Data, ObjectKind::Hashes];
-/// Lengths of symbols that are none of the sender's.
+/// Symbol lengths that the sender never uses.
 const SIZES: [u16; 4] = [64, 128, 192, 512];
 
 impl Peer {
-    /// One salvo. Of the sender's bundles there may be none yet.
+    /// One salvo. It may be empty while the sender has sent no bundle yet.
     pub(super) fn salvo(&mut self, what: Forgery) -> Datagrams {
         match what {
             Forgery::Junk => self.junk(),
@@ -48,7 +48,7 @@ impl Peer {
         of[usize::try_from(self.rng.below(of.len() as u64)).expect("few")].clone()
     }
 
-    /// The tag of the sender, of itself, or of nobody.
+    /// The sender's key id, the peer's, or a random one.
     fn any_key(&mut self) -> KeyId {
         match self.rng.below(4) {
             0 | 1 => signing_key().public().id(),
@@ -57,7 +57,7 @@ impl Peer {
         }
     }
 
-    /// An OTI with symbols of another length than the sender's: never that of an object of its.
+    /// An OTI with a symbol length that the sender never uses, so that it matches none of its objects.
     fn other_oti(&mut self, len: u64) -> Oti {
         let (size, block) = (self.pick(&SIZES), self.pick(&[1, 2, 8, 64, 1_024]));
         Oti::new(len.max(1), size, block).expect("an OTI that can be")
@@ -67,14 +67,14 @@ impl Peer {
         let most = self.pick(&[100, 1_000, 5_000, 100_000, 1 << 30]);
         let len = 1 + self.rng.below(most);
         let largest = Oti::new(MAX_TRANSFER_LENGTH, 9_152, 1_024).expect("an OTI that can be");
-        // A symbol of this one does not fit into the line's frames, and is possible all the same.
+        // Symbols of this OTI do not fit into the line's frames, but the format allows them.
         if self.rng.chance(30) { largest } else { self.other_oti(len) }
     }
 
     /// Some random symbols of an object.
     fn symbols(&mut self, bundle: BundleId, kind: ObjectKind, oti: Oti) -> Datagrams {
         let session = self.any_session();
-        // A simulated file takes its whole length, holes too.
+        // A simulated file takes memory for its whole length, including holes.
         let most =
             (1 + 100_000 / (u32::from(oti.symbol_size()) * u32::from(oti.max_block_symbols()))).min(oti.blocks());
         let sbn = u32::try_from(self.rng.below(most.into())).expect("a block");
@@ -94,7 +94,7 @@ impl Peer {
 
     fn otis(&mut self, victim: &Victim) -> Datagrams {
         let (kind, other) = (self.pick(&KINDS), self.any_oti());
-        // Of the same symbols and blocks, and another length.
+        // The same symbol and block sizes, but another length.
         let real = victim.objects.iter().find(|(of, _)| *of == kind).map(|(_, oti)| *oti);
         let near = real.filter(|_| self.rng.chance(400)).and_then(|oti| {
             let len = oti.transfer_length() + 1 + self.rng.below(2_000);
@@ -125,12 +125,12 @@ impl Peer {
             2 => signed::seal(domain, &junk, &self.key),
             3 => in_the_name_of(signed::seal(domain, &junk, &self.key)),
             4 => {
-                // In its own channel, of its own tag, it would be rightly signed.
+                // With its own tag in its own channel, it would be correctly signed.
                 let is_own = bundle.tag() == self.key.public().id().tag();
                 let channel = if is_own { "default" } else { self.pick(&["default", OTHER]) };
                 self.announce_of(bundle, channel, 1)
             }
-            // One of its own, under the id of another.
+            // One of its own announces, under the id of another bundle.
             _ => {
                 let own = BundleId::new(self.rng.next_u64(), self.key.public().id());
                 self.announce_of(own, OTHER, 1)
@@ -139,7 +139,7 @@ impl Peer {
         self.signed_object(bundle, kind, &bytes)
     }
 
-    /// A signed object, whole, under an OTI that is not the sender's.
+    /// A complete signed object under an OTI that is not the sender's.
     fn signed_object(&mut self, bundle: BundleId, kind: ObjectKind, bytes: &[u8]) -> Datagrams {
         let oti = self.other_oti(bytes.len() as u64);
         self.object(bundle, kind, oti, bytes)
@@ -160,7 +160,7 @@ impl Peer {
         self.signed_object(victim.bundle, ObjectKind::Hashes, &bytes)
     }
 
-    /// An announce of its own, perhaps with wrong data and hashes: nothing of it can be published.
+    /// An announce that the peer signed, perhaps with wrong data and hashes. Nothing of it can be published.
     fn announce(&mut self) -> Datagrams {
         let bundle = BundleId::new(self.rng.next_u64(), self.key.public().id());
         self.own.push(bundle);
@@ -191,7 +191,7 @@ impl Peer {
         datagrams
     }
 
-    /// An announce that its own key signed.
+    /// An announce that the peer's key signed.
     fn announce_of(&mut self, bundle: BundleId, channel: &str, sequence: u64) -> Vec<u8> {
         let mut entries = Entries::new();
         entries.push(Entry {
@@ -228,7 +228,7 @@ impl Peer {
         vec![self.seal(session, Content::Beacon, &payload)]
     }
 
-    /// What is signed in a beacon of the sender's.
+    /// The signed payload of one of the sender's beacons.
     fn recorded(&mut self) -> Vec<u8> {
         let at = self.rng.below(self.beacons.len().max(1) as u64);
         let Some(datagram) = self.beacons.get(usize::try_from(at).expect("few")) else { return Vec::new() };
@@ -237,7 +237,7 @@ impl Peer {
         opened.expect("the sender seals under this key")
     }
 
-    /// A beacon that its own key signed: of any channel, about bundles of its own or of the sender's.
+    /// A beacon that the peer's key signed, for any channel, about its own or the sender's bundles.
     fn beacon_of(&mut self, session: SessionId) -> Vec<u8> {
         let name = ChannelName::new(self.pick(&["default", "urgent", OTHER])).expect("a name");
         let victim = self.victim().filter(|_| self.rng.chance(300));
@@ -250,7 +250,7 @@ impl Peer {
         let recent = Recent { sequence, bundle, bytes: 5_000, state, name: b"forged".to_vec() };
         let newest = far.unwrap_or(sequence + self.rng.below(4));
         let channel = ChannelState { name, priority: 9, newest, recent: vec![recent] };
-        // Mostly such as count: of one state, and newer than the one before.
+        // Most of them are acceptable: from one epoch, and newer than the one before.
         self.told += 1;
         let number = if self.rng.chance(30) { MAX_SEQUENCE } else { 1 };
         let session_number = if self.rng.chance(100) { self.rng.below(MAX_SEQUENCE) } else { self.told };
@@ -269,7 +269,7 @@ impl Peer {
     }
 }
 
-/// The same, as if the sender's key had signed it.
+/// Replaces the signer's key id by the sender's, so that the signature is wrong.
 fn in_the_name_of(mut signed: Vec<u8>) -> Vec<u8> {
     let sender: &SigningKey = &signing_key();
     signed[4..12].copy_from_slice(&sender.public().id().0);

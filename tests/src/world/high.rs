@@ -1,5 +1,5 @@
-//! The receiver's process: opener, [`Intake`] and the real delivery, and threads around these that do what those of
-//! `receiver/src/pipeline.rs` do: any of them may go on next, by one step of poll, do and report.
+//! The receiver's process: the opener, [`Intake`] and the real delivery, and simulated threads around them. The threads behave
+//! like those in `receiver/src/pipeline.rs`. Any of them may run next, for one step: poll, do, or report.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -37,19 +37,19 @@ pub(super) const INBOX: &str = "/inbox";
 pub(super) const QUARANTINE: &str = "/quarantine";
 pub(super) const STATE: &str = "/state";
 pub(super) const SILENCE_MS: u64 = 10_000;
-/// What may be taken by what nobody signed for.
+/// Limits for bundles that nobody signed for.
 pub(super) const UNSIGNED_BYTES: u64 = 64 << 10;
 pub(super) const UNSIGNED_FILES: u64 = 16;
 pub(super) const UNSIGNED_BUNDLES: u64 = 4;
-/// Threads that store.
+/// How many threads store blocks.
 const WORKERS: usize = 2;
 /// The thread that moves bundles to the inbox.
 const PUBLISHER: usize = WORKERS + 1;
-/// What an object takes beside its blocks.
+/// The bytes that an object takes besides its blocks.
 const OBJECT: u64 = 768;
-/// Objects at once of bundles whose id names no trusted key.
+/// How many objects may exist at once of bundles whose id names no trusted key.
 const UNKNOWN: usize = 32;
-/// Most lines of a ticket: few, so that some do not hold all that is lacking.
+/// The most lines per ticket. There are few, so that some tickets do not hold everything that is missing.
 const TICKET_LINES: usize = 3;
 
 /// A run of the receiver's process.
@@ -58,31 +58,31 @@ pub(super) struct High {
     plans: Arc<Plans>,
     opener: Opener,
     intake: Intake,
-    /// The first store; the last checks signatures.
+    /// All but the last store blocks. The last one checks signatures.
     threads: [Thread; WORKERS + 1],
-    /// What each of them, and the publisher, waits for on the disk takes until then.
+    /// Until when the disk keeps each of these threads, and the publisher, waiting.
     busy_until: [Time; WORKERS + 2],
-    /// The lane's thread waits for those that store.
+    /// Whether the lane's thread waits for the threads that store.
     resting: bool,
     now: Time,
-    /// What a thread found that must not be.
+    /// An invariant that a thread found violated.
     fault: Option<String>,
     limits: Limits,
     rng: Rng,
 }
 
-/// What a thread is at.
+/// What a thread is doing.
 enum Thread {
-    /// About to ask what to do next.
+    /// It is about to ask what to do next.
     Awake,
-    /// Until then, or until it is woken.
+    /// It sleeps until that time, or until it is woken.
     Asleep(Option<Time>),
     Storing(ReceivedBlock),
     Parking(ReceivedBlock),
     Checking(Check),
-    /// About to say who was signed for, and then this.
+    /// It is about to report the bundles that were signed for, and then this.
     Vouching(Vec<BundleId>, Option<Report>),
-    /// About to report; whether it then asks who was signed for.
+    /// It is about to report. If true, it then asks which bundles were signed for.
     Reporting(Report, bool),
     Over,
 }
@@ -123,29 +123,29 @@ impl High {
             durability: if options.fsync_each { Durability::Fsync } else { Durability::Syncfs },
             channels,
             silence_ms: SILENCE_MS,
-            // Little for what nobody signed for, so that some of it finds no room.
+            // There is little room for unsigned bundles, so that some do not fit.
             space: space::Limits {
                 unsigned_bytes: UNSIGNED_BYTES,
                 unsigned_files: UNSIGNED_FILES,
                 unsigned_bundles: UNSIGNED_BUNDLES,
                 ..space::Limits::new(0, u64::MAX)
             },
-            // What the simulator drops has few files.
+            // The simulated drops have few files.
             crowd: if options.fsync_each { checkvalve_receiver::store::CROWD } else { 2 },
         };
         let mut id = [0; 16];
         id[..8].copy_from_slice(&boot.to_le_bytes());
         let delivery = Delivery::open(Arc::new(disk.clone()), settings, trust(options), id, now_ms)?;
         let memory = if options.little_memory { 24 << 10 } else { 4 << 20 };
-        // What nobody signed for finds little room, so that some of it has to make room for the rest; but a block of it, in pages, and
-        // its repair symbols fit.
+        // There is little memory for unsigned bundles, so that some have to make room for others. But one block in pages fits,
+        // with its repair symbols.
         let limits = Limits {
             unsigned_memory: memory / 2,
             objects: 256,
             unsigned_objects: 8,
             announces: 4,
             open_blocks: 256,
-            // Few, so that some are turned away.
+            // Few, so that some are rejected.
             checks: 8,
             beacons: 8,
             ..Limits::new(memory)
@@ -168,7 +168,7 @@ impl High {
         })
     }
 
-    /// A datagram arrives.
+    /// Handles a datagram.
     pub(super) fn receive(&mut self, now: Time, wall_ms: u64, pace: Pace, datagram: &mut [u8]) {
         self.now = now;
         if self.intake.is_pressed() && self.rng.chance(500) {
@@ -183,7 +183,7 @@ impl High {
         if self.rng.chance(700) {
             self.intake.handle_datagram(now, &mut self.opener, datagram, &mut want);
         } else {
-            // As where there are several lanes.
+            // As with several lanes.
             let mut drops = Drops::default();
             match self.opener.open(datagram) {
                 Ok((header, payload)) => self.intake.handle_opened(now, &header, payload, &mut want),
@@ -194,7 +194,7 @@ impl High {
         self.wake();
     }
 
-    /// The threads go on, by some steps, or by all that can be made now. The disk takes its time as `pace` says.
+    /// Runs the threads for some steps, or for all steps that are possible now. `pace` says how long the disk takes.
     pub(super) fn work(&mut self, wall_ms: u64, pace: Pace, all: bool) {
         while all || self.rng.chance(600) {
             let first = usize::try_from(self.rng.below(PUBLISHER as u64 + 1)).expect("small");
@@ -221,24 +221,24 @@ impl High {
         }
     }
 
-    /// When a thread wakes by itself.
+    /// When the next thread wakes by itself.
     pub(super) fn wakes_at(&self) -> Option<Time> {
         let until = |thread: &Thread| if let Thread::Asleep(until) = thread { *until } else { None };
         let busy = self.busy_until.iter().copied().filter(|at| *at > self.now);
         self.threads.iter().filter_map(until).chain(busy).min()
     }
 
-    /// The disk is fast again.
+    /// Makes the disk fast again.
     pub(super) fn hurry(&mut self) {
         self.busy_until.fill(Time::ZERO);
     }
 
-    /// What must not be, if it was.
+    /// The violated invariant, if there was one.
     pub(super) fn fault(&mut self) -> Option<String> {
         self.fault.take()
     }
 
-    /// Progress and time.
+    /// Handles timers and reports progress.
     pub(super) fn tend(&mut self, now: Time, wall_ms: u64) {
         self.now = now;
         self.intake.handle_timeout(now);
@@ -260,18 +260,18 @@ impl High {
         }
     }
 
-    /// What the command `ticket` prints; none named: `ticket --all`.
+    /// What the command `ticket` prints. Without any name: `ticket --all`.
     pub(super) fn tickets(&mut self, which: &[String]) -> Result<Vec<TicketView>, TicketError> {
         let tally = self.intake.poll_tally();
         let loss = Loss::of(tally.sent - tally.received, tally.sent);
         self.delivery.tickets(which, loss, TICKET_LINES, &|bundle| self.intake.lacking(bundle))
     }
 
-    /// Told to stop: what is ready is stored, what is not is kept. Beacons that wait to be checked are not.
+    /// Stops the process: complete blocks are stored, and the symbols of others are kept. Waiting beacons are not checked.
     pub(super) fn stop(&mut self, wall_ms: u64) {
         self.intake.stop();
         self.hurry();
-        // The one that checks ends first, perhaps, and what others make complete after that is checked in the end.
+        // The checker may end before the others have made more objects complete. The second round checks those.
         for _ in 0..2 {
             for thread in &mut self.threads {
                 if matches!(thread, Thread::Asleep(_) | Thread::Over) {
@@ -285,12 +285,12 @@ impl High {
         }
     }
 
-    /// Nothing takes more than it may, but for the unused rest of one buffer. What objects take by themselves is counted, but no room is
-    /// made for it before the next block.
+    /// Checks that nothing takes more than it may, apart from the unused rest of one buffer. The bytes that objects take besides
+    /// their blocks are counted, but room for them is made only when the next block comes.
     pub(super) fn is_bounded(&self) -> Held {
         let (usage, limits) = (self.intake.usage(), &self.limits);
         let slack = 4_096 + usage.objects as u64 * OBJECT;
-        // A buffer may be twice as long as it has to be, and one block may take half of what is there for them.
+        // A buffer may be twice as long as needed, and one block may take half of the room for unsigned blocks.
         let unsigned_slack = slack + limits.unsigned_memory / 2;
         let signed = usage.objects - usage.unsigned_objects;
         for (what, is, most) in [
@@ -311,12 +311,12 @@ impl High {
         Ok(())
     }
 
-    /// What is in use of what it may use.
+    /// How much of its limits is in use.
     pub(super) fn usage(&self) -> Usage {
         self.intake.usage()
     }
 
-    /// One step of a thread. False: it sleeps, or waits for a slow disk.
+    /// Runs one step of a thread. False: it sleeps, or waits for a slow disk.
     fn step(&mut self, thread: usize, wall_ms: u64, pace: Pace) -> bool {
         let is_checker = thread == WORKERS;
         let waits = matches!(self.threads[thread], Thread::Storing(_) | Thread::Parking(_) | Thread::Checking(_));
@@ -399,7 +399,7 @@ impl High {
         true
     }
 
-    /// Whether a thread now has to wait for the disk before anything is done; what is done now may take long to come back, too.
+    /// Decides whether the disk delays a thread. True: the thread waits before the operation. Otherwise it may wait after it.
     fn takes_long(&mut self, thread: usize, pace: Pace) -> bool {
         let Some(delay) = pace.delay(&mut self.rng) else { return false };
         self.busy_until[thread] = self.now + Duration::from_nanos(delay);
@@ -419,7 +419,7 @@ impl High {
         Thread::Vouching(vouched, Some(Report::Block(block, outcome(&stored))))
     }
 
-    /// The lock is given up: whoever has something to do is woken, if it sleeps.
+    /// Runs when a thread releases the lock: wakes sleeping threads that have something to do.
     fn wake(&mut self) {
         let delivery = &self.delivery;
         let wakes = self.intake.poll_wakes(self.now, &mut |symbol| ask(delivery, symbol));
@@ -433,7 +433,7 @@ impl High {
     }
 }
 
-/// Only the sender may sign for the channels of the run; the peer for any other, if it is trusted at all.
+/// Only the sender may sign for the channels of the run. The peer, if it is trusted at all, may sign for any other channel.
 fn trust(options: &Options) -> Trust {
     let mut keys = TrustStore::new();
     let low = signing_key().public();

@@ -1,4 +1,4 @@
-//! The install hook's part: how long it runs, and how it ends.
+//! The simulated install hook: how long it runs, and how it ends.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use checkvalve_receiver::hook::Outcome;
 use super::script::Options;
 use crate::rng::Rng;
 
-/// A hook that runs.
+/// A running hook.
 pub(super) struct Running {
     pub(super) run: HookRun,
     pub(super) ends_ns: u64,
@@ -16,7 +16,7 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// How this attempt goes: from the seed, the bundle and the attempt alone.
+    /// Starts an attempt. Its length and outcome depend only on the seed, the bundle and the attempt.
     pub(super) fn start(run: HookRun, now_ns: u64, seed: u64, options: &Options) -> Self {
         let mut rng =
             Rng::new(seed ^ (run.sequence << 8) ^ u64::from(run.attempt) ^ (run.channel.as_str().len() as u64) << 40);

@@ -1,4 +1,4 @@
-//! The sender's process: the real engine, [`Feed`], and threads around these.
+//! The sender's process: the real engine, [`Feed`], and simulated threads around them.
 
 mod threads;
 
@@ -38,28 +38,28 @@ pub(super) struct Low {
     plans: Arc<Plans>,
     feed: Feed<Job>,
     reader: Reader,
-    /// None: the thread that reads does their work.
+    /// If there are none, the reading thread does their work.
     encoders: Vec<Encoder>,
     lanes: Vec<Lane>,
     works: Vec<Work>,
-    /// What the disk takes until then.
+    /// Work that a slow disk delays until that time.
     late_works: Vec<(u64, Work)>,
-    /// The thread that reads waits for the disk until then.
+    /// Until when the reading thread waits for the disk.
     reads_until: u64,
     wake_ms: u64,
     rng: Rng,
-    /// What a thread found that must not be.
+    /// An invariant that a thread found violated.
     fault: Option<String>,
 }
 
-/// What a step of the process brought forth.
+/// The output of a step of the process.
 #[derive(Default)]
 pub(super) struct Told {
-    /// And over which lane.
+    /// Datagrams, each with its lane.
     pub(super) datagrams: Vec<(usize, Vec<u8>)>,
-    /// Jobs that the engine gave, before they are touched: (bundle, channel, sequence, name, announce, ESIs).
+    /// Jobs that the engine started.
     pub(super) jobs: Vec<Started>,
-    /// Bundles whose transmission ended, and whether it was whole.
+    /// Bundles whose transmission ended, and whether it was complete.
     pub(super) ended: Vec<(BundleId, bool)>,
 }
 
@@ -89,7 +89,7 @@ fn parameters(options: &Options) -> Parameters {
     derived.with_block(derived.symbol_size(), BLOCK)
 }
 
-/// Source blocks of so many bytes of data.
+/// How many source blocks `bytes` of data have.
 pub(super) fn blocks(bytes: u64) -> u32 {
     let size = parameters(&Options::default()).symbol_size();
     Oti::new(bytes, size, BLOCK).map_or(0, |oti| oti.blocks())
@@ -132,7 +132,7 @@ impl Low {
         let setup = FeedSetup {
             parameters,
             lanes: options.lanes,
-            // As few as may be, so that those who read have to wait.
+            // As little as possible, so that the reading thread has to wait.
             ahead: 0,
             bucket: Duration::from_millis(1),
             epoch: engine.epoch(),
@@ -158,8 +158,8 @@ impl Low {
         })
     }
 
-    /// Does all that can be done now. Gives when it wants to be called again, in nanoseconds of the world's clock; `now_ns`
-    /// is that clock, `now` the process's own. The disk takes its time as `pace` says, and no lane takes anything before its `stuck`.
+    /// Does everything that can be done now. Returns when to call it again, in nanoseconds of the world's clock. `now_ns` is that
+    /// clock; `now` is the process's own. `pace` says how long the disk takes. No lane takes anything before its time in `stuck`.
     pub(super) fn step(&mut self, now_ns: u64, now: Now, pace: Pace, stuck: &[u64; LANES], told: &mut Told) -> u64 {
         loop {
             let actions = self.engine.step(now);
@@ -197,12 +197,12 @@ impl Low {
         }
     }
 
-    /// Whether there is nothing to do but to wait for another drop.
+    /// Whether the process only waits for another drop.
     pub(super) fn is_idle(&self) -> bool {
         self.works.is_empty() && self.late_works.is_empty() && self.feed.is_empty()
     }
 
-    /// The workers' threads: in any order.
+    /// Runs the work of the worker threads in random order.
     fn work(&mut self, now_ns: u64, now: Now, pace: Pace) -> bool {
         if pace.still {
             return false;
@@ -223,13 +223,13 @@ impl Low {
         any
     }
 
-    /// The disk is fast again.
+    /// Makes the disk fast again.
     pub(super) fn hurry(&mut self) {
         self.works.extend(self.late_works.drain(..).map(|(_, work)| work));
         self.reads_until = 0;
     }
 
-    /// What must not be, if it was.
+    /// The violated invariant, if there was one.
     pub(super) fn fault(&mut self) -> Option<String> {
         self.fault.take()
     }

@@ -1,4 +1,4 @@
-//! One of the two machines: its disk, its clocks, and the process that runs on it.
+//! One of the two machines: its disk, its clocks and its process.
 
 use std::path::Path;
 
@@ -12,27 +12,27 @@ use crate::simdisk::SimDisk;
 
 const WALL_MS: i64 = 1_700_000_000_000;
 
-/// One machine, and what runs on it.
+/// One machine and its process.
 pub(super) struct Machine<P> {
     pub(super) disk: SimDisk,
     pub(super) process: Option<P>,
     /// When the process starts again.
     pub(super) up_at: u64,
-    /// How often it started.
+    /// How often the process has started.
     pub(super) epoch: u64,
     pub(super) started: u64,
     pub(super) wall_offset_ms: i64,
     pub(super) boot: u64,
-    /// How the process will die, and how long it will be away.
+    /// How the process will die, and for how many milliseconds it will be down.
     pub(super) armed: Option<(Cut, u64)>,
-    /// The disk misbehaves until then.
+    /// Until when the disk misbehaves.
     pub(super) faulty_until: Option<u64>,
-    /// It misbehaved since the process started.
+    /// Whether the disk has misbehaved since the process started.
     pub(super) faulty: bool,
-    /// When it did last.
+    /// When the disk last stops or stopped misbehaving.
     pub(super) failed_until: u64,
     pub(super) slow_until: u64,
-    /// Of 1,000 operations of the disk so many take long, until then.
+    /// How many of 1,000 disk operations take long, and until when.
     pub(super) late: (u32, u64),
     pub(super) next: u64,
 }
@@ -59,7 +59,7 @@ impl<P> Machine<P> {
 
     pub(super) fn wall_ms(&self, now: u64) -> u64 {
         let ms = WALL_MS + i64::try_from(now / MS).expect("a run of years") + self.wall_offset_ms;
-        // No clock of Linux goes back further than to 1970.
+        // Linux clocks do not go back before 1970.
         u64::try_from(ms).unwrap_or(0)
     }
 
@@ -78,7 +78,7 @@ impl<P> Machine<P> {
         self.disk.set_time(FileTime { secs: i64::try_from(ms / 1000).expect("seconds"), nanos });
     }
 
-    /// The disk is as it should be again.
+    /// Ends all faults of the disk, and disarms a pending death.
     pub(super) fn mend(&mut self, roots: &[&str]) {
         self.disk.heal();
         for root in roots {
@@ -125,7 +125,7 @@ pub(super) fn arm<P>(machine: &mut Machine<P>, cut: Cut, ops: u64, down_ms: u64)
 }
 
 pub(super) fn bury<P>(machine: &mut Machine<P>, cut: Cut, seed: u64, up_at: u64) {
-    // What the process still does while it goes must not reach the disk.
+    // Whatever the process does while it is dropped must not reach the disk.
     machine.disk.fail_from(0, 5);
     machine.process = None;
     match cut {

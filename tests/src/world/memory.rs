@@ -1,14 +1,14 @@
-//! Memory of blocks under way that outlives the receiver's process, as `receiver/src/lasting.rs` has it on a tmpfs: after a kill it
-//! is as it was at that instant, after a power cut it is gone.
+//! Memory for unfinished blocks that outlives the receiver's process, like that of `receiver/src/lasting.rs` on a tmpfs. A kill
+//! leaves it as it was at that instant; a power cut erases it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use checkvalve_protocol::receive::{BlockMemory, Extent, ReceivedBlock, recover};
 
-/// Every so many extents there is no room, and a block is on the heap.
+/// Every so many requests there is no room, so the block goes on the heap.
 const NO_ROOM: u64 = 5;
 
-/// The memory, held by the machine and by the process that runs on it.
+/// The memory, shared by the machine and its process.
 #[derive(Clone, Default)]
 pub(super) struct Memory(Arc<Mutex<State>>);
 
@@ -23,22 +23,22 @@ struct State {
 struct Taken(Memory, Vec<u8>);
 
 impl Memory {
-    /// From now on what the process drops is what it leaves behind.
+    /// Keeps every extent that the process drops from now on: it is left behind.
     pub(super) fn kill(&self) {
         self.lock().killed = true;
     }
 
-    /// Extents that are neither given back nor left behind.
+    /// How many extents are neither given back nor left behind.
     pub(super) fn in_use(&self) -> usize {
         self.lock().in_use
     }
 
-    /// The power goes, or the process has ended by itself.
+    /// Erases the memory after a power cut, or after the process has ended by itself.
     pub(super) fn clear(&self) {
         self.lock().left.clear();
     }
 
-    /// Gives each block that a killed process left behind, then forgets them, unless it dies in the middle.
+    /// Passes each block that a killed process left behind to `each`, then forgets them. If `each` unwinds, they stay.
     pub(super) fn left_behind(&self, each: &mut dyn FnMut(ReceivedBlock)) {
         self.lock().killed = false;
         let left = self.lock().left.clone();
@@ -56,7 +56,7 @@ impl BlockMemory for Memory {
         let mut state = self.lock();
         state.taken += 1;
         let room = !state.taken.is_multiple_of(NO_ROOM);
-        // Not zeros: what was there before must not matter.
+        // Not zeros, because the old content must not matter.
         state.in_use += usize::from(room);
         room.then(|| Box::new(Taken(self.clone(), vec![0xa5; len])) as _)
     }
@@ -75,7 +75,7 @@ impl Drop for Taken {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.in_use -= 1;
-        // Unwinding is how a simulated process dies in the middle of an operation.
+        // A simulated process that dies in the middle of an operation unwinds.
         if state.killed || std::thread::panicking() {
             state.left.push(std::mem::take(&mut self.1));
         }

@@ -1,5 +1,5 @@
-//! Somebody who holds the link key, hears the sender, and sends beside it. What it signs is signed by a key of its own, which the
-//! receiver trusts for other channels than the sender's, or not at all.
+//! A peer who holds the link key, hears the sender, and sends beside it. It signs with a key of its own, which the receiver
+//! trusts for channels other than the sender's, or not at all.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, LazyLock};
@@ -18,38 +18,38 @@ use super::play::{MS, World};
 use super::script::{Forgery, Script, What};
 use crate::rng::Rng;
 
-/// Beacons of the sender that are remembered.
+/// How many beacons of the sender the peer remembers.
 const BEACONS: usize = 8;
-/// Datagrams of the sender that are remembered.
+/// How many datagrams of the sender the peer remembers.
 const HEARD: usize = 50_000;
-/// How long the receiver remembers at most what nobody signed for, and some seconds more.
+/// The longest time that the receiver may remember unsigned bundles, with some seconds of slack.
 const FORGOTTEN_MS: u64 = 36_000;
 
-/// What it knows, and what it is about to do.
+/// What the peer knows, and what it is about to do.
 pub(super) struct Peer {
     pub(super) rng: Rng,
     pub(super) key: Arc<SigningKey>,
-    /// Whether there is one at all.
+    /// Whether the script has a peer at all.
     pub(super) there: bool,
     session: SessionId,
     counter: u64,
-    /// Beacons that it signed.
+    /// How many beacons it signed.
     pub(super) told: u64,
     /// The sender's session.
     pub(super) theirs: SessionId,
     pub(super) victims: Vec<Victim>,
     /// Whole datagrams with the sender's beacons, the newest last.
     pub(super) beacons: VecDeque<Vec<u8>>,
-    /// Whatever the sender sent.
+    /// Everything that the sender sent, up to [`HEARD`] datagrams.
     pub(super) heard: Vec<Vec<u8>>,
     under_way: Vec<UnderWay>,
-    /// Bundles that it made up and that no trusted key signed for.
+    /// Invented bundles that no trusted key signed for.
     pub(super) made_up: BTreeSet<BundleId>,
-    /// Bundles that it signed for.
+    /// Bundles that the peer signed for.
     pub(super) own: Vec<BundleId>,
 }
 
-/// A bundle of the sender's, as far as the line tells.
+/// A bundle of the sender, as far as it can be seen on the line.
 #[derive(Clone)]
 pub(super) struct Victim {
     pub(super) bundle: BundleId,
@@ -90,7 +90,7 @@ impl Peer {
         }
     }
 
-    /// The sender's announce says this.
+    /// Notes a bundle that the sender announces.
     pub(super) fn hear(&mut self, job: &Started) {
         if self.there && self.victims.iter().all(|victim| victim.bundle != job.bundle) {
             let Started { bundle, sequence, announce, .. } = *job;
@@ -98,7 +98,7 @@ impl Peer {
         }
     }
 
-    /// The sender sends this.
+    /// Records a datagram that the sender sends.
     pub(super) fn overhear(&mut self, datagram: &[u8]) {
         let Some(Ok(header)) = self.there.then(|| Header::parse(datagram)) else { return };
         self.theirs = header.session;
@@ -122,12 +122,12 @@ impl Peer {
         }
     }
 
-    /// Begins with something: so many `times`, once in `every` nanoseconds.
+    /// Begins an attack: `times` salvos, one every `every` nanoseconds.
     pub(super) fn forge(&mut self, what: Forgery, now: u64, times: u64, every: u64) {
         self.under_way.push(UnderWay { what, left: times, every, next: now });
     }
 
-    /// Ends whatever it does.
+    /// Ends all attacks.
     pub(super) fn stop(&mut self) {
         self.under_way.clear();
     }
@@ -159,14 +159,14 @@ impl Peer {
         self.victims.get(usize::try_from(at).expect("few")).cloned()
     }
 
-    /// A bundle that there is none of.
+    /// Invents a bundle.
     pub(super) fn make_up(&mut self, signer: checkvalve_protocol::id::KeyId) -> BundleId {
         let bundle = BundleId::new(self.rng.next_u64(), signer);
         self.made_up.insert(bundle);
         bundle
     }
 
-    /// Mostly its own session; or a new one, or the sender's.
+    /// Mostly its own session, else a new one or the sender's.
     pub(super) fn any_session(&mut self) -> SessionId {
         match self.rng.below(6) {
             0 => SessionId(self.rng.next_u64()),
@@ -210,7 +210,7 @@ impl Peer {
 }
 
 impl World<'_> {
-    /// Nothing that was forged is in any list but that of the key that signed it, and none of it is published.
+    /// Checks that forged bundles are listed only for the key that signed them, and that none is published.
     pub(super) fn nothing_forged(&self, status: &Status) -> Held {
         for row in &status.bundles {
             let what = format!("{}/{} ({}) is {:?}", row.channel, row.sequence, row.id, row.state);
@@ -230,7 +230,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// With the line silent, the receiver has no block in memory, and forgets whatever nobody signed for.
+    /// Checks that the receiver, once the line is silent, has no block in memory and forgets all unsigned bundles.
     pub(super) fn nothing_is_left(&mut self) -> Held {
         self.silence();
         self.advance(self.now + FORGOTTEN_MS * MS)?;

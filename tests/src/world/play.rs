@@ -1,4 +1,4 @@
-//! The world's clock, and all that goes on by it.
+//! The world's clock, and everything that it drives.
 
 mod drops;
 mod hooks;
@@ -26,24 +26,24 @@ use crate::simdisk::{Op, SimDisk};
 
 pub(super) const MS: u64 = 1_000_000;
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Bundles that were dropped.
+    /// How many bundles were dropped.
     pub dropped: u64,
-    /// Bundles that were published.
+    /// How many bundles were published.
     pub published: u64,
-    /// Processes that died.
+    /// How many processes died.
     pub crashes: u64,
-    /// Tickets that were carried.
+    /// How many tickets were carried.
     pub tickets: u64,
-    /// Simulated milliseconds.
+    /// How long the run lasted, in simulated milliseconds.
     pub lasted_ms: u64,
-    /// Stands for all that happened: the same script gives the same.
+    /// A hash of everything that happened. The same script always gives the same hash.
     pub trace: u64,
 }
 
-/// What did not hold.
+/// A violated invariant.
 #[derive(Debug, Clone)]
 pub struct Failure {
     /// What.
@@ -52,7 +52,7 @@ pub struct Failure {
     pub at_ms: u64,
 }
 
-/// Plays a script. `tell` hears of each thing that happens. Errors: the first thing that must hold and does not.
+/// Plays a script, and reports everything that happens to `tell`. Errors: the first violated invariant.
 pub fn run(script: &Script, tell: &mut dyn FnMut(&str)) -> Result<Stats, Failure> {
     let mut world = World::new(script.clone(), tell);
     let played = catch_unwind(AssertUnwindSafe(|| world.play()));
@@ -72,18 +72,18 @@ pub(super) fn channels() -> [ChannelName; 2] {
     ["default", "urgent"].map(|name| ChannelName::new(name).expect("a name"))
 }
 
-/// All there is.
+/// Both machines, the line between them, and everything around them.
 pub(super) struct World<'a> {
     pub(super) script: Script,
     pub(super) now: u64,
     pub(super) low: Machine<Low>,
     pub(super) high: Machine<High>,
-    /// Of the receiver's blocks under way.
+    /// The memory of the receiver's unfinished blocks.
     pub(super) memory: Memory,
     wire: Wire,
-    /// Nothing can be handed to a lane until then.
+    /// Until when nothing can be handed to each lane.
     stuck_until: [u64; LANES],
-    /// When everything is looked at next.
+    /// When the receiver is checked next.
     pub(super) looks_at: u64,
     pub(super) peer: Peer,
     pub(super) book: Book,
@@ -152,7 +152,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Goes on until then.
+    /// Runs the world until `until`.
     pub(super) fn advance(&mut self, until: u64) -> Held {
         loop {
             let next = self.next_ns().clamp(self.now, until);
@@ -304,12 +304,12 @@ impl<'a> World<'a> {
         self.book.inbox(&self.high.disk, status.as_ref())
     }
 
-    /// Looks from outside, which must not count as an operation of the receiver's disk.
+    /// Looks from outside, without counting the operations on the receiver's disk.
     fn quietly<T>(&self, look: impl FnOnce() -> T) -> T {
         self.high.disk.outside(look)
     }
 
-    /// The line loses nothing any more.
+    /// Makes the line perfect.
     pub(super) fn mend_wire(&mut self) {
         self.wire.perfect = true;
     }

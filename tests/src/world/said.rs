@@ -1,4 +1,4 @@
-//! What the sender ever said of itself, and that the receiver shows nothing else as a fact.
+//! Everything that the sender has ever said, and the check that the receiver reports nothing else as a fact.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,21 +13,21 @@ use checkvalve_receiver::delivery::status::{BundleStatus, SenderStatus, Status};
 use super::book::Held;
 use super::low::{LINK_KEY, Started, blocks, signing_key};
 
-/// Everything that its jobs and beacons named.
+/// Everything that the sender's jobs and beacons named.
 pub(super) struct Said {
     opener: Opener,
     trust: TrustStore,
     bundles: BTreeMap<BundleId, Words>,
     newest: BTreeMap<String, u64>,
-    /// Session, its number, its epoch, and datagrams in it.
+    /// Of each beacon: session, session number, epoch number, datagrams.
     beacons: BTreeSet<(u64, u64, u64, u64)>,
 }
 
-/// What was said of a bundle.
+/// What the sender said about a bundle.
 struct Words {
     channel: String,
     sequence: u64,
-    /// Escaped; empty where there was no room.
+    /// Its names, escaped; empty if the beacon had no room for it.
     names: BTreeSet<String>,
     bytes: u64,
 }
@@ -47,12 +47,12 @@ impl Default for Said {
 }
 
 impl Said {
-    /// The engine gives this job.
+    /// Records a job that the engine starts.
     pub(super) fn started(&mut self, job: &Started) -> Held {
         self.say(job.bundle, &job.channel, job.sequence, &job.name, job.bytes)
     }
 
-    /// The sender sends this.
+    /// Records what a sent datagram says, if it is a beacon.
     pub(super) fn sent(&mut self, datagram: &[u8]) -> Held {
         if !Header::parse(datagram).is_ok_and(|header| header.content == Content::Beacon) {
             return Ok(());
@@ -83,7 +83,8 @@ impl Said {
         self.newest.get(channel).copied().unwrap_or(0)
     }
 
-    /// Whatever the receiver says of the sender and of its channels, the sender said. `neighbour`: another key speaks for itself.
+    /// Checks that the sender said everything that the receiver reports about it and its channels. With `neighbour`, another
+    /// trusted key may have said things about its own channels.
     pub(super) fn is_all(&self, status: &Status, neighbour: bool) -> Held {
         status.bundles.iter().try_for_each(|row| self.is_row(row))?;
         for channel in &status.channels {

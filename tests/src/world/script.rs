@@ -16,18 +16,18 @@ pub enum Side {
 /// A whole run.
 #[derive(Debug, Clone)]
 pub struct Script {
-    /// Decides whatever the rest leaves open.
+    /// Decides everything that the options and events leave open.
     pub seed: u64,
-    /// What holds all the time.
+    /// What holds during the whole run.
     pub options: Options,
-    /// What happens, in order of time. The number of each in the unshrunk script is its name.
+    /// What happens, in order of time. Each event is identified by its number in the unshrunk script.
     pub events: Vec<Event>,
 }
 
 /// Something that happens.
 #[derive(Debug, Clone)]
 pub struct Event {
-    /// Its number in the script as it was made.
+    /// Its number in the unshrunk script.
     pub number: usize,
     /// Simulated milliseconds since the start.
     pub at_ms: u64,
@@ -38,17 +38,17 @@ pub struct Event {
 /// What happens.
 #[derive(Debug, Clone)]
 pub enum What {
-    /// An operator drops a bundle: a file (`files` 0) or a tree of so many files, of about `size` bytes in all.
+    /// An operator drops a bundle of about `size` bytes: a file if `files` is 0, else a tree with that many entries.
     Drop {
         /// Which channel.
         channel: usize,
         /// About how many bytes.
         size: u64,
-        /// How many files; 0 is a bundle that is one file.
+        /// How many entries of a tree; 0 means that the bundle is a single file.
         files: u64,
-        /// Renamed in, or written in place.
+        /// Whether it is renamed in, or written in place.
         renamed: bool,
-        /// Whether inotify tells.
+        /// Whether inotify reports it.
         told: bool,
     },
     /// A process dies and comes back.
@@ -57,9 +57,9 @@ pub enum What {
         side: Side,
         /// How.
         cut: Cut,
-        /// Disk operations from now; None: between two steps, at once.
+        /// After how many disk operations. None: at once, between two steps.
         after_ops: Option<u64>,
-        /// How long it is away, in milliseconds.
+        /// How long it is down, in milliseconds.
         down_ms: u64,
     },
     /// A disk misbehaves.
@@ -71,9 +71,9 @@ pub enum What {
         /// How long at most, in milliseconds.
         for_ms: u64,
     },
-    /// Nothing arrives for so long.
+    /// Nothing arrives for some time.
     Outage {
-        /// In milliseconds.
+        /// How long, in milliseconds.
         for_ms: u64,
     },
     /// Somebody sets a clock.
@@ -83,126 +83,126 @@ pub enum What {
         /// By how much, in milliseconds.
         by_ms: i64,
     },
-    /// A disk takes its time: nothing that waits for it goes on.
+    /// A disk stalls: nothing that waits for it makes progress.
     Slow {
         /// Which.
         side: Side,
         /// How long, in milliseconds.
         for_ms: u64,
     },
-    /// Some operations of a disk take long, each by itself, while others go on.
+    /// Some operations of a disk take long while others continue.
     Late {
         /// Which.
         side: Side,
-        /// How many, of 1,000.
+        /// How many operations of 1,000.
         often: u32,
         /// How long, in milliseconds.
         for_ms: u64,
     },
     /// A fibre is dark.
     Lane {
-        /// Which of those that there are.
+        /// Which lane.
         lane: usize,
-        /// Nothing can be handed to it, and it is sent later; otherwise it is sent, and vanishes.
+        /// If true, nothing can be handed to the lane, and datagrams are sent later. If false, they are sent and lost.
         stuck: bool,
         /// How long, in milliseconds.
         for_ms: u64,
     },
-    /// A person carries tickets for all that is lacking.
+    /// An operator carries tickets for everything that is missing.
     Tickets,
-    /// A person has something sent again for no reason.
+    /// An operator has something sent again for no reason.
     Resend {
-        /// Which of all that are there.
+        /// Picks one of the transmitted bundles.
         pick: u64,
     },
-    /// Somebody who holds the link key sends beside the sender.
+    /// The peer, who holds the link key, sends beside the sender.
     Forge {
         /// What.
         what: Forgery,
         /// How often.
         times: u64,
-        /// In how long, in milliseconds.
+        /// Over how many milliseconds.
         for_ms: u64,
     },
 }
 
-/// What somebody sends who holds the link key.
+/// What the peer sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forgery {
-    /// Symbols of bundles that there are none of.
+    /// Symbols of invented bundles.
     Junk,
-    /// Whole announces and hashes that are none, of the sender's bundles and of none.
+    /// Complete but invalid announces and hashes, of the sender's bundles and of invented ones.
     Garbage,
-    /// Symbols of the sender's bundles under an OTI that is not theirs.
+    /// Symbols of the sender's bundles under a wrong OTI.
     Otis,
-    /// Beacons that nobody, or another key signed, and the sender's own in another session.
+    /// Beacons that nobody or another key signed, and the sender's own beacons in another session.
     Beacons,
     /// Withdrawals by a key that may not withdraw.
     Withdrawals,
-    /// Announces that its own key signed, of its own channel and of others.
+    /// Announces that the peer's own key signed, for its own channel and for others.
     Announces,
-    /// Wrong symbols of the sender's bundles in the right place: these have to be asked for again.
+    /// Wrong symbols in the right places of the sender's bundles, whose data then has to be asked for again.
     Spoil,
-    /// What the sender sent, again: stretches of a session or all of it, in any order.
+    /// Recorded datagrams of the sender: parts of a session or all of it, in any order.
     Replay,
-    /// What the sender sent, shortened, lengthened, and sealed again as something else.
+    /// Recorded datagrams of the sender, shortened, lengthened, or sealed again as something else.
     Mangle,
-    /// Fields of symbols and beacons at their least and most.
+    /// Symbols and beacons whose fields have their smallest or largest values.
     Extremes,
-    /// One symbol of everything.
+    /// One symbol of each block of everything.
     Scatter,
     /// Many symbols at once, each of another bundle.
     Flood,
-    /// Bundles of its own about which it says one thing and another.
+    /// Bundles of its own about which it contradicts itself.
     Contradict,
 }
 
 /// How a process dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
-    /// It is told to stop.
+    /// SIGTERM.
     Stop,
     /// SIGKILL.
     Kill,
-    /// The power goes.
+    /// The power fails.
     Power,
 }
 
 /// How a disk misbehaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// The operation after so many fails so.
+    /// The operation after this many others fails with this errno.
     Nth(u64, i32),
-    /// The operation of this kind after so many others fails so.
+    /// The operation of this kind after this many others of it fails with this errno.
     Op(Op, u64, i32),
-    /// All of this kind fail so.
+    /// All operations of this kind fail with this errno.
     Every(Op, i32),
-    /// All operations fail so, after so many.
+    /// After this many operations, all further ones fail with this errno.
     From(u64, i32),
-    /// There is no room.
+    /// The disk is full.
     Full,
-    /// It is read-only.
+    /// The disk is read-only.
     ReadOnly,
 }
 
-/// What holds all the time. The default is a perfect line and nothing special.
+/// What holds during a whole run. The default is a perfect line and nothing special.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
-    /// Datagrams lost at random, of 1,000.
+    /// How many of 1,000 datagrams are lost at random.
     pub loss: u32,
-    /// Gilbert–Elliott: of 10,000 datagrams so many begin a burst, and of 1,000 in a burst so many end it.
+    /// Gilbert–Elliott model: how many of 10,000 datagrams begin a burst, and how many of 1,000 in a burst end it.
     pub burst: Option<(u32, u32)>,
-    /// Datagrams that come twice, of 1,000.
+    /// How many of 1,000 datagrams arrive twice.
     pub duplicate: u32,
-    /// Datagrams that are late, of 1,000, by up to [`Options::late_ms`].
+    /// How many of 1,000 datagrams are late, by up to [`Options::late_ms`].
     pub reorder: u32,
-    /// In milliseconds.
+    /// The longest delay of a datagram, in milliseconds.
     pub late_ms: u64,
-    /// Datagrams with a wrong bit, of 1,000.
+    /// How many of 1,000 datagrams have a wrong bit.
     pub corrupt: u32,
-    /// Datagrams that are cut short, of 1,000.
+    /// How many of 1,000 datagrams are cut short.
     pub truncate: u32,
-    /// How often an old datagram comes again, of 1,000.
+    /// How often, of 1,000 datagrams, an old one arrives again.
     pub replay: u32,
     /// Repair symbols in per cent.
     pub repair: u32,
@@ -212,25 +212,25 @@ pub struct Options {
     pub carousel: bool,
     /// Whether the sender's spool is a file system of its own.
     pub spool_mounted: bool,
-    /// Whether the inbox is one.
+    /// Whether the receiver's inbox is a file system of its own.
     pub inbox_mounted: bool,
-    /// Whether bundles have an install hook, and how often it is started again at most (0: for ever).
+    /// How often the install hook is retried at most (0: without limit). None: there is no hook.
     pub hook: Option<u32>,
-    /// Hook runs that do not end well, of 1,000.
+    /// How many of 1,000 hook runs do not succeed.
     pub bad_hooks: u32,
-    /// How long a missing bundle is waited for, in milliseconds.
+    /// How long the hook waits for a missing bundle, in milliseconds.
     pub wait_for_missing_ms: Option<u64>,
     /// Whether the receiver has little memory for blocks.
     pub little_memory: bool,
-    /// Whether the sender holds little of what it has sent.
+    /// Whether the sender retains little of what it has sent.
     pub little_retained: bool,
-    /// Whether every file is synced by itself.
+    /// Whether the receiver syncs each file separately.
     pub fsync_each: bool,
-    /// Whether the receiver trusts the key of who forges, for channels other than the sender's.
+    /// Whether the receiver trusts the peer's key, for channels other than the sender's.
     pub neighbour: bool,
     /// How many lanes there are, 1 or more.
     pub lanes: usize,
-    /// How many threads encode; with none, the one that reads does it.
+    /// How many threads encode. If there are none, the reading thread does it.
     pub encoders: usize,
 }
 

@@ -1,4 +1,4 @@
-//! The end of a run: all is mended, tickets are carried until nothing is lacking, and the sums must come out.
+//! The end of a run: everything is repaired, tickets are carried until nothing is missing, and every drop is accounted for.
 
 use checkvalve_protocol::ticket::Ticket;
 use checkvalve_receiver::delivery::status::Status;
@@ -11,9 +11,9 @@ use super::high::SILENCE_MS;
 use super::play::{MS, World};
 use crate::simdisk::SimDisk;
 
-/// Rounds of waiting and carrying tickets.
+/// How many rounds of waiting and carrying tickets there are at most.
 const ROUNDS: usize = 12;
-/// From this one on the line is perfect.
+/// The round from which on the line is perfect.
 const PERFECT: usize = 3;
 
 impl World<'_> {
@@ -34,7 +34,7 @@ impl World<'_> {
                 self.sums(&view, &status)?;
                 return self.nothing_is_left();
             }
-            // A carousel or a late hook may still be at it.
+            // A carousel or a late hook may still be running.
             let unreported = lacking.iter().find(|what| matches!(what, Lacking::Unreported(_)));
             if let (Some(Lacking::Unreported(what)), false) = (unreported, self.script.options.carousel) {
                 return Err(format!("{what} is neither published nor reported"));
@@ -49,15 +49,15 @@ impl World<'_> {
         Err(format!("after {ROUNDS} rounds of tickets: {:?}", self.lacking(&view, &status)))
     }
 
-    /// Carries the receiver's tickets for what it reports as lacking: all at once, or each as `status` says. With
-    /// `give_up`, the person also gives up what the sender cannot send any more, and drops it again.
+    /// Carries the receiver's tickets for what it reports as missing: all at once, or each ticket that `status` suggests. With
+    /// `give_up`, the operator also gives up what the sender cannot send any more, and drops it again.
     pub(super) fn carry_tickets(&mut self, give_up: bool) -> Held {
         let Some(status) = self.status() else { return Ok(()) };
         let (ours, others): (Vec<_>, Vec<_>) = status.bundles.iter().partition(|row| is_ours(&row.channel));
         let commands = ours.iter().filter_map(|row| row.ticket.clone());
         let named: Vec<String> = commands.map(|c| c.split(' ').next_back().unwrap_or_default().to_owned()).collect();
         let asked = match named.is_empty() {
-            // What the peer announced is none of the sender's.
+            // `ticket --all` would also cover the peer's bundles, which the sender does not know.
             false if self.tickets.is_multiple_of(2) && others.is_empty() => vec![Vec::new()],
             _ => named.into_iter().map(|name| vec![name]).collect(),
         };
@@ -70,7 +70,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// A person asks for something that nobody needs.
+    /// Asks for a resend that nobody needs.
     pub(super) fn resend_any(&mut self, pick: u64) -> Held {
         let Some(view) = self.view() else { return Ok(()) };
         let sent: Vec<_> = view.bundles.iter().filter(|b| b.state == BundleState::Transmitted).collect();
@@ -84,7 +84,7 @@ impl World<'_> {
         self.low_survived(did).map(drop)
     }
 
-    /// Waits until the sender has sent all that it has.
+    /// Waits until the sender has sent everything.
     fn wait_for_sender(&mut self) -> Held {
         for _ in 0..300 {
             self.advance(self.now + 1_000 * MS)?;
@@ -117,7 +117,7 @@ impl World<'_> {
             let what = format!("{}/{} ({:?}: {:?})", row.channel, row.sequence, row.state, row.reason);
             match row.state {
                 State::Incomplete | State::Missing => lacking.push(Lacking::Reported(what)),
-                // Of one that was reported, something came again: the line repeats old datagrams.
+                // The line repeats old datagrams, so something of a reported bundle came again.
                 State::Receiving
                     if row.changed_at.is_some_and(|at| status.now_at.0.saturating_sub(at.0) < SILENCE_MS) =>
                 {
@@ -141,7 +141,7 @@ impl World<'_> {
         lacking
     }
 
-    /// What the receiver prints.
+    /// The tickets that the receiver prints.
     fn tickets_of(&mut self, which: &[String]) -> Result<Vec<String>, String> {
         let Some(process) = &mut self.high.process else { return Ok(Vec::new()) };
         let printed = SimDisk::until_power_cut(|| process.tickets(which));
@@ -170,7 +170,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// The sender cannot send it any more: the receiver need not wait for it, and it is dropped again.
+    /// Gives up a bundle that the sender cannot send any more: rejects it at the receiver, and drops it again.
     fn give_up(&mut self, which: &str) -> Held {
         let Some(record) = self.low.process.as_ref().and_then(|p| p.engine.choose(which).ok().cloned()) else {
             return Ok(());
@@ -189,7 +189,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// Everything that was dropped is where it belongs.
+    /// Checks that everything that was dropped is where it belongs.
     fn sums(&mut self, view: &View, status: &Status) -> Held {
         let disk = self.high.disk.clone();
         self.book.inbox(&disk, Some(status))?;
@@ -200,7 +200,7 @@ impl World<'_> {
             let shown = checkvalve_host::log::escape_path(name.as_ref());
             let bundle = view.bundles.iter().find(|b| b.name == shown && b.channel.as_str() == channel);
             let Some(bundle) = bundle else {
-                // What was refused before it had a sequence may be forgotten; the folder tells.
+                // A bundle that was refused before it had a sequence may be forgotten, but it is in `.failed`.
                 if self.book.is_failed(&self.low.disk, number) {
                     continue;
                 }
@@ -234,13 +234,13 @@ pub(super) fn is_ours(channel: &str) -> bool {
     super::play::channels().iter().any(|ours| ours.as_str() == channel)
 }
 
-/// What is not over yet.
+/// A bundle that has not arrived yet.
 #[derive(Debug)]
 enum Lacking {
-    /// The receiver says so.
+    /// The receiver reports it as missing or incomplete.
     Reported(#[allow(dead_code, reason = "for Debug")] String),
-    /// It was sent, and the receiver says nothing.
+    /// It was sent, and the receiver does not report that it lacks anything.
     Unreported(String),
-    /// For its hook, or for more of it to come.
+    /// It waits for its hook, or for more of it to arrive.
     Waiting(#[allow(dead_code, reason = "for Debug")] String),
 }

@@ -1,10 +1,10 @@
-//! From a script that fails to a short one.
+//! Shortens a failing script.
 
 use super::play::{Failure, run};
 use super::script::{Options, Script};
 
-/// Takes away events and options, one by one, as long as the script still fails in the same way. Gives the shortest
-/// script found, and its failure.
+/// Removes events and options one by one, as long as the script still fails in the same way. Returns the shortest script
+/// found, and its failure.
 pub fn shrink(script: &Script, failure: &Failure) -> (Script, Failure) {
     let (mut best, mut failure) = (script.clone(), failure.clone());
     let mut shorter = true;
@@ -34,20 +34,20 @@ fn fails(script: &Script, like: &Failure) -> Option<Failure> {
     run(script, &mut |_| ()).err().filter(|failure| kind(&failure.what) == kind(&like.what))
 }
 
-/// The words of a failure without names, numbers and details.
+/// The words of a failure, without names, numbers and details.
 fn kind(what: &str) -> String {
     let head = what.split(':').next().unwrap_or_default();
     let plain = |word: &&str| word.len() > 1 && word.chars().all(|c| c.is_ascii_lowercase());
     head.split_whitespace().filter(plain).collect::<Vec<_>>().join(" ")
 }
 
-/// Puts the option of this name to its default. False: there is none.
+/// Resets the option of this name to its default. False: there is no such option.
 pub(super) fn calm(options: &mut Options, name: &str) -> bool {
     let found = CALM.iter().find(|(known, _)| *known == name);
     found.map(|(_, calm)| calm(options)).is_some()
 }
 
-/// The options that a script has beyond the defaults but for those of the first script.
+/// The names of the options that differ from their defaults in `from` but not in `to`.
 pub(super) fn calmed(from: &Options, to: &Options) -> Vec<&'static str> {
     let is_calmed = |calm: fn(&mut Options)| {
         let (mut a, mut b) = (from.clone(), to.clone());

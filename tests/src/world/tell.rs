@@ -1,4 +1,4 @@
-//! Scripts as one line of text: a seed, what is kept of its events, which of its options are put back to their defaults.
+//! Scripts as one line of text: a seed, the events to keep, and the options to reset to their defaults.
 
 use std::fmt;
 use std::path::Path;
@@ -12,9 +12,9 @@ use super::shrink::{calm, calmed};
 pub struct Line {
     /// The seed.
     pub seed: u64,
-    /// Numbers of the events that are kept; None: all.
+    /// Numbers of the events to keep; None: all.
     pub keep: Option<Vec<usize>>,
-    /// Options that are put back to their defaults.
+    /// Options to reset to their defaults.
     pub calm: Vec<String>,
 }
 
@@ -27,10 +27,10 @@ impl Line {
         Self { seed: script.seed, keep: (keep.len() < whole.events.len()).then_some(keep), calm }
     }
 
-    /// The script that the line means.
+    /// The script that the line describes.
     ///
     /// # Panics
-    /// When it names an option that there is none of.
+    /// If it names an option that does not exist.
     pub fn script(&self) -> Script {
         let mut script = Script::of(self.seed);
         if let Some(keep) = &self.keep {
@@ -77,7 +77,7 @@ impl FromStr for Line {
 /// The lines of every file in a directory, without comments (`#`).
 ///
 /// # Panics
-/// When a file cannot be read, or has a line that is none.
+/// If a file cannot be read or has an invalid line.
 pub fn read_seeds(directory: &Path) -> Vec<Line> {
     let entries = std::fs::read_dir(directory).expect("the seeds are there");
     let mut paths: Vec<_> = entries.map(|entry| entry.expect("a readable directory").path()).collect();

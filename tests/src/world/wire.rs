@@ -6,28 +6,28 @@ use std::collections::BinaryHeap;
 use super::script::Options;
 use crate::rng::Rng;
 
-/// Datagrams that arrived and may come again.
+/// How many datagrams are remembered to arrive again.
 const REMEMBERED: usize = 200;
 
-/// As many lanes as there are at most.
+/// The most lanes in any script.
 pub(super) const LANES: usize = 4;
 
-/// Nanoseconds that a burst lasts at most.
+/// The longest duration of a burst, in nanoseconds.
 const BURST: u64 = 300_000_000;
 
 /// The line. Times are nanoseconds of the world's clock.
 pub(super) struct Wire {
     rng: Rng,
-    /// A burst ends by itself after some time, so that the beacons of an idle link are not one long one.
+    /// When the current burst ends by itself. Without that, one burst could swallow all beacons of an idle link.
     burst_until: u64,
     on_the_way: BinaryHeap<Reverse<(u64, u64, Vec<u8>)>>,
     old: Vec<Vec<u8>>,
     sent: u64,
-    /// Nothing arrives until then.
+    /// Until when nothing arrives.
     pub(super) dead_until: u64,
-    /// Nothing that is sent over a lane arrives until then.
+    /// Until when nothing that is sent over each lane arrives.
     pub(super) dark_until: [u64; LANES],
-    /// Nothing is lost or damaged any more.
+    /// Whether the line loses and damages nothing.
     pub(super) perfect: bool,
 }
 
@@ -88,7 +88,7 @@ impl Wire {
         self.put(now + late, datagram);
     }
 
-    /// Somebody else sends: but for an outage, nothing of that is lost or damaged, or comes again.
+    /// Sends datagrams of the peer. Except in an outage, none of them is lost, damaged or repeated.
     pub(super) fn inject(&mut self, now: u64, datagrams: Vec<Vec<u8>>) {
         if now < self.dead_until {
             return;
@@ -103,7 +103,7 @@ impl Wire {
         self.on_the_way.peek().map(|Reverse((at, ..))| *at)
     }
 
-    /// What has arrived by now.
+    /// The next datagram that has arrived by now.
     pub(super) fn take(&mut self, now: u64) -> Option<Vec<u8>> {
         self.next().filter(|at| *at <= now)?;
         self.on_the_way.pop().map(|Reverse((_, _, datagram))| datagram)

@@ -1,4 +1,4 @@
-//! What a journal's file begins with, and which versions of its records follow from that.
+//! The header of a journal's file, and the version of the records that it implies.
 
 use std::path::Path;
 
@@ -7,48 +7,48 @@ use crate::version::{Newer, PROGRAM};
 
 /// Length of the header in bytes.
 pub(super) const HEADER: usize = 32;
-/// Version of header and frames.
+/// The version of the container: header and frames.
 const CONTAINER: u8 = 2;
-/// The bytes that each record's checksum covers.
+/// How many bytes of the header each record's checksum covers.
 const SEALED: usize = 16;
 const PROGRAM_AT: std::ops::Range<usize> = SEALED..28;
-/// A header that differs from ours in more bytes than this is no damaged one of ours.
+/// A header that differs from ours in more bytes than this is not ours, rather than damaged.
 const MOST_DAMAGED: usize = 2;
 
-/// What a journal's records are.
+/// The kind of records in a journal, and their version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Schema {
     name: [u8; 6],
     version: u8,
 }
 
-/// How the records of a file are framed, and which version they have.
+/// How a file's records are framed, and which version they have.
 #[derive(Debug, Clone)]
 pub(super) struct Layout {
     /// Version of the records.
     pub(super) version: u8,
-    /// Where the first one is.
+    /// Where the first record is.
     pub(super) start: usize,
-    /// Has seen what the checksum of every record covers.
+    /// Hashes the part of the header that every record's checksum covers.
     pub(super) hasher: crc32fast::Hasher,
     is_present: bool,
 }
 
-/// What became of a header.
+/// The state of a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Found {
     Whole,
-    /// The power went before it, and anything, was written.
+    /// The power failed before the header, or anything else, was written.
     Unfinished,
-    /// Its records were found all the same, or it had none.
+    /// The header is damaged, but its records were found, or it has none.
     Damaged,
 }
 
 impl Schema {
-    /// The records called `name`, six letters, of which this program writes `version` and reads all from 1 on.
+    /// Records called `name`. This program writes `version` and reads all versions from 1 to that.
     ///
     /// # Panics
-    /// If there is no such version or name.
+    /// If `version` is 0 or `name` is not ASCII.
     #[must_use]
     pub const fn new(name: &[u8; 6], version: u8) -> Self {
         assert!(version > 0, "versions begin at 1");
@@ -62,7 +62,7 @@ impl Schema {
         self.version
     }
 
-    /// A header for records of a version.
+    /// The header for records of a version.
     fn header_of(self, version: u8) -> [u8; HEADER] {
         let mut bytes = [0; HEADER];
         bytes[..8].copy_from_slice(&magic(CONTAINER));
@@ -91,7 +91,7 @@ impl Schema {
         Layout { version, start: HEADER, hasher, is_present: version == self.version }
     }
 
-    /// A version of the records that this program does not read.
+    /// Whether this program cannot read a version of the records.
     fn is_newer(self, version: u8) -> bool {
         !(1..=self.version).contains(&version)
     }
@@ -102,21 +102,21 @@ impl Schema {
 }
 
 impl Layout {
-    /// That of the first container: 8 bytes of header, and records of version 1.
+    /// The layout of container 1: a header of 8 bytes and records of version 1.
     fn first() -> Self {
         Self { version: 1, start: 8, hasher: crc32fast::Hasher::new(), is_present: false }
     }
 
-    /// Whether it is the one that this program writes.
+    /// Whether this program writes this layout.
     pub(super) fn is_present(&self) -> bool {
         self.is_present
     }
 }
 
-/// Says how the records of a file are to be read. Errors: [`JournalError::NotAJournal`], [`JournalError::Foreign`],
+/// Finds out how to read a file's records. Errors: [`JournalError::NotAJournal`], [`JournalError::Foreign`],
 /// [`JournalError::Newer`].
 pub(super) fn read(bytes: &[u8], path: &Path, schema: Schema) -> Result<(Layout, Found), JournalError> {
-    // A file that the power cut left short, or long and never written.
+    // A power cut left the file too short, or left only zeros.
     let is_short = magic(CONTAINER).starts_with(bytes) || magic(1).starts_with(bytes) && bytes.len() < 8;
     if is_short || bytes.iter().all(|&byte| byte == 0) {
         return Ok((schema.layout(), Found::Unfinished));
@@ -142,9 +142,9 @@ pub(super) fn read(bytes: &[u8], path: &Path, schema: Schema) -> Result<(Layout,
     Ok((find(bytes, path, schema)?, Found::Damaged))
 }
 
-/// The layout of a file whose header is damaged: the one in which records are valid in their places.
+/// The layout of a file with a damaged header: the one under which records are valid in their places.
 fn find(bytes: &[u8], path: &Path, schema: Schema) -> Result<Layout, JournalError> {
-    // What the two bytes say that hold the version, then those that this program knows.
+    // Try the versions that the two version bytes claim first, then those that this program knows.
     let claims: Vec<u8> = bytes.get(14..SEALED).map_or(Vec::new(), |pair| vec![pair[0], !pair[1]]);
     let claimed = claims.iter().copied().filter(|&version| schema.is_newer(version) && version > 0);
     let known = (1..=schema.version).rev();
@@ -159,15 +159,15 @@ fn find(bytes: &[u8], path: &Path, schema: Schema) -> Result<Layout, JournalErro
     };
     let version = match (found, claims.as_slice()) {
         (Some(layout), _) => layout.version,
-        // Without a record, both bytes have to say it.
+        // Without any record, both version bytes must agree.
         (None, [a, b]) if a == b && *a > 0 => *a,
         _ => schema.version,
     };
-    // Container 1 does not say whose it is: only one that is empty is taken for ours.
+    // Container 1 does not name its schema. It counts as ours only if it is empty.
     let is_empty = bytes.len() < HEADER && differing(&magic(1)) <= MOST_DAMAGED;
     let is_ours = is_empty || differing(&schema.header_of(version)[..SEALED]) <= MOST_DAMAGED;
     match found {
-        // Records that are valid in their places make it ours, whatever became of the header.
+        // Records that are valid in their places make the file ours, however damaged the header is.
         Some(layout) if !schema.is_newer(version) => Ok(layout.clone()),
         None if is_ours && !schema.is_newer(version) => Ok(schema.layout()),
         Some(_) => Err(schema.newer(path, bytes, version)),
@@ -180,7 +180,7 @@ pub(super) const fn magic(container: u8) -> [u8; 8] {
     [b'C', b'V', b'J', b'R', b'N', b'L', container, !container]
 }
 
-/// The version of the container, where the file says one.
+/// The version of the container, if the file states one.
 fn container(bytes: &[u8]) -> Option<u8> {
     bytes.get(6).copied().filter(|&version| bytes.starts_with(&magic(version)))
 }
@@ -190,7 +190,7 @@ fn is_whole(bytes: &[u8]) -> bool {
     crc == Some(crc32fast::hash(&bytes[..PROGRAM_AT.end])) && bytes[15] == !bytes[14]
 }
 
-/// Later containers have the program's version in the same place.
+/// The error for a newer version. Later containers keep the program's version in the same place.
 fn newer(path: &Path, bytes: &[u8], what: &'static str, version: u8, known: u8) -> JournalError {
     let program = bytes.get(PROGRAM_AT).unwrap_or_default();
     let program = program.split(|&byte| byte == 0).next().unwrap_or_default();

@@ -16,7 +16,7 @@ struct Bed {
 
 impl Bed {
     fn new() -> Self {
-        // In memory where that is possible: these tests sync thousands of times.
+        // In memory if possible, because these tests sync thousands of times.
         let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         Self { path: dir.path().join("journal"), _dir: dir, disk: Arc::new(OsDisk) }
     }
@@ -48,7 +48,7 @@ fn samples() -> Vec<Vec<u8>> {
     vec![b"one".to_vec(), vec![0; 40], b"three".to_vec(), vec![0xff], (0..=255).collect()]
 }
 
-/// A good journal of the samples, and where each record ends in it.
+/// A good journal with the samples, and where each of its records ends.
 fn good() -> (Vec<u8>, Vec<usize>) {
     let mut bytes = SCHEMA.header().to_vec();
     let mut ends = Vec::new();
@@ -102,7 +102,7 @@ fn zeros_after_the_end_are_a_torn_tail() {
     for zeros in [1, 7, 8, 9, 4096, 1 << 20] {
         let bed = Bed::new();
         bed.write(&[bytes.clone(), vec![0; zeros]].concat());
-        // It shows until something is added.
+        // The torn tail stays visible until something is appended.
         for _ in 0..2 {
             let (_, recovered) = bed.open();
             assert_eq!((recovered.records, recovered.torn_bytes), (samples(), zeros as u64));
@@ -145,7 +145,7 @@ fn a_flipped_byte_anywhere_costs_its_record_and_no_other() {
             expected.push(b"after".to_vec());
             assert_eq!(bed.open().1.records, expected, "{at}");
             journal.rewrite(&expected).unwrap();
-            assert_eq!(bed.records(), expected, "rewriting mends it");
+            assert_eq!(bed.records(), expected, "rewriting repairs the journal");
         }
     }
 }
@@ -164,7 +164,7 @@ fn damage_of_several_records_at_once_is_one_range() {
 
 #[test]
 fn a_record_inside_of_a_record_is_not_taken_for_one() {
-    // What the payload holds would be a good record if it stood there; its own record is damaged.
+    // The payload contains bytes that are a valid record in that place, but the record around them is damaged.
     let inner_at = HEADER + FRAME + 3;
     let mut inner = vec![0; inner_at];
     frame(&mut inner, 0, b"forged", &SCHEMA.layout()).unwrap();
@@ -228,7 +228,7 @@ fn a_failed_write_is_undone_before_the_next() {
     let disk: Arc<dyn Disk> = faulty.clone();
     let (mut journal, _) = Journal::open(&disk, &bed.path, SCHEMA).unwrap();
     journal.append(b"one", Sync::Yes).unwrap();
-    // The write fails half way; then cutting what it left fails too, and once more, before it works.
+    // The write fails half way. Cutting off what it left then fails too, once or several times, before it works.
     for failing in [1, 3] {
         faulty.fail_from(0, ENOSPC);
         for _ in 0..failing {
@@ -241,7 +241,7 @@ fn a_failed_write_is_undone_before_the_next() {
     assert_eq!(bed.records(), [b"one".to_vec(), b"2".to_vec(), b"2".to_vec()]);
     faulty.fail_once(0, ENOSPC);
     assert!(journal.append(&[7; 100], Sync::Yes).is_err());
-    assert_eq!(faulty.operations(), ["write_all_at", "set_len"], "what is left goes at once where it can");
+    assert_eq!(faulty.operations(), ["write_all_at", "set_len"], "what a failed write left is cut off at once");
     assert_eq!(bed.records().len(), 3);
 }
 
@@ -315,7 +315,7 @@ fn a_rewrite_killed_at_any_step_leaves_old_or_new() {
         journal.append(b"more", Sync::Yes).unwrap();
         left.push(b"more".to_vec());
         journal.rewrite(&left).unwrap();
-        assert_eq!(bed.records(), left, "a temporary file left behind is in nobody's way");
+        assert_eq!(bed.records(), left, "a leftover temporary file does no harm");
     }
 }
 

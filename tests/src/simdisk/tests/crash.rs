@@ -1,4 +1,4 @@
-//! What a power cut leaves, and that the helpers of the daemons live with it.
+//! The states that a power cut leaves, and whether the daemons' helpers survive them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -45,7 +45,7 @@ fn bytes_that_were_not_synced_are_kept_lost_or_torn() {
     assert!(left.contains(&torn), "a sector was lost");
     let sectors = left.iter().flat_map(|bytes| bytes.chunks(512));
     assert!(sectors.clone().all(|sector| sector.iter().all(|byte| byte == &sector[0])), "sectors are whole");
-    assert!(left.iter().all(|bytes| bytes[..1024] == [1; 1024]), "what was synced and not written stays");
+    assert!(left.iter().all(|bytes| bytes[..1024] == [1; 1024]), "synced bytes that were not overwritten stay");
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn a_directory_whose_name_is_lost_takes_its_contents_along() {
         disk.sync_dir(p("/new")).unwrap();
     };
     let left = seen(build, |disk| get(disk, "/new/f"));
-    assert_eq!(left, BTreeSet::from([None, Some(b"f".to_vec())]), "who forgets the parent is caught");
+    assert_eq!(left, BTreeSet::from([None, Some(b"f".to_vec())]), "a missing sync of the parent shows");
     let synced = |disk: &SimDisk| {
         build(disk);
         disk.sync_dir(p("/")).unwrap();
@@ -171,7 +171,7 @@ fn whatever_is_moved_about_a_durable_file_is_in_one_place() {
             let (from, to) = (place(), place());
             drop(disk.rename_noreplace(p(&from), p(&to)));
             if rng.chance(300) {
-                // Directory 1 is in 2 now and then.
+                // Directory 1 may be inside directory 2 at this point.
                 drop(disk.sync_dir(p(&format!("/{}", rng.below(3)))));
             }
             if rng.chance(100) {
@@ -189,10 +189,10 @@ fn whatever_is_moved_about_a_durable_file_is_in_one_place() {
     }
 }
 
-/// Something that replaces `/d/f` by these bytes and says whether it did.
+/// A way to replace `/d/f` by these bytes.
 type Replace = fn(&SimDisk, &[u8]) -> io::Result<()>;
 
-/// Cuts the power in each operation of `replace`, with many outcomes. Says what was there afterwards that must not be.
+/// Cuts the power in each operation of `replace`, with many outcomes. Returns the first state that must not be possible.
 fn attack(replace: Replace) -> Option<String> {
     let (old, new) = (vec![1; 3000], vec![2; 5000]);
     for existed in [false, true] {
@@ -220,7 +220,7 @@ fn attack(replace: Replace) -> Option<String> {
                         left.map(|bytes| bytes.len())
                     ));
                 }
-                // Whatever was left behind, the next one works.
+                // Whatever the crash left, the next write must work.
                 if write_atomic(&disk, p("/d/f"), &new, 0o644).is_err() || names(&disk, "/d") != "f" {
                     return Some(format!("step {step}, seed {seed}: {}", names(&disk, "/d")));
                 }
@@ -297,21 +297,21 @@ fn write_atomic_on_a_disk_that_is_full_or_fails_leaves_old_or_new() {
 
 const RECORDS: Schema = Schema::new(b"sample", 2);
 
-/// Appends, syncs and rewrites at random, and knows what must be there and what may be there.
+/// Appends, syncs and rewrites at random, and knows which records must exist and which may exist.
 #[derive(Default)]
 struct Ledger {
     /// Every record since the last rewrite, in order.
     records: Vec<(Vec<u8>, Fate)>,
-    /// What rewrites were to leave that were not finished; any of them may have replaced the journal.
+    /// The records of unfinished rewrites. Any of these rewrites may have replaced the journal.
     rewriting: Vec<Vec<Vec<u8>>>,
     next: u32,
 }
 
 #[derive(Clone, Copy, PartialEq)]
 enum Fate {
-    /// It was synced, and has to be there.
+    /// It was synced, so it must exist.
     Promised,
-    /// The next sync is to make it durable.
+    /// The next sync makes it durable.
     Hoped,
     /// Its append failed.
     Failed,
@@ -337,7 +337,7 @@ impl Ledger {
                     self.records.extend(records.iter().map(|record| (record.clone(), Fate::Failed)));
                     let sync = if kind < 5 { Sync::Yes } else { Sync::No };
                     journal.append_all(&records, sync)?;
-                    // If a rewrite failed before, the old journal went on.
+                    // If a rewrite failed before, the old journal is still in use.
                     self.rewriting.clear();
                     self.records[before..].iter_mut().for_each(|(_, fate)| *fate = Fate::Hoped);
                     if sync == Sync::Yes {
@@ -370,7 +370,7 @@ impl Ledger {
         self.records.iter().map(|(record, _)| record.clone()).collect()
     }
 
-    /// All that was promised and perhaps some of the others, in order; or all of an unfinished rewrite.
+    /// Whether the found records are all promised ones and perhaps some of the others, in order, or all of an unfinished rewrite.
     fn accepts(&self, found: &[Vec<u8>]) -> bool {
         let mut rest = found.iter().peekable();
         let kept = self.records.iter().all(|(record, fate)| {
@@ -389,7 +389,7 @@ fn a_journal_keeps_its_promises_at_every_power_cut() {
         let sim = SimDisk::new(seed);
         let disk: Arc<dyn Disk> = Arc::new(sim.clone());
         let mut ledger = Ledger::default();
-        // Several lives, each cut short.
+        // Several runs, each cut short.
         for life in 0..4 {
             sim.cut_power_at(rng.below(60));
             let done = SimDisk::until_power_cut(|| {
@@ -398,7 +398,7 @@ fn a_journal_keeps_its_promises_at_every_power_cut() {
                 assert!(ledger.accepts(&records), "seed {seed}, life {life}: a promise was broken");
                 torn += u32::from(recovered.torn_bytes > 0);
                 corrupt += u32::from(!recovered.corrupt.is_empty());
-                // What was found once may be acted on: it has to stay, also where only the process was killed before.
+                // The caller may act on recovered records, so they must stay, even if only the process was killed before.
                 ledger.begin(records);
                 ledger.work(&mut journal, &mut rng).unwrap();
             });
@@ -422,12 +422,12 @@ fn a_journal_on_a_failing_disk_keeps_its_promises() {
             sim.fail_nth(rng.below(20), if rng.chance(500) { EIO } else { ENOSPC });
             match ledger.work(&mut journal, &mut rng) {
                 Ok(()) => {}
-                // A daemon may go on for as long as the journal lets it.
+                // A daemon may continue as long as the journal lets it.
                 Err(JournalError::Io { .. }) if rng.chance(500) => failures += 1,
                 Err(JournalError::Io { .. } | JournalError::Broken { .. }) => {
                     failures += 1;
                     sim.heal();
-                    // Then it writes down what it knows.
+                    // After that, it rewrites the journal from memory.
                     let known = ledger.known();
                     journal.rewrite(&known).unwrap();
                     ledger.begin(known);

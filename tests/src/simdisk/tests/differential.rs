@@ -1,4 +1,4 @@
-//! The simulated disk and the real one are told the same, and must answer the same.
+//! The simulated disk and the real one get the same operations, and must give the same answers.
 
 use checkvalve_host::disk::OsDisk;
 
@@ -7,7 +7,7 @@ use crate::rng::Rng;
 
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
 
-/// Deep enough that links that go up stay in an empty part of each disk.
+/// So deep that links with `..` stay in an empty part of each disk.
 const SIM_ROOT: &str = "/x/y/z";
 
 struct Both {
@@ -22,7 +22,7 @@ fn some_path(rng: &mut Rng) -> String {
     (0..depth).map(|_| format!("/{}", NAMES[rng.below(5) as usize])).collect()
 }
 
-/// An answer, as far as it has to be the same.
+/// The part of an answer that must be the same on both disks.
 fn answer<T: std::fmt::Debug>(result: io::Result<T>) -> String {
     match result {
         Ok(value) => format!("{value:?}"),
@@ -70,7 +70,7 @@ impl Both {
             8 => both!(d, a, b, d.rename_noreplace(a, b)),
             9 => both!(d, a, _b, d.remove_file(a)),
             10 => both!(d, a, _b, d.remove_dir(a)),
-            // Not by way of a link: if that is in the tree itself, the real one leaves the top behind.
+            // Only paths without a link on the way: if that link is in the tree, the real disk leaves the top behind.
             11 if rng.chance(300) && one.matches('/').count() == 1 => both!(d, a, _b, d.remove_tree(a)),
             12 => both!(d, a, _b, d.set_mode(a, mode)),
             13 => {
@@ -116,7 +116,7 @@ impl Both {
         }
     }
 
-    /// Every name with what is behind it.
+    /// Every name, and what it names.
     fn tree(disk: &dyn Disk, path: &Path, below: &Path, found: &mut Vec<String>) {
         for name in disk.read_dir(path).unwrap() {
             let (path, below) = (path.join(&name), below.join(&name));

@@ -1,4 +1,4 @@
-//! What no sender would ever send: the least and the most of everything, contradictions, floods, and what was sent before.
+//! Datagrams that no sender would ever send: extreme values, contradictions, floods and replays.
 
 use checkvalve_protocol::beacon::{Beacon, ChannelState, Epoch, Recent, RecentState};
 use checkvalve_protocol::id::{BundleId, ChannelName, EpochId, SessionId};
@@ -14,11 +14,11 @@ use checkvalve_protocol::wire::{Content, Header, ObjectKind, Symbol};
 use super::super::low::LINK_KEY;
 use super::{Datagrams, KINDS, OTHER, Peer};
 
-/// Symbols of one salvo that touches everything, at most.
+/// The most symbols in one salvo of [`Peer::scatter`].
 const MOST: usize = 400;
 
 impl Peer {
-    /// What the sender sent, in any order, of one session mostly.
+    /// Recorded datagrams of the sender in any order, mostly of one session.
     pub(super) fn replay(&mut self) -> Datagrams {
         let Some(session) = self.recorded_header().map(|header| header.session) else { return Vec::new() };
         let (any, most) = (self.rng.chance(200), self.pick(&[20, 200, 2_000]));
@@ -39,7 +39,7 @@ impl Peer {
         meant
     }
 
-    /// What the sender sent, with one thing about it changed.
+    /// Recorded datagrams of the sender with one thing changed.
     pub(super) fn mangle(&mut self) -> Datagrams {
         (0..1 + self.rng.below(12)).filter_map(|_| self.mangled()).collect()
     }
@@ -91,7 +91,7 @@ impl Peer {
         Some(self.seal(session, Content::Symbol(symbol), &payload))
     }
 
-    /// Fields at their least and most.
+    /// Fields with their smallest and largest values.
     pub(super) fn extremes(&mut self) -> Datagrams {
         let mut datagrams: Datagrams = (0..1 + self.rng.below(8)).filter_map(|_| self.extreme_symbol()).collect();
         if self.rng.chance(300) {
@@ -110,7 +110,7 @@ impl Peer {
         let (kind, size) = (self.pick(&KINDS), self.pick(&[64, 448, MAX_SYMBOL_SIZE]));
         let manifest = MAX_MANIFEST_LEN as u64;
         let len = self.pick(&[1, 63, 64, 65, manifest, manifest + 1, MAX_TRANSFER_LENGTH - 1, MAX_TRANSFER_LENGTH]);
-        // A simulated file takes its whole length, holes too: of what is long no block may ever be whole.
+        // A simulated file takes memory for its whole length, including holes. So no block of a long object may ever be complete.
         let block = if len >= manifest { 1_024 } else { self.pick(&[1, 2, 1_023, 1_024]) };
         let oti = Oti::new(len, size, block).ok()?;
         let sbn = self.pick(&[0, oti.blocks() - 1]);
@@ -185,7 +185,7 @@ impl Peer {
             .unwrap_or_default()
     }
 
-    /// One symbol of each block of all that it knows, and of some that there are none of.
+    /// One symbol of each block of every known bundle, and of some invented bundles.
     pub(super) fn scatter(&mut self) -> Datagrams {
         let mut known = Vec::new();
         for victim in self.victims.clone() {
@@ -201,7 +201,7 @@ impl Peer {
         known.into_iter().map(|(bundle, kind, sbn, oti)| self.symbol(bundle, kind, sbn, oti)).collect()
     }
 
-    /// Symbols of so many bundles that there is no room for half of them.
+    /// Symbols of so many bundles that less than half of them fit.
     pub(super) fn flood(&mut self) -> Datagrams {
         let kind = self.rng.chance(700).then(|| self.pick(&KINDS));
         let symbol = |peer: &mut Self| {
@@ -220,7 +220,7 @@ impl Peer {
         self.seal(session, Content::Symbol(Symbol { bundle, kind, sbn, esi, oti }), &payload)
     }
 
-    /// Two announces of one bundle, their data and both their hashes; or many bundles of one sequence, or channels.
+    /// Two announces of one bundle, with their data and hashes, or many bundles with one sequence, or many channels.
     pub(super) fn contradict(&mut self) -> Datagrams {
         if self.rng.chance(400) {
             let sequence = 1 + self.rng.below(5);

@@ -1,5 +1,5 @@
-//! The threads of the sender's data plane, which do what those of `sender/src/pipeline.rs` do: any of them may go on next, by one step
-//! of poll, do and report.
+//! The simulated threads of the sender's data plane. They behave like those in `sender/src/pipeline.rs`. Any of them may run
+//! next, for one step: poll, do, or report.
 
 use checkvalve_protocol::time::Time;
 use checkvalve_protocol::transmit::feed::{Concluded, Encoded, NextRead, ToConclude, ToEncode, ToRead};
@@ -12,7 +12,7 @@ use super::super::pace::Pace;
 use super::super::wire::LANES;
 use super::{Low, Told};
 
-/// What the thread that reads is at.
+/// What the reading thread is doing.
 pub(super) enum Reader {
     Awake,
     Asleep,
@@ -20,12 +20,12 @@ pub(super) enum Reader {
     Concluding(ToConclude<Job>),
     HasRead(ToRead<Job>, Result<(), ReadError>),
     HasConcluded(Concluded<Job>),
-    /// About to encode what was just read: nobody else does.
+    /// It is about to encode the block that it just read, because there are no encoders.
     Encoding(ToEncode),
     HasEncoded(Encoded),
 }
 
-/// What a thread that encodes is at.
+/// What an encoding thread is doing.
 pub(super) enum Encoder {
     Awake,
     Asleep,
@@ -40,19 +40,19 @@ pub(super) struct Lane {
     batch: Batch,
 }
 
-/// What a lane's thread is at.
+/// What a lane's thread is doing.
 #[derive(Default)]
 enum LaneAt {
     #[default]
     Awake,
-    /// Until then, or until it is woken.
+    /// It sleeps until that time, or until it is woken.
     Asleep(Time),
-    /// About to hand its batch to the kernel.
+    /// It is about to hand its batch to the kernel.
     Sending,
 }
 
 impl Low {
-    /// The pipeline's threads, until all of them wait. Gives until when.
+    /// Runs the pipeline's threads until all of them wait. Returns until when they wait.
     pub(super) fn pump(&mut self, now_ns: u64, now: Now, pace: Pace, stuck: &[u64; LANES], told: &mut Told) -> u64 {
         let at = Time(now_ns + 1);
         let (encoders, lanes) = (self.encoders.len(), self.lanes.len());
@@ -77,7 +77,7 @@ impl Low {
         self.lanes.iter().zip(stuck).map(lane_ns).chain(reads).min().unwrap_or(now_ns)
     }
 
-    /// All threads wait: none of them may have something to do. True: something changed.
+    /// Checks, when all threads wait, that none of them has something to do. True: something changed.
     pub(super) fn looks_around(&mut self, now_ns: u64, now: Now) -> bool {
         if matches!(self.reader, Reader::Asleep) && self.feed.wants_reader() {
             self.fault = Some("the thread that reads sleeps, and could read".to_owned());
@@ -87,7 +87,7 @@ impl Low {
         if sleep && !reads && self.feed.waiting() > 0 {
             self.fault = Some("the thread that encodes sleeps, and could encode".to_owned());
         }
-        // Threads look now and then, woken or not: of several lanes none may find something that it was not woken for.
+        // A lane sometimes looks for work without being woken. If there are several lanes, it must not find anything to send.
         if self.lanes.len() == 1 || !self.rng.chance(50) {
             return false;
         }
@@ -104,7 +104,7 @@ impl Low {
         true
     }
 
-    /// One step of the thread that reads. False: it sleeps, or waits for a slow disk.
+    /// Runs one step of the reading thread. False: it sleeps, or waits for a slow disk.
     fn read(&mut self, now_ns: u64, pace: Pace) -> bool {
         let waits = matches!(self.reader, Reader::Reading(_) | Reader::Concluding(_));
         if now_ns < self.reads_until {
@@ -152,7 +152,7 @@ impl Low {
         true
     }
 
-    /// One step of a thread that encodes. False: it sleeps.
+    /// Runs one step of an encoding thread. False: it sleeps.
     fn encode(&mut self, encoder: usize) -> bool {
         self.encoders[encoder] = match std::mem::replace(&mut self.encoders[encoder], Encoder::Asleep) {
             Encoder::Awake => self.feed.poll_encode().map_or(Encoder::Asleep, Encoder::Encoding),
@@ -174,7 +174,7 @@ impl Low {
         }
     }
 
-    /// One step of a lane. False: it sleeps, or the kernel takes nothing.
+    /// Runs one step of a lane. False: it sleeps, or the kernel takes nothing.
     fn transmit(&mut self, lane: usize, now: Time, wall_ms: u64, stuck: &[u64; LANES], told: &mut Told) -> bool {
         let alone = (self.lanes.len() == 1).then_some(&self.sealer);
         let is_stuck = now.0 <= stuck[lane];
@@ -195,17 +195,17 @@ impl Low {
             Transmit::Wait(until) => LaneAt::Asleep(until),
             Transmit::Idle => unreachable!("the feed says when to come again"),
         };
-        // Where there is one, it seals and sends with nobody in between.
+        // A single lane seals and sends in one go.
         if let (Some(_), LaneAt::Sending, false) = (alone, &*at, is_stuck) {
             told.datagrams.extend(batch.datagrams().map(|datagram| (lane, datagram.to_vec())));
             *at = LaneAt::Awake;
         }
-        // A lane that was told to wait and woken by what it did itself is awake all the same.
+        // A lane that was told to wait may be woken here by its own step.
         self.wake();
         true
     }
 
-    /// The lock is given up: whoever has something to do is woken, if it sleeps. Gives how many lanes.
+    /// Runs when a thread releases the lock: wakes sleeping threads that have something to do. Returns how many lanes it woke.
     pub(super) fn wake(&mut self) -> usize {
         let wakes = self.feed.poll_wakes();
         if wakes.reader && matches!(self.reader, Reader::Asleep) {
@@ -213,7 +213,7 @@ impl Low {
         }
         let asleep = |encoder: &&mut Encoder| matches!(encoder, Encoder::Asleep);
         self.encoders.iter_mut().filter(asleep).take(wakes.encoders).for_each(|encoder| *encoder = Encoder::Awake);
-        // One, or all of them, as the pipeline does. Which one is anybody's guess.
+        // Wakes one lane or all of them, as the pipeline does. A single one is picked at random.
         let count = self.lanes.len();
         let first = if wakes.lanes == 1 && count > 1 { self.rng.below(count as u64) } else { 0 };
         let most = if wakes.lanes > 1 { count } else { wakes.lanes };

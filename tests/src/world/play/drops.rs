@@ -1,4 +1,4 @@
-//! What operators drop.
+//! The bundles that operators drop.
 
 use std::ffi::OsString;
 use std::io;
@@ -40,7 +40,7 @@ impl World<'_> {
         });
         if let Err(error) = made {
             self.note(|| format!("{name:?} cannot be dropped: {error}"));
-            // For good: what a power cut would bring back of it is no bundle that anybody dropped.
+            // Removed durably: whatever a power cut brought back would not be a bundle that anybody dropped.
             let parent = at.parent().expect("a directory");
             disk.outside(|| drop(disk.remove_tree(at).and_then(|()| disk.sync_fs(parent))));
             return;
@@ -73,7 +73,7 @@ fn name_of(number: usize, rng: &mut Rng) -> OsString {
     OsString::from_vec(name)
 }
 
-/// What an operator drops.
+/// Makes what an operator drops.
 fn make(disk: &SimDisk, at: &Path, size: u64, files: u64, rng: &mut Rng) -> io::Result<()> {
     let file = |path: &Path, len: u64, rng: &mut Rng| -> io::Result<()> {
         let mode = [0o644, 0o600, 0o755, 0o444][usize::try_from(rng.below(4)).expect("small")];

@@ -1,4 +1,4 @@
-//! Install hooks: when they start, and what the receiver is told of them.
+//! Install hooks: when they start, and how the receiver hears of their end.
 
 use checkvalve_receiver::delivery::HookRun;
 use checkvalve_receiver::hook::Outcome;

@@ -13,7 +13,7 @@ use super::{MS, World};
 use crate::simdisk::SimDisk;
 
 impl World<'_> {
-    /// Mends what time mends, starts what is down and due.
+    /// Ends disk faults whose time is over, and starts processes that are due.
     pub(super) fn mend_and_start(&mut self) -> Held {
         if self.low.faulty_until.is_some_and(|at| at <= self.now) {
             self.low.mend(&["/", "/spool"]);
@@ -80,7 +80,7 @@ impl World<'_> {
         self.look_into_inbox(true)
     }
 
-    /// The power was cut, or the process killed, in the middle of an operation.
+    /// Ends a process whose armed power cut or kill struck in the middle of an operation.
     pub(super) fn die_armed(&mut self, side: Side, telling: Option<(&HookRun, &Outcome)>) -> Held {
         let armed = match side {
             Side::Low => self.low.armed.take(),
@@ -117,7 +117,7 @@ impl World<'_> {
         }
     }
 
-    /// SIGTERM: hooks are interrupted, what is in memory is kept.
+    /// SIGTERM: interrupts hooks, and keeps what is in memory.
     pub(super) fn stop(&mut self, side: Side) -> Held {
         if side == Side::Low {
             return Ok(());
@@ -134,7 +134,7 @@ impl World<'_> {
         process.fault().map_or(Ok(()), Err)
     }
 
-    /// Mends all that is broken, for good.
+    /// Ends all faults for the rest of the run.
     pub(in crate::world) fn mend_all(&mut self) {
         self.low.mend(&["/", "/spool"]);
         self.high.mend(&["/", "/inbox"]);
@@ -149,13 +149,13 @@ impl World<'_> {
         self.high.up_at = self.high.up_at.min(self.now);
     }
 
-    /// The sender is switched off for good.
+    /// Switches the sender off for the rest of the run.
     pub(in crate::world) fn silence(&mut self) {
         self.low.process = None;
         self.low.up_at = u64::MAX;
     }
 
-    /// What a person made the sender's engine do may have killed its process.
+    /// Handles the result of an operator's command to the sender, which may have killed the sender's process.
     pub(in crate::world) fn low_survived<T>(&mut self, did: Option<T>) -> Result<Option<T>, String> {
         self.low.next = self.now;
         if did.is_none() {
@@ -164,7 +164,7 @@ impl World<'_> {
         Ok(did)
     }
 
-    /// As [`World::low_survived`], of the receiver.
+    /// Like [`World::low_survived`], for the receiver.
     pub(in crate::world) fn high_survived<T>(&mut self, did: Option<T>) -> Result<Option<T>, String> {
         if did.is_none() {
             self.die_armed(Side::High, None)?;

@@ -1,6 +1,7 @@
-//! From a seed to its script.
+//! Derives a script from a seed.
 //!
-//! What came later has a generator of its own and is numbered last, so that a seed goes on to mean what it meant.
+//! Kinds of events that were added later have their own random generator and come last in the numbering, so that the meaning of
+//! old seeds does not change.
 
 use super::{Cut, Event, Fault, Forgery, Options, Script, Side, What};
 use crate::rng::Rng;
@@ -38,7 +39,7 @@ const OPS: [Op; 14] = [
 ];
 
 impl Script {
-    /// The script of a seed.
+    /// The script for a seed.
     pub fn of(seed: u64) -> Self {
         let mut rng = Rng::new(seed ^ 0x5c21_b7e5);
         let mut options = Options::of(&mut rng);
@@ -76,7 +77,8 @@ impl Script {
             }
         }
         events.sort_by_key(|(at, _)| *at);
-        // Numbered after all others, from numbers of their own: without them a script is what it was before there were any.
+        // These are numbered after all others and have their own generators: without them, the script is what it was before they
+        // were added.
         let forged = forgeries(seed, span);
         options.neighbour = forged.neighbour;
         let lanes = Lanes::of(seed, span);
@@ -132,7 +134,7 @@ struct Forged {
     events: Vec<(u64, What)>,
 }
 
-/// Lanes, encoders, and fibres that are dark for a while.
+/// The numbers of lanes and encoders, and dark fibres.
 struct Lanes {
     lanes: usize,
     encoders: usize,
@@ -140,7 +142,7 @@ struct Lanes {
 }
 
 impl Lanes {
-    /// Other numbers of them in a quarter of the seeds.
+    /// In a quarter of the seeds, other numbers than one.
     fn of(seed: u64, span: u64) -> Self {
         let mut rng = Rng::new(seed ^ 0x1a_4e55);
         if !rng.chance(250) {
@@ -160,7 +162,7 @@ impl Lanes {
     }
 }
 
-/// Disks of which single operations take long, and clocks that are far off, each in some seeds.
+/// In some seeds, disks with slow single operations; in some, clocks that jump far.
 fn trials(seed: u64, span: u64) -> Vec<(u64, What)> {
     let mut rng = Rng::new(seed ^ 0x0721_4a15);
     let mut events = Vec::new();
@@ -182,7 +184,7 @@ fn trials(seed: u64, span: u64) -> Vec<(u64, What)> {
     events
 }
 
-/// More of what somebody sends who holds the link key, in some seeds.
+/// In some seeds, further attacks by the peer.
 fn attacks(seed: u64, span: u64, options: &mut Options) -> Vec<(u64, What)> {
     let mut rng = Rng::new(seed ^ 0xa77_ac45);
     if !rng.chance(150) {
@@ -201,7 +203,7 @@ fn pick<T: Copy>(rng: &mut Rng, of: &[T]) -> T {
     of[usize::try_from(rng.below(of.len() as u64)).expect("few")]
 }
 
-/// What somebody forges in the run of a seed, in three of ten seeds.
+/// In three of ten seeds, forgeries by the peer.
 fn forgeries(seed: u64, span: u64) -> Forged {
     let mut rng = Rng::new(seed ^ 0xf0_46e5);
     if !rng.chance(300) {
