@@ -1,4 +1,4 @@
-//! How what was transmitted is let go.
+//! How what was transmitted is kept, sent in turn by the carousel, and let go.
 
 use std::fs;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use checkvalve_protocol::id::BundleId;
 
 use super::rig::{Rig, channel};
 use crate::bundles::Bundles;
-use crate::engine::Now;
+use crate::engine::{Now, Rules};
 use crate::ledger::{BundleRecord, State};
 use crate::work::Work;
 
@@ -97,4 +97,49 @@ fn an_error_of_the_disk_at_any_step_of_it_is_waited_out() {
         assert!(rig.engine().view().troubles.is_empty(), "{nth}");
     }
     assert!(kinds.contains("write_all_at") && kinds.contains("sync_data"), "{kinds:?}");
+}
+
+#[test]
+fn the_carousel_turns_until_a_newer_one_was_sent() {
+    let mut rig = Rig::closed();
+    rig.retain_ms = 5_000;
+    rig.rules.insert(channel("a"), Rules { carousel_ms: Some(10_000), ..Rules::default() });
+    rig.open();
+    rig.drop_file("a", "f", b"old");
+    rig.drop_file("a", "other", b"o");
+    rig.run(35_000);
+    assert_eq!(rig.names().iter().filter(|n| **n == "f").count(), 4);
+    rig.drop_file("a", "f", b"new");
+    rig.run(100_000);
+    let after: Vec<_> = rig.sent.iter().skip(8).filter(|s| s.name == "f").map(|s| s.sequence).collect();
+    assert!(after.len() >= 10 && after.iter().all(|sequence| *sequence == 3), "{after:?}");
+    assert!(!rig.bundles()[0].retained, "superseded, so it is retained like any other");
+    assert!(rig.bundles()[1].retained && rig.bundles()[2].retained);
+    // Without the rule nothing turns any more.
+    rig.rules.insert(channel("a"), Rules::default());
+    rig.open();
+    let before = rig.sent.len();
+    rig.run(100_000);
+    assert_eq!(rig.sent.len(), before);
+}
+
+#[test]
+fn a_turn_that_ends_after_a_newer_one_was_sent_is_the_last() {
+    let mut rig = Rig::closed();
+    rig.rules.insert(channel("a"), Rules { carousel_ms: Some(10_000), ..Rules::default() });
+    rig.open();
+    rig.drop_file("a", "f", b"old");
+    rig.run(1_000);
+    rig.running = false;
+    rig.drop_file("a", "f", b"new");
+    rig.run(15_000);
+    let submitted: Vec<u64> = rig.jobs.iter().map(|job| job.order.sequence).collect();
+    assert_eq!(submitted, [2, 1], "the newer one, and a turn of the older one");
+    rig.finish_job(0);
+    rig.finish_job(0);
+    rig.running = true;
+    let before = rig.sent.len();
+    rig.run(100_000);
+    let after: Vec<u64> = rig.sent[before..].iter().map(|sent| sent.sequence).collect();
+    assert!(after.len() >= 9 && after.iter().all(|sequence| *sequence == 2), "{after:?}");
 }
