@@ -30,11 +30,9 @@ pub(super) enum Item {
     Content,
     /// Symbols of unfinished blocks.
     Parked,
-    /// What is being written.
-    Pending,
 }
 
-const ITEMS: usize = Item::Pending as usize + 1;
+const ITEMS: usize = Item::Parked as usize + 1;
 
 pub(super) struct Account {
     space: Arc<Space>,
@@ -48,6 +46,8 @@ struct Inner {
     /// None: nobody signed for it.
     owner: Option<Owner>,
     items: [Cost; ITEMS],
+    /// What is about to be written.
+    promised: Cost,
     /// Its bundle has gone: nothing is counted any more.
     closed: bool,
     /// What kept something out last.
@@ -66,7 +66,13 @@ impl Account {
         Self {
             space,
             key,
-            inner: Mutex::new(Inner { owner: None, items: [Cost::default(); ITEMS], closed: false, refused: None }),
+            inner: Mutex::new(Inner {
+                owner: None,
+                items: [Cost::default(); ITEMS],
+                promised: Cost::default(),
+                closed: false,
+                refused: None,
+            }),
         }
     }
 
@@ -92,8 +98,7 @@ impl Account {
         }
         let (old, new) = (inner.items[item as usize], cost());
         if old != new {
-            self.space.give_back(old, inner.owner.as_ref());
-            self.space.take(new, inner.owner.as_ref());
+            self.space.change(old, new, inner.owner.as_ref());
             inner.items[item as usize] = new;
         }
     }
@@ -101,15 +106,13 @@ impl Account {
     /// Room for what is about to be written. Errors: `StorageFull`.
     pub(super) fn reserve(&self, cost: Cost) -> io::Result<Reserved<'_>> {
         let mut inner = self.lock();
-        let pending = &mut inner.items[Item::Pending as usize];
-        let (old, new) = (*pending, *pending + cost);
         if inner.closed {
             return Ok(Reserved { account: self, cost: Cost::default() });
         }
-        if !self.space.exchange(old, new, inner.owner.as_ref()) {
-            return Err(self.refuse(&mut inner, new.beyond(old)));
+        if !self.space.promise(cost, inner.owner.as_ref()) {
+            return Err(self.refuse(&mut inner, cost));
         }
-        inner.items[Item::Pending as usize] = new;
+        inner.promised = inner.promised + cost;
         Ok(Reserved { account: self, cost })
     }
 
@@ -131,7 +134,7 @@ impl Account {
     pub(super) fn refused(&self, bytes: u64) -> Option<Bound> {
         let (used, refused) = {
             let inner = self.lock();
-            (inner.items.iter().copied().sum::<Cost>(), inner.refused)
+            (inner.total(), inner.refused)
         };
         let now = self.bound(Cost::bytes(bytes.saturating_sub(used.bytes)));
         now.or(refused.map(|bound| match bound {
@@ -167,11 +170,12 @@ impl Account {
         if inner.closed {
             return;
         }
-        self.space.give_back(inner.total(), inner.owner.as_ref());
+        self.space.settle(inner.promised, inner.owner.as_ref());
+        self.space.change(inner.written(), Cost::default(), inner.owner.as_ref());
         if inner.owner.is_none() {
             self.space.end_unsigned();
         }
-        inner.items = [Cost::default(); ITEMS];
+        (inner.items, inner.promised) = ([Cost::default(); ITEMS], Cost::default());
         inner.closed = true;
     }
 
@@ -189,8 +193,12 @@ impl Account {
 }
 
 impl Inner {
-    fn total(&self) -> Cost {
+    fn written(&self) -> Cost {
         self.items.iter().copied().sum()
+    }
+
+    fn total(&self) -> Cost {
+        self.written() + self.promised
     }
 }
 
@@ -198,9 +206,8 @@ impl Drop for Reserved<'_> {
     fn drop(&mut self) {
         let mut inner = self.account.lock();
         if !inner.closed {
-            let pending = &mut inner.items[Item::Pending as usize];
-            *pending = pending.exchanged(self.cost, Cost::default());
-            self.account.space.give_back(self.cost, inner.owner.as_ref());
+            inner.promised = inner.promised.exchanged(self.cost, Cost::default());
+            self.account.space.settle(self.cost, inner.owner.as_ref());
         }
     }
 }

@@ -90,7 +90,8 @@ pub struct Owner {
     pub key: KeyTag,
 }
 
-/// Room in staging. What is free is asked of the disk now and then, and counted down in between.
+/// Room in staging. What is free is asked of the disk now and then, and counted down in between by what is written.
+/// What is promised to be written is kept apart: it is not on the disk yet, and nothing must take its place.
 ///
 /// The owner of what is counted is None where nobody signed for it.
 pub struct Space {
@@ -100,6 +101,8 @@ pub struct Space {
 
 struct Used {
     free: u64,
+    /// Bytes that are about to be written.
+    promised: u64,
     all: Cost,
     unsigned: Cost,
     unsigned_bundles: u64,
@@ -113,6 +116,7 @@ impl Default for Used {
     fn default() -> Self {
         Self {
             free: 0,
+            promised: 0,
             all: Cost::default(),
             unsigned: Cost::default(),
             unsigned_bundles: 0,
@@ -222,14 +226,9 @@ impl Space {
         self.lock().bound(&self.limits, cost, owner)
     }
 
-    /// Counts `cost`, whatever the limits.
-    pub fn take(&self, cost: Cost, owner: Option<&Owner>) {
-        self.lock().exchange(Cost::default(), cost, owner);
-    }
-
-    /// `cost` is not taken any more. What that frees shows when the disk is asked again.
-    pub fn give_back(&self, cost: Cost, owner: Option<&Owner>) {
-        self.lock().exchange(cost, Cost::default(), owner);
+    /// What cost `old` costs `new` now, whatever the limits. What that frees shows when the disk is asked again.
+    pub fn change(&self, old: Cost, new: Cost, owner: Option<&Owner>) {
+        self.lock().change(old, new, owner);
     }
 
     /// What cost `old` costs `new` now. False: it would not fit, and nothing has changed.
@@ -238,18 +237,36 @@ impl Space {
         let mut used = self.lock();
         let fits = used.bound(&self.limits, new.beyond(old), owner).is_none();
         if fits {
-            used.exchange(old, new, owner);
+            used.change(old, new, owner);
         }
         fits
+    }
+
+    /// `cost` is about to be written, and has its place until [`Space::settle`]. False: it would not fit.
+    #[must_use]
+    pub fn promise(&self, cost: Cost, owner: Option<&Owner>) -> bool {
+        let mut used = self.lock();
+        let fits = used.bound(&self.limits, cost, owner).is_none();
+        if fits {
+            used.count(Cost::default(), cost, owner);
+            used.promised += cost.bytes;
+        }
+        fits
+    }
+
+    /// What was promised is written, and counted for itself, or is not going to be written.
+    pub fn settle(&self, cost: Cost, owner: Option<&Owner>) {
+        let mut used = self.lock();
+        debug_assert!(used.promised >= cost.bytes, "it was promised");
+        used.promised = used.promised.saturating_sub(cost.bytes);
+        used.count(cost, Cost::default(), owner);
     }
 
     /// What was counted for one owner is another's. There is no limit to that, only to what comes after it.
     pub fn move_class(&self, cost: Cost, from: Option<&Owner>, to: Option<&Owner>) {
         let mut used = self.lock();
-        used.exchange(cost, Cost::default(), from);
-        let free = used.free;
-        used.exchange(Cost::default(), cost, to);
-        used.free = free;
+        used.count(cost, Cost::default(), from);
+        used.count(Cost::default(), cost, to);
     }
 
     /// What the bundles of a channel may take from now on.
@@ -347,7 +364,8 @@ impl Used {
     fn bound(&self, limits: &Limits, cost: Cost, owner: Option<&Owner>) -> Option<Bound> {
         let all =
             Cost { bytes: limits.quota, files: limits.files, ranges: limits.ranges, blocks: limits.parked_blocks };
-        if cost.bytes > 0 && self.free < limits.reserve.saturating_add(cost.bytes) {
+        let free = self.free.saturating_sub(self.promised);
+        if cost.bytes > 0 && free < limits.reserve.saturating_add(cost.bytes) {
             return Some(Bound::Disk);
         }
         let of = [
@@ -371,9 +389,13 @@ impl Used {
         (!within(of_key, cost, part(self.key_share))).then_some(Bound::Key)
     }
 
-    fn exchange(&mut self, old: Cost, new: Cost, owner: Option<&Owner>) {
-        self.all = self.all.exchanged(old, new);
+    fn change(&mut self, old: Cost, new: Cost, owner: Option<&Owner>) {
         self.free = self.free.saturating_sub(new.beyond(old).bytes);
+        self.count(old, new, owner);
+    }
+
+    fn count(&mut self, old: Cost, new: Cost, owner: Option<&Owner>) {
+        self.all = self.all.exchanged(old, new);
         let Some(Owner { channel, key }) = owner else {
             self.unsigned = self.unsigned.exchanged(old, new);
             return;
@@ -431,7 +453,7 @@ mod tests {
         assert_eq!((space.unsigned(), space.of(&mine.channel), space.used()), (Cost::default(), most, most));
         assert_eq!(space.free(), 1_900 * KIB);
         assert!(space.fits(Cost::file(1), None));
-        space.give_back(most, Some(&mine));
+        space.change(most, Cost::default(), Some(&mine));
         assert_eq!((space.of(&mine.channel), space.used()), Default::default());
         assert!(space.begin_unsigned() && space.begin_unsigned() && !space.begin_unsigned());
         space.end_unsigned();
@@ -461,9 +483,9 @@ mod tests {
         assert!(!space.fits(Cost::bytes(1), Some(&all[2])));
         assert!(!space.fits(Cost::bytes(1), Some(&all[0])));
         assert!(space.fits(Cost::file(8 * KIB), Some(&owner("a", 2))), "another key of the same channel");
-        space.give_back(Cost::file(8 * KIB), Some(&all[0]));
+        space.change(Cost::file(8 * KIB), Cost::default(), Some(&all[0]));
         assert!(space.fits(Cost::file(8 * KIB), Some(&all[2])));
-        space.give_back(Cost::bytes(1), Some(&all[1]));
+        space.change(Cost::bytes(1), Cost::default(), Some(&all[1]));
         assert!(space.lock().keys.is_empty());
     }
 
@@ -473,8 +495,25 @@ mod tests {
         space.refresh(150 * KIB);
         assert!(space.fits(Cost::bytes(48 * KIB), Some(&mine)));
         assert!(!space.fits(Cost::bytes(52 * KIB), Some(&mine)));
-        space.take(Cost::bytes(48 * KIB), Some(&mine));
+        space.change(Cost::default(), Cost::bytes(48 * KIB), Some(&mine));
         assert!(!space.fits(Cost::bytes(4 * KIB), Some(&mine)));
         assert!(space.fits(Cost::default(), Some(&mine)));
+    }
+
+    #[test]
+    fn what_is_promised_has_its_place_and_is_taken_once() {
+        let (space, mine) = (space(), Some(owner("default", 1)));
+        let mine = mine.as_ref();
+        space.refresh(150 * KIB);
+        assert!(space.promise(Cost::bytes(48 * KIB), mine));
+        assert!(!space.fits(Cost::bytes(4 * KIB), mine));
+        space.refresh(150 * KIB);
+        assert!(!space.fits(Cost::bytes(4 * KIB), mine), "it is not written yet");
+        space.change(Cost::default(), Cost::bytes(40 * KIB), mine);
+        space.settle(Cost::bytes(48 * KIB), mine);
+        assert_eq!((space.free(), space.staged()), (110 * KIB, 40 * KIB));
+        assert!(space.fits(Cost::bytes(8 * KIB), mine));
+        space.change(Cost::bytes(40 * KIB), Cost::bytes(44 * KIB), mine);
+        assert_eq!(space.free(), 106 * KIB, "what was there already is not taken again");
     }
 }

@@ -284,3 +284,23 @@ fn moving_needs_no_more_room_than_it_has_to() {
     assert_whole(&store, &sample);
     assert_nothing(&store);
 }
+
+/// What is free is counted down by what is written, once, so that a large bundle is not kept out of a disk that has room.
+#[test]
+fn what_is_written_is_taken_once_from_what_is_free() {
+    let dir = dir();
+    let store = open(dir.path(), Limits::new(0, u64::MAX));
+    let sample = Sample::file(6, 6, 100_000);
+    adopt(&store, &sample).unwrap();
+    let length = sample.data.len() as u64;
+    let before = store.space().used().bytes;
+    store.space().refresh(2 * length);
+    for sbn in 0..sample.oti().blocks() {
+        put(&store, &sample, sbn).unwrap();
+        assert!(store.fits(sample.id(), length - store.get(sample.id()).unwrap().fill().1), "block {sbn}");
+    }
+    let written = store.space().used().bytes - before;
+    assert!(written >= length && written < length + length / 10, "{written}");
+    assert_eq!(store.space().free(), 2 * length - written);
+    assert_nothing(&store);
+}
