@@ -169,13 +169,14 @@ fn sessions(c: &mut Criterion) {
         let limits = Limits { objects: 16, idle: Duration::from_secs(5), ..Limits::new(64 << 20) };
         let fresh = || Reassembly::new(limits);
         let run = |r: &mut Reassembly| {
-            let mut want = |_: &Symbol| Wanted::Yes {
+            let want = |_: &Symbol| Wanted::Yes {
                 have: BlockSet::new(),
                 parked: Vec::new(),
                 origin: checkvalve_protocol::receive::Origin::Signed,
             };
             for (header, payload) in &opened {
-                let _ = r.handle(Time(1), header, payload, &mut want);
+                let _ = r.handle(Time(1), header, payload);
+                r.answer_all(Time(1), want);
                 while let Some(block) = r.poll_complete() {
                     r.stored(block);
                 }

@@ -1,8 +1,8 @@
 //! The receiving side, without sockets, threads or clocks.
 //!
 //! 1. An [`Opener`](crate::seal::Opener), one a receive thread, authenticates datagrams; no other leaves a trace.
-//! 2. [`Reassembly::take`], or [`Reassembly::handle`] of what has been opened, asks the caller once about each new
-//!    object, and puts each symbol in the place it has in its block.
+//! 2. [`Reassembly::take`], or [`Reassembly::handle`] of what has been opened, puts each symbol in the place it has in its block. The
+//!    symbols of a new object wait until the caller has said whether it is wanted ([`Reassembly::poll_question`]).
 //! 3. A block that has K symbols comes out of [`Reassembly::poll_block`]: whole, or to be decoded
 //!    ([`ReceivedBlock::decode`], outside of any lock). A signed object of one block comes out of [`Reassembly::poll_check`], as beacons
 //!    do ([`Reassembly::push_beacon`]), when there is time for its signature.
@@ -29,6 +29,7 @@ mod drops;
 pub mod intake;
 mod lobby;
 mod objects;
+mod questions;
 mod record;
 mod recover;
 mod reports;
@@ -49,6 +50,8 @@ use self::counters::Counters;
 pub use self::drops::{DropReason, Drops};
 use self::lobby::{Lobby, Waiting};
 use self::objects::{Handle, ObjectState, Objects};
+pub use self::questions::Question;
+use self::questions::Questions;
 pub use self::record::{BlockMemory, Extent};
 pub use self::recover::recover;
 pub use self::take::Taken;
@@ -187,6 +190,7 @@ pub struct Reassembly {
     tries: u32,
     /// When last.
     tried: Time,
+    questions: Questions,
     checks: Checks,
     ready: VecDeque<ReceivedBlock>,
     parked: VecDeque<ReceivedBlock>,
@@ -238,6 +242,7 @@ impl Reassembly {
             admitted: VecDeque::new(),
             tries: 0,
             tried: Time::ZERO,
+            questions: Questions::default(),
             checks: Checks::new(&limits),
             ready: VecDeque::new(),
             parked: VecDeque::new(),

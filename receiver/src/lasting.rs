@@ -280,9 +280,10 @@ mod tests {
             let symbol = Symbol { bundle: BundleId(bundle), kind: ObjectKind::Data, sbn: 0, esi, oti };
             let counter = bundle * 1_000 + u64::from(esi);
             let header = Header { sealed: true, session: SessionId(1), counter, content: Content::Symbol(symbol) };
-            let mut want =
+            let want =
                 |_: &Symbol| Wanted::Yes { have: Default::default(), parked: Vec::new(), origin: Origin::Signed };
-            reassembly.handle(Time(counter), &header, &[esi as u8; 64], &mut want).unwrap();
+            reassembly.handle(Time(counter), &header, &[esi as u8; 64]).unwrap();
+            reassembly.answer_all(Time(counter), want);
         }
     }
 

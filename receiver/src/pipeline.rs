@@ -9,7 +9,8 @@
 //!    does not wait for the disk, so that bundles become known even while the disk hangs.
 //! 4. `tend`, one thread: progress, time.
 //!
-//! A thread's loop is: lock, poll, unlock, do it, lock, report.
+//! A thread's loop is: lock, poll, unlock, do it, lock, report. The sink is never called under the lock: what it is asked about an
+//! object, and answers, waits in [`Intake`] as a question.
 
 mod cores;
 mod receive;
@@ -255,16 +256,23 @@ impl Shared {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// The end of every report: whoever has something to do now is woken.
-    fn unlock(&self, mut intake: MutexGuard<'_, Intake>) {
-        let wakes = intake.poll_wakes(self.now(), &mut |symbol| ask(&*self.sink, symbol));
-        drop(intake);
-        (0..wakes.workers).for_each(|_| self.work.notify_one());
-        if wakes.checker {
-            self.check.notify_one();
-        }
-        if wakes.lanes {
-            self.room.notify_all();
+    /// The end of every report: whoever has something to do now is woken, and what is asked about is answered.
+    fn unlock<'a>(&'a self, mut intake: MutexGuard<'a, Intake>) {
+        loop {
+            let wakes = intake.poll_wakes(self.now());
+            let question = intake.poll_question();
+            drop(intake);
+            (0..wakes.workers).for_each(|_| self.work.notify_one());
+            if wakes.checker {
+                self.check.notify_one();
+            }
+            if wakes.lanes {
+                self.room.notify_all();
+            }
+            let Some(question) = question else { return };
+            let answer = ask(&*self.sink, &question.symbol);
+            intake = self.lock();
+            intake.handle_answer(self.now(), &question, answer);
         }
     }
 }
@@ -394,7 +402,7 @@ pub fn outcome(stored: &Result<(), StoreError>) -> BlockOutcome {
 fn take_up_vouched(shared: &Shared) {
     for bundle in shared.sink.vouched() {
         let mut intake = shared.lock();
-        intake.handle_vouched(shared.now(), bundle, &mut |symbol| ask(&*shared.sink, symbol));
+        intake.handle_vouched(shared.now(), bundle);
         shared.unlock(intake);
     }
 }
@@ -424,7 +432,7 @@ fn tend(shared: &Shared) {
             let mut intake = shared.lock();
             match lost {
                 Lost::All => intake.forget(bundle),
-                Lost::Stored => intake.ask_again(shared.now(), bundle, &mut |symbol| ask(&*shared.sink, symbol)),
+                Lost::Stored => intake.ask_again(bundle),
             }
             shared.unlock(intake);
         }

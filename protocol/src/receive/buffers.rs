@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::lobby::OVERHEAD;
 use super::record::{BlockMemory, HEAD, REPAIR_SYMBOLS, Record};
 use crate::partition::Oti;
 use crate::wire::Symbol;
@@ -16,6 +17,8 @@ pub(super) const BLOCK_OVERHEAD: u64 = 736;
 pub(super) const OBJECT_OVERHEAD: u64 = 768;
 /// The most records that are kept for reuse.
 const MOST_SPARE: usize = 4_096;
+/// Symbols that wait for the caller's answer take such a part of the limit at most.
+const ASKED: u64 = 32;
 /// How many records are freed at once. Each takes the kernel some time.
 const AT_ONCE: usize = 32;
 
@@ -27,7 +30,7 @@ pub(super) struct Meter(Arc<AtomicU64>);
 #[derive(Debug)]
 pub(super) struct Lease {
     all: Meter,
-    /// The meter for signed bundles, for unsigned ones, or for the lobby.
+    /// The meter for signed bundles, for unsigned ones, for the lobby, or for what is asked about.
     class: Meter,
     bytes: u64,
 }
@@ -86,6 +89,8 @@ pub(super) struct Buffers {
     signed: Meter,
     unsigned: Meter,
     lobby: Meter,
+    /// Symbols that wait for the caller's answer about their object.
+    asked: Meter,
     /// Bytes of all spare records.
     spare: u64,
     /// Spare records by length.
@@ -107,6 +112,7 @@ impl Buffers {
             signed: Meter::default(),
             unsigned: Meter::default(),
             lobby: Meter::default(),
+            asked: Meter::default(),
             spare: 0,
             records: BTreeMap::new(),
             spares: 0,
@@ -136,6 +142,15 @@ impl Buffers {
     /// A lease for a symbol of an unsigned bundle that has no block.
     pub(super) fn lobby(&self, bytes: u64) -> Lease {
         Lease::new(&self.all, &self.lobby, bytes)
+    }
+
+    /// A lease for a symbol that waits for the caller's answer about its object. Blocks make room for it when the next one begins.
+    /// None: as much waits already as may.
+    pub(super) fn asked(&self, payload: usize) -> Option<Lease> {
+        let bytes = payload as u64 + OVERHEAD;
+        let held = self.asked.get();
+        (held == 0 || held.saturating_add(bytes) <= self.limit / ASKED)
+            .then(|| Lease::new(&self.all, &self.asked, bytes))
     }
 
     pub(super) fn block_bytes(symbols: u16, oti: &Oti) -> u64 {

@@ -7,15 +7,13 @@
 //!    [`Intake::handle_beacon`].
 //! 4. About ten times a second somebody calls [`Intake::handle_timeout`] and takes what [`Intake::poll_expired`] has.
 //!
-//! Each thread's loop is: lock, poll, unlock, do it, lock, report, [`Intake::poll_wakes`], unlock. There are four classes of methods:
+//! Each thread's loop is: lock, poll, unlock, do it, lock, report, [`Intake::poll_wakes`], unlock. Then it answers what
+//! [`Intake::poll_question`] asks, without the lock, and reports with [`Intake::handle_answer`]. There are four classes of methods:
 //!
 //! - *Getters* say how things are: [`Intake::usage`], [`Intake::is_pressed`], [`Intake::lacking`].
 //! - *`handle_*`* report what happened, with the time where that matters.
 //! - *Mutators* say what somebody wants changed: [`Intake::forget`], [`Intake::ask_again`], [`Intake::stop`].
 //! - *`poll_*`* say what to do next, and change nothing but what waits for that.
-//!
-//! `want` is asked about objects that are not known, or of which the answer has changed. It is called under the lock: it waits for
-//! nothing.
 
 mod queue;
 
@@ -24,13 +22,13 @@ use std::time::Duration;
 
 use self::queue::{BlockKey, StoreQueue, Turn};
 use super::{
-    BlockMemory, DropReason, Drops, Limits, NextCheck, Reassembly, ReceiveProgress, ReceivedBlock, Taken, Tally, Usage,
-    Wanted,
+    BlockMemory, DropReason, Drops, Limits, NextCheck, Question, Reassembly, ReceiveProgress, ReceivedBlock, Taken,
+    Tally, Usage, Wanted,
 };
 use crate::id::{BundleId, SessionId};
 use crate::seal::Opener;
 use crate::time::Time;
-use crate::wire::{Content, Header, Symbol};
+use crate::wire::{Content, Header};
 
 /// Unfinished blocks that wait to be kept on disk; beyond these, symbols of new blocks are dropped, since memory is bounded.
 const MAX_PARKED: usize = 16;
@@ -92,9 +90,6 @@ pub struct BlockCounts {
     /// Unfinished ones, whose symbols could not be kept.
     pub lost: u64,
 }
-
-/// The caller's answer about an object.
-pub type Want<'a> = &'a mut dyn FnMut(&Symbol) -> Wanted;
 
 /// The machine.
 pub struct Intake {
@@ -191,8 +186,8 @@ impl Intake {
     }
 
     /// Opens a datagram and takes it. Whether it is authentic.
-    pub fn handle_datagram(&mut self, now: Time, opener: &mut Opener, datagram: &mut [u8], want: Want<'_>) -> bool {
-        let taken = self.reassembly.take(now, opener, datagram, want);
+    pub fn handle_datagram(&mut self, now: Time, opener: &mut Opener, datagram: &mut [u8]) -> bool {
+        let taken = self.reassembly.take(now, opener, datagram);
         match &taken {
             Ok(Taken::Symbol) => {}
             Ok(Taken::Beacon(session, payload)) => self.reassembly.push_beacon(*session, payload),
@@ -203,8 +198,8 @@ impl Intake {
     }
 
     /// Takes an authentic datagram that was opened elsewhere.
-    pub fn handle_opened(&mut self, now: Time, header: &Header, payload: &[u8], want: Want<'_>) {
-        match self.reassembly.handle(now, header, payload, want) {
+    pub fn handle_opened(&mut self, now: Time, header: &Header, payload: &[u8]) {
+        match self.reassembly.handle(now, header, payload) {
             Err(reason) => self.drops.add(reason),
             Ok(()) if header.content == Content::Beacon => self.reassembly.push_beacon(header.session, payload),
             Ok(()) => {}
@@ -255,8 +250,8 @@ impl Intake {
     }
 
     /// A trusted key signed for this bundle.
-    pub fn handle_vouched(&mut self, now: Time, bundle: BundleId, want: Want<'_>) {
-        self.reassembly.vouch(now, bundle, want);
+    pub fn handle_vouched(&mut self, now: Time, bundle: BundleId) {
+        self.reassembly.vouch(now, bundle);
     }
 
     /// Time passed. Call about ten times a second.
@@ -269,10 +264,15 @@ impl Intake {
         self.reassembly.forget(bundle);
     }
 
-    /// What is stored of this bundle has changed, or whether it is wanted: `want` is asked about it. What is here of it stays, if it is
+    /// The caller's answer to a question.
+    pub fn handle_answer(&mut self, now: Time, question: &Question, answer: Wanted) {
+        self.drops.merge(&self.reassembly.handle_answer(now, question, answer));
+    }
+
+    /// What is stored of this bundle has changed, or whether it is wanted: a question is due. What is here of it stays, if it is
     /// wanted and not stored.
-    pub fn ask_again(&mut self, now: Time, bundle: BundleId, want: Want<'_>) {
-        self.reassembly.ask_again(now, bundle, want);
+    pub fn ask_again(&mut self, bundle: BundleId) {
+        self.reassembly.ask_again(bundle);
     }
 
     /// Nothing more is received: from now on what is ready is given out to be stored, then what is unfinished to be kept.
@@ -318,6 +318,11 @@ impl Intake {
         self.reassembly.poll_expired()
     }
 
+    /// What to ask about an object, without the lock: whether it is wanted. Call after [`Intake::poll_wakes`] until there is none.
+    pub fn poll_question(&mut self) -> Option<Question> {
+        self.reassembly.poll_question()
+    }
+
     /// What is known of the link; begins longest burst and margin anew.
     pub fn poll_tally(&mut self) -> Tally {
         self.reassembly.tally()
@@ -325,11 +330,11 @@ impl Intake {
 
     /// Whose sleep is over. Call after [`Intake::poll_work`] and every `handle_*`, or after some of them,
     /// before the lock is given up.
-    pub fn poll_wakes(&mut self, now: Time, want: Want<'_>) -> IntakeWakes {
+    pub fn poll_wakes(&mut self, now: Time) -> IntakeWakes {
         let before = self.waiting();
         self.collect_parked();
         if self.reassembly.has_admitted() && !self.stopping {
-            self.reassembly.take_admitted(now, want);
+            self.reassembly.take_admitted(now);
             self.collect_parked();
         }
         while let Some(block) = self.reassembly.poll_block() {

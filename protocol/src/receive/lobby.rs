@@ -11,7 +11,7 @@ use crate::time::Time;
 use crate::wire::{ObjectKind, Symbol};
 
 /// What a symbol takes beside its bytes, where each is of another bundle.
-const OVERHEAD: u64 = 400;
+pub(super) const OVERHEAD: u64 = 400;
 /// Symbols of a bundle's announces that are looked through for one that is whole.
 const MOST_OF_ANNOUNCE: usize = 128;
 
@@ -41,6 +41,12 @@ struct LobbyBundle {
     spent: u64,
 }
 
+impl Waiting {
+    pub(super) fn new(now: Time, symbol: Symbol, payload: &[u8], counted: Lease) -> Self {
+        Self { symbol, payload: payload.to_vec(), since: now, _counted: counted }
+    }
+}
+
 impl Lobby {
     /// Keeps a symbol. Gives how many had to go for it; itself among them, if there is no room at all.
     pub(super) fn push(&mut self, now: Time, symbol: Symbol, payload: &[u8], buffers: &Buffers) -> u64 {
@@ -65,8 +71,7 @@ impl Lobby {
         } else {
             bundle.others.push_back(number);
         }
-        let counted = buffers.lobby(bytes);
-        self.symbols.insert(number, Waiting { symbol, payload: payload.to_vec(), since: now, _counted: counted });
+        self.symbols.insert(number, Waiting::new(now, symbol, payload, buffers.lobby(bytes)));
         gone
     }
 

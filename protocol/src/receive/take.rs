@@ -7,7 +7,7 @@
 use super::block::{Open, State};
 use super::buffers::Buffers;
 use super::vouch::{Unplaced, crowded};
-use super::{DropReason, Handle, ObjectState, Origin, Reassembly, ReceivedBlock, Wanted};
+use super::{DropReason, Handle, ObjectState, Origin, Reassembly, ReceivedBlock};
 use crate::id::SessionId;
 use crate::seal::{OpenError, Opener};
 use crate::time::Time;
@@ -26,38 +26,27 @@ pub enum Taken<'d> {
 
 impl Reassembly {
     /// Opens a datagram and takes it. A source symbol that an open block lacks is decrypted into its place there, which saves
-    /// a copy. `want` is asked about objects not seen before, and only what is authentic changes anything.
+    /// a copy. Only what is authentic changes anything.
     ///
     /// Afterwards take what [`Reassembly::poll_block`] and [`Reassembly::poll_parked`] have. Errors: it is not of this link.
-    pub fn take<'d>(
-        &mut self,
-        now: Time,
-        opener: &mut Opener,
-        datagram: &'d mut [u8],
-        want: &mut dyn FnMut(&Symbol) -> Wanted,
-    ) -> Result<Taken<'d>, OpenError> {
+    pub fn take<'d>(&mut self, now: Time, opener: &mut Opener, datagram: &'d mut [u8]) -> Result<Taken<'d>, OpenError> {
         if let Some(taken) = self.take_in_place(now, opener, datagram) {
             return taken.map(|taken| taken.map_or_else(Taken::Dropped, |()| Taken::Symbol));
         }
         let (header, payload) = opener.open(datagram)?;
-        Ok(match self.handle(now, &header, payload, want) {
+        Ok(match self.handle(now, &header, payload) {
             Err(reason) => Taken::Dropped(reason),
             Ok(()) if header.content == Content::Beacon => Taken::Beacon(header.session, payload),
             Ok(()) => Taken::Symbol,
         })
     }
 
-    /// Takes an authentic datagram that was opened elsewhere. `want` is asked about objects not seen before.
+    /// Takes an authentic datagram that was opened elsewhere. If nothing is known of its object, it waits for the answer to
+    /// [`Reassembly::poll_question`].
     ///
     /// A beacon is only counted here; its payload is the caller's. Afterwards take what
     /// [`Reassembly::poll_block`] and [`Reassembly::poll_parked`] have. Errors: why the datagram was dropped.
-    pub fn handle(
-        &mut self,
-        now: Time,
-        header: &Header,
-        payload: &[u8],
-        want: &mut dyn FnMut(&Symbol) -> Wanted,
-    ) -> Result<(), DropReason> {
+    pub fn handle(&mut self, now: Time, header: &Header, payload: &[u8]) -> Result<(), DropReason> {
         self.counters.came(header.session, header.counter);
         let Content::Symbol(symbol) = header.content else { return Ok(()) };
         // All of an announce is in one place, or it is never whole.
@@ -66,8 +55,9 @@ impl Reassembly {
             self.wait_in_lobby(now, &symbol, payload);
             return Ok(());
         }
-        match self.place(now, &symbol, payload, want) {
+        match self.place(now, &symbol, payload) {
             Ok(()) => Ok(()),
+            Err(Unplaced::Asked) => self.wait_for_answer(now, &symbol, payload),
             Err(Unplaced::Dropped(reason)) => Err(reason),
             Err(Unplaced::Crowded) => {
                 self.wait_in_lobby(now, &symbol, payload);
@@ -77,14 +67,19 @@ impl Reassembly {
     }
 
     /// Puts a symbol into its block.
-    pub(super) fn place(
+    pub(super) fn place(&mut self, now: Time, symbol: &Symbol, payload: &[u8]) -> Result<(), Unplaced> {
+        let handle = self.object(now, symbol)?;
+        self.place_in(now, handle, symbol, payload)
+    }
+
+    /// Puts a symbol into its block of a known object.
+    pub(super) fn place_in(
         &mut self,
         now: Time,
+        handle: Handle,
         symbol: &Symbol,
         payload: &[u8],
-        want: &mut dyn FnMut(&Symbol) -> Wanted,
     ) -> Result<(), Unplaced> {
-        let handle = self.object(now, symbol, want)?;
         let object = self.objects.get_mut(handle).ok_or(DropReason::Limit)?;
         object.heard = now;
         // A repair symbol takes room of its own; a source symbol has its place in the block.

@@ -115,9 +115,9 @@ impl High {
         };
         let result = if self.opens_first {
             let opened = self.opener.open(&mut bytes).map_err(DropReason::from);
-            opened.and_then(|(header, payload)| self.reassembly.handle(now, &header, payload, &mut want))
+            opened.and_then(|(header, payload)| self.reassembly.handle_with(now, &header, payload, &mut want))
         } else {
-            match self.reassembly.take(now, &mut self.opener, &mut bytes, &mut want) {
+            match self.reassembly.take(now, &mut self.opener, &mut bytes) {
                 Ok(Taken::Symbol | Taken::Beacon(..)) => Ok(()),
                 Ok(Taken::Dropped(reason)) => Err(reason),
                 Err(error) => Err(error.into()),
@@ -126,6 +126,7 @@ impl High {
         if let Err(reason) = result {
             self.drops.add(reason);
         }
+        self.drops.merge(&self.reassembly.answer_all(now, want));
         while let Some(mut block) = self.reassembly.poll_complete() {
             if block.has_parked() {
                 for (esi, symbol) in self.kept.remove(&(block.kind(), block.sbn())).unwrap() {
@@ -342,7 +343,7 @@ fn what_nobody_has_time_to_keep_makes_no_room() {
         let header = Header { sealed: true, session: SessionId(1), counter, content: Content::Symbol(symbol) };
         counter += 1;
         let mut want = |_: &Symbol| Wanted::Yes { have: BlockSet::new(), parked: Vec::new(), origin: Origin::Signed };
-        match reassembly.handle(Time(counter), &header, &[esi as u8; 64], &mut want) {
+        match reassembly.handle_with(Time(counter), &header, &[esi as u8; 64], &mut want) {
             Ok(()) => {}
             Err(reason) => {
                 assert_eq!(reason, DropReason::Memory);
@@ -388,7 +389,7 @@ fn an_unwanted_object_takes_no_memory_and_is_asked_about_again() {
             asked += 1;
             Wanted::No(DropReason::Done)
         };
-        assert_eq!(reassembly.handle(*now, &header, payload, &mut want), Err(DropReason::Done));
+        assert_eq!(reassembly.handle_with(*now, &header, payload, &mut want), Err(DropReason::Done));
     }
     assert_eq!((asked, reassembly.memory()), (3, 3 * super::buffers::OBJECT_OVERHEAD));
     reassembly.handle_timeout(sent[sent.len() - 1].0 + Duration::from_secs(30));
@@ -435,7 +436,7 @@ impl Parking {
         self.1 += 1;
         let mut want =
             |_: &Symbol| Wanted::Yes { have: BlockSet::new(), parked: kept.to_vec(), origin: Origin::Signed };
-        self.0.handle(Time(self.1), &header, &[esi as u8; 64], &mut want).unwrap();
+        self.0.handle_with(Time(self.1), &header, &[esi as u8; 64], &mut want).unwrap();
     }
 
     fn park(&mut self) -> ReceivedBlock {
@@ -493,5 +494,6 @@ fn a_block_that_was_kept_complete_needs_no_symbol_after_a_restart() {
     high.assert_whole(0, &[0, 1, 2, 3]);
 }
 
+mod asked;
 mod hostile;
 mod margin;

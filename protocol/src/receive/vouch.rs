@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::checks::traffic;
-use super::{DropReason, ObjectState, Origin, Reassembly, ReceivedBlock, Wanted};
+use super::lobby::Waiting;
+use super::objects::Handle;
+use super::{DropReason, ObjectState, Origin, Reassembly, ReceivedBlock};
 use crate::id::BundleId;
 use crate::time::Time;
 use crate::wire::Symbol;
@@ -13,10 +15,13 @@ pub(super) const TRIES: u32 = 50;
 pub(super) const TRY_AGAIN: Duration = Duration::from_millis(10);
 
 /// Why a symbol is in no block.
+#[derive(Clone, Copy)]
 pub(super) enum Unplaced {
     Dropped(DropReason),
     /// There is no room as long as nobody signed for its bundle.
     Crowded,
+    /// The caller is asked about its object.
+    Asked,
 }
 
 impl From<DropReason> for Unplaced {
@@ -53,9 +58,11 @@ impl Reassembly {
         self.drops.add_many(DropReason::Limit, gone);
     }
 
-    /// A trusted key signed for this bundle: it has the room of those from now on, and what waited of it is taken. `want` is asked about
-    /// its objects.
-    pub fn vouch(&mut self, now: Time, bundle: BundleId, want: &mut dyn FnMut(&Symbol) -> Wanted) {
+    /// A trusted key signed for this bundle: it has the room of those from now on, and what waited of it is taken. The caller is asked
+    /// about its objects.
+    pub fn vouch(&mut self, now: Time, bundle: BundleId) {
+        // They may say that nobody did.
+        self.renew_questions(bundle);
         for handle in self.objects.vouch(bundle) {
             let Some(object) = self.objects.get_mut(handle) else { continue };
             for (&sbn, open) in &mut object.open {
@@ -66,14 +73,12 @@ impl Reassembly {
             }
             self.buffers.vouch(&mut object.counted);
         }
-        // Remove objects other than those that were signed for.
+        // Objects other than those that were signed for have to go.
         for handle in self.objects.of(bundle) {
             let Some(object) = self.objects.get(handle) else { continue };
             let symbol = Symbol { bundle, kind: object.kind, sbn: 0, esi: 0, oti: object.oti };
-            if matches!(object.state, ObjectState::Wanted)
-                && matches!(want(&symbol), Wanted::No(DropReason::Refused | DropReason::Done))
-            {
-                self.remove_object(handle, false);
+            if matches!(object.state, ObjectState::Wanted) {
+                self.ask_to_confirm(&symbol);
             }
         }
         while let Some(silent) = self.objects.too_many_signed(now, &self.limits) {
@@ -85,30 +90,50 @@ impl Reassembly {
             self.unwanted(away);
         }
         self.admitted.extend(self.lobby.take(bundle));
-        self.take_admitted(now, want);
+        self.take_admitted(now);
     }
 
     /// Goes on with what waited of bundles that were signed for since, as far as there is room. Call when blocks have left.
-    pub fn take_admitted(&mut self, now: Time, want: &mut dyn FnMut(&Symbol) -> Wanted) {
+    pub fn take_admitted(&mut self, now: Time) {
         if self.tries > 0 && now.since(self.tried) < TRY_AGAIN {
             return;
         }
         while let Some(waiting) = self.admitted.pop_front() {
-            let reason = match self.place(now, &waiting.symbol, &waiting.payload, want) {
-                Ok(()) => {
-                    self.tries = 0;
-                    continue;
-                }
-                // Blocks that leave make room, but for one that is larger than all of it.
-                Err(Unplaced::Dropped(DropReason::Memory)) if self.tries < TRIES => {
-                    (self.tries, self.tried) = (self.tries + 1, now);
-                    return self.admitted.push_front(waiting);
-                }
-                Err(Unplaced::Dropped(reason)) => reason,
-                Err(Unplaced::Crowded) => DropReason::Limit,
-            };
-            self.drops.add(reason);
+            let placed = self.place(now, &waiting.symbol, &waiting.payload);
+            if let Some(waiting) = self.not_admitted(now, waiting, placed) {
+                return self.admitted.push_front(waiting);
+            }
         }
+    }
+
+    /// There is an answer about the object of what waits in front: its symbols are placed.
+    pub(super) fn answer_admitted(&mut self, now: Time, symbol: &Symbol, answer: Result<Handle, Unplaced>) {
+        let is_its =
+            |w: &Waiting| (w.symbol.bundle, w.symbol.kind, w.symbol.oti) == (symbol.bundle, symbol.kind, symbol.oti);
+        while self.admitted.front().is_some_and(is_its)
+            && let Some(waiting) = self.admitted.pop_front()
+        {
+            let placed = answer.and_then(|handle| self.place_in(now, handle, &waiting.symbol, &waiting.payload));
+            if let Some(waiting) = self.not_admitted(now, waiting, placed) {
+                return self.admitted.push_front(waiting);
+            }
+        }
+    }
+
+    /// Gives the symbol if it has to wait on.
+    fn not_admitted(&mut self, now: Time, waiting: Waiting, placed: Result<(), Unplaced>) -> Option<Waiting> {
+        match placed {
+            Ok(()) => self.tries = 0,
+            Err(Unplaced::Asked) => return Some(waiting),
+            // Blocks that leave make room, but for one that is larger than all of it.
+            Err(Unplaced::Dropped(DropReason::Memory)) if self.tries < TRIES => {
+                (self.tries, self.tried) = (self.tries + 1, now);
+                return Some(waiting);
+            }
+            Err(Unplaced::Dropped(reason)) => self.drops.add(reason),
+            Err(Unplaced::Crowded) => self.drops.add(DropReason::Limit),
+        }
+        None
     }
 
     /// Whether [`Reassembly::take_admitted`] has anything to do.

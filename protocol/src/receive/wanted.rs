@@ -1,4 +1,4 @@
-//! What the caller wants: it is asked once about each object, and again when its answer may have changed.
+//! What the caller wants: its answer about an object, when it is new, and again when it may have changed.
 
 use super::block::Open;
 use super::objects::{Handle, Object, ObjectState, Room};
@@ -10,17 +10,13 @@ use crate::time::Time;
 use crate::wire::{ObjectKind, Symbol};
 
 impl Reassembly {
-    pub(super) fn object(
-        &mut self,
-        now: Time,
-        symbol: &Symbol,
-        want: &mut dyn FnMut(&Symbol) -> Wanted,
-    ) -> Result<Handle, Unplaced> {
+    /// The object of a symbol. If it is not known, or may have changed, the caller is asked.
+    pub(super) fn object(&mut self, now: Time, symbol: &Symbol) -> Result<Handle, Unplaced> {
         if let Some(handle) = self.objects.find(symbol)
             && let Some(object) = self.objects.get_mut(handle)
         {
             match object.state {
-                ObjectState::Wanted if object.is_stale => return self.refresh(now, handle, symbol, want),
+                ObjectState::Wanted if object.is_stale => {}
                 ObjectState::Wanted => return Ok(handle),
                 ObjectState::Unwanted { reason, since } if now.since(since) < self.limits.ask_again => {
                     object.heard = now;
@@ -29,8 +25,13 @@ impl Reassembly {
                 ObjectState::Unwanted { .. } => self.remove_object(handle, false),
             }
         }
+        Err(if self.questions.ask(symbol) { Unplaced::Asked } else { DropReason::Limit.into() })
+    }
+
+    /// The caller's answer about a new object.
+    pub(super) fn begin(&mut self, now: Time, symbol: &Symbol, answer: Wanted) -> Result<Handle, Unplaced> {
         let known = self.objects.is_signed(symbol.bundle);
-        let (state, have, parked, origin, answer) = match want(symbol) {
+        let (state, have, parked, origin, answer) = match answer {
             Wanted::Yes { have, parked, origin } => (ObjectState::Wanted, have, parked, origin, Ok(())),
             Wanted::No(reason) => {
                 if reason == DropReason::Room {
@@ -71,15 +72,14 @@ impl Reassembly {
         answer.map(|()| handle)
     }
 
-    /// Asks again about an object that is being collected. What is here of it stays, if it is wanted and not stored.
-    fn refresh(
+    /// The caller's new answer about an object that is being collected. What is here of it stays, if it is wanted and not stored.
+    pub(super) fn refresh(
         &mut self,
         now: Time,
         handle: Handle,
         symbol: &Symbol,
-        want: &mut dyn FnMut(&Symbol) -> Wanted,
+        answer: Wanted,
     ) -> Result<Handle, Unplaced> {
-        let answer = want(symbol);
         let Some(object) = self.objects.get_mut(handle) else { return Err(DropReason::Limit.into()) };
         (object.is_stale, object.tries) = (false, 0);
         match answer {
@@ -114,18 +114,24 @@ impl Reassembly {
         let before = self.admitted.len();
         self.admitted.retain(|waiting| waiting.symbol.bundle != bundle);
         let gone = before - self.admitted.len() + self.lobby.take(bundle).len();
-        self.drops.add_many(DropReason::Limit, gone as u64);
+        let gone = gone as u64 + self.forget_questions(bundle);
+        self.drops.add_many(DropReason::Limit, gone);
     }
 
-    /// What the caller has of this bundle has changed, or whether it wants it: `want` is asked. What is here of it stays, if it is wanted
+    /// What the caller has of this bundle has changed, or whether it wants it: it is asked. What is here of it stays, if it is wanted
     /// and not stored.
-    pub fn ask_again(&mut self, now: Time, bundle: BundleId, want: &mut dyn FnMut(&Symbol) -> Wanted) {
+    pub fn ask_again(&mut self, bundle: BundleId) {
+        self.renew_questions(bundle);
         for handle in self.objects.of(bundle) {
             self.interrupt(handle);
-            let Some(object) = self.objects.get(handle) else { continue };
-            let symbol = Symbol { bundle, kind: object.kind, sbn: 0, esi: 0, oti: object.oti };
+            let Some(object) = self.objects.get_mut(handle) else { continue };
             match object.state {
-                ObjectState::Wanted => drop(self.refresh(now, handle, &symbol, want)),
+                ObjectState::Wanted => {
+                    // If too many questions wait, its next symbol asks.
+                    object.is_stale = true;
+                    let symbol = Symbol { bundle, kind: object.kind, sbn: 0, esi: 0, oti: object.oti };
+                    self.questions.ask(&symbol);
+                }
                 ObjectState::Unwanted { .. } => self.remove_object(handle, false),
             }
         }

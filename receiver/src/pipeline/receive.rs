@@ -68,13 +68,12 @@ fn take_group(shared: &Shared, taking: &mut Taking, group: &mut Received<'_>) {
     for first in (0..count).step_by(AT_ONCE) {
         let some = first..(first + AT_ONCE).min(count);
         let ranges = some.map(|n| n * group.segment..((n + 1) * group.segment).min(len));
-        let mut want = |symbol: &Symbol| ask(&*shared.sink, symbol);
         let mut intake;
         if shared.counts.kernel.len() == 1 {
             intake = shared.lock();
             for range in ranges {
                 let Some(datagram) = group.bytes.get_mut(range) else { continue };
-                authentic |= intake.handle_datagram(now, opener, datagram, &mut want);
+                authentic |= intake.handle_datagram(now, opener, datagram);
             }
         } else {
             for range in ranges {
@@ -88,7 +87,7 @@ fn take_group(shared: &Shared, taking: &mut Taking, group: &mut Received<'_>) {
             authentic |= !opened.is_empty();
             intake = shared.lock();
             for (header, range) in opened.drain(..) {
-                intake.handle_opened(now, &header, group.bytes.get(range).unwrap_or_default(), &mut want);
+                intake.handle_opened(now, &header, group.bytes.get(range).unwrap_or_default());
             }
             intake.handle_drops(&std::mem::take(drops));
         }

@@ -82,10 +82,12 @@ impl High {
 
     fn one(&mut self, at: Time, datagram: &mut [u8]) -> Result<(), DropReason> {
         let objects = &mut self.objects;
-        match self.reassembly.take(at, &mut self.opener, datagram, &mut |symbol| want(objects, symbol))? {
+        let taken = match self.reassembly.take(at, &mut self.opener, datagram)? {
             Taken::Symbol | Taken::Beacon(..) => Ok(()),
             Taken::Dropped(reason) => Err(reason),
-        }
+        };
+        let late = self.reassembly.answer_all(at, |symbol| want(objects, symbol));
+        taken.and(late.iter().find(|(_, count)| *count > 0).map_or(Ok(()), |(reason, _)| Err(reason)))
     }
 
     fn store(&mut self, at: Time) {

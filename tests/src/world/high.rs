@@ -11,11 +11,11 @@ use checkvalve_protocol::crypto::TrustStore;
 use checkvalve_protocol::fec::Plans;
 use checkvalve_protocol::id::{BundleId, SessionId};
 use checkvalve_protocol::receive::intake::{BlockOutcome, Intake, NextWork};
-use checkvalve_protocol::receive::{Check, Drops, Limits, NextCheck, ReceivedBlock, Usage};
+use checkvalve_protocol::receive::{Check, Drops, Limits, NextCheck, Question, ReceivedBlock, Usage, Wanted};
 use checkvalve_protocol::seal::Opener;
 use checkvalve_protocol::ticket::Loss;
 use checkvalve_protocol::time::Time;
-use checkvalve_protocol::wire::{ObjectKind, Symbol};
+use checkvalve_protocol::wire::ObjectKind;
 use checkvalve_receiver::delivery::ticket::{TicketError, TicketView};
 use checkvalve_receiver::delivery::{Delivery, OpenError, Policy, Settings};
 use checkvalve_receiver::hook::HookPolicy;
@@ -45,6 +45,8 @@ pub(super) const UNSIGNED_BUNDLES: u64 = 4;
 const WORKERS: usize = 2;
 /// The thread that moves bundles to the inbox.
 const PUBLISHER: usize = WORKERS + 1;
+/// Whoever answers a question.
+const ANSWER: usize = PUBLISHER + 1;
 /// The bytes that an object takes besides its blocks.
 const OBJECT: u64 = 768;
 /// How many objects may exist at once of bundles whose id names no trusted key.
@@ -62,6 +64,8 @@ pub(super) struct High {
     threads: [Thread; WORKERS + 1],
     /// Until when the disk keeps each of these threads, and the publisher, waiting.
     busy_until: [Time; WORKERS + 2],
+    /// Questions that some thread is about to answer, and answers that it is about to report.
+    questions: Vec<(Question, Option<Wanted>)>,
     /// Whether the lane's thread waits for the threads that store.
     resting: bool,
     now: Time,
@@ -160,6 +164,7 @@ impl High {
             intake: Intake::new(limits, Some(Box::new(lasting.clone()))),
             threads: std::array::from_fn(|_| Thread::Awake),
             busy_until: [Time::ZERO; WORKERS + 2],
+            questions: Vec::new(),
             resting: false,
             now: Time::ZERO,
             fault: None,
@@ -178,29 +183,31 @@ impl High {
                 self.fault = Some("a lane rests, and nobody wakes it".to_owned());
             }
         }
-        let delivery = &self.delivery;
-        let mut want = |symbol: &Symbol| ask(delivery, symbol);
-        if self.rng.chance(700) {
-            self.intake.handle_datagram(now, &mut self.opener, datagram, &mut want);
+        let alone = self.rng.chance(700);
+        if alone {
+            self.intake.handle_datagram(now, &mut self.opener, datagram);
         } else {
             // As with several lanes.
             let mut drops = Drops::default();
             match self.opener.open(datagram) {
-                Ok((header, payload)) => self.intake.handle_opened(now, &header, payload, &mut want),
+                Ok((header, payload)) => self.intake.handle_opened(now, &header, payload),
                 Err(error) => drops.add(error.into()),
             }
             self.intake.handle_drops(&drops);
         }
         self.wake();
+        // A lane answers what its datagram brought up before it takes the next one; another lane may come between.
+        while alone && self.answer() {}
     }
 
     /// Runs the threads for some steps, or for all steps that are possible now. `pace` says how long the disk takes.
     pub(super) fn work(&mut self, wall_ms: u64, pace: Pace, all: bool) {
         while all || self.rng.chance(600) {
-            let first = usize::try_from(self.rng.below(PUBLISHER as u64 + 1)).expect("small");
+            let first = usize::try_from(self.rng.below(ANSWER as u64 + 1)).expect("small");
             let mut any = false;
-            for offset in 0..=PUBLISHER {
-                any = match (first + offset) % (PUBLISHER + 1) {
+            for offset in 0..=ANSWER {
+                any = match (first + offset) % (ANSWER + 1) {
+                    ANSWER => self.answer(),
                     PUBLISHER => self.publish(pace),
                     thread => self.step(thread, wall_ms, pace),
                 };
@@ -251,10 +258,9 @@ impl High {
         }
         self.delivery.tick(wall_ms);
         for (bundle, lost) in self.delivery.lost() {
-            let delivery = &self.delivery;
             match lost {
                 Lost::All => self.intake.forget(bundle),
-                Lost::Stored => self.intake.ask_again(now, bundle, &mut |symbol| ask(delivery, symbol)),
+                Lost::Stored => self.intake.ask_again(bundle),
             }
             self.wake();
         }
@@ -289,7 +295,8 @@ impl High {
     /// their blocks are counted, but room for them is made only when the next block comes.
     pub(super) fn is_bounded(&self) -> Held {
         let (usage, limits) = (self.intake.usage(), &self.limits);
-        let slack = 4_096 + usage.objects as u64 * OBJECT;
+        // What waits for an answer is counted too, and room for it is made likewise.
+        let slack = 4_096 + usage.objects as u64 * OBJECT + limits.memory / 32;
         // A buffer may be twice as long as needed, and one block may take half of the room for unsigned blocks.
         let unsigned_slack = slack + limits.unsigned_memory / 2;
         let signed = usage.objects - usage.unsigned_objects;
@@ -369,8 +376,7 @@ impl High {
             }
             Thread::Vouching(mut bundles, then) => match bundles.pop() {
                 Some(bundle) => {
-                    let delivery = &self.delivery;
-                    self.intake.handle_vouched(self.now, bundle, &mut |symbol| ask(delivery, symbol));
+                    self.intake.handle_vouched(self.now, bundle);
                     self.wake();
                     Thread::Vouching(bundles, then)
                 }
@@ -387,6 +393,25 @@ impl High {
             }
         };
         self.threads[thread] = next;
+        true
+    }
+
+    /// Some thread asks the delivery, or reports its answer. False: nobody has a question.
+    fn answer(&mut self) -> bool {
+        if self.questions.is_empty() {
+            return false;
+        }
+        let next = usize::try_from(self.rng.below(self.questions.len() as u64)).expect("small");
+        match self.questions.swap_remove(next) {
+            (question, None) => {
+                let answer = ask(&self.delivery, &question.symbol);
+                self.questions.push((question, Some(answer)));
+            }
+            (question, Some(answer)) => {
+                self.intake.handle_answer(self.now, &question, answer);
+                self.wake();
+            }
+        }
         true
     }
 
@@ -421,8 +446,8 @@ impl High {
 
     /// Runs when a thread releases the lock: wakes sleeping threads that have something to do.
     fn wake(&mut self) {
-        let delivery = &self.delivery;
-        let wakes = self.intake.poll_wakes(self.now, &mut |symbol| ask(delivery, symbol));
+        let wakes = self.intake.poll_wakes(self.now);
+        self.questions.extend(std::iter::from_fn(|| self.intake.poll_question()).map(|question| (question, None)));
         let (workers, checker) = self.threads.split_at_mut(WORKERS);
         let asleep = |thread: &&mut Thread| matches!(thread, Thread::Asleep(_));
         workers.iter_mut().filter(asleep).take(wakes.workers).for_each(|thread| *thread = Thread::Awake);

@@ -2,6 +2,7 @@ use super::*;
 use crate::partition::{BlockSet, Oti};
 use crate::receive::{Check, Origin};
 use crate::wire::ObjectKind;
+use crate::wire::Symbol;
 
 const T: u16 = 64;
 const K: u16 = 4;
@@ -39,17 +40,25 @@ impl Bench {
         let header =
             Header { sealed: true, session: SessionId(1), counter: self.counter, content: Content::Symbol(symbol) };
         self.counter += 1;
-        let (have, kept, no) = (&self.have, &self.kept, self.no);
-        let asked = &mut self.asked;
-        let mut want = |_: &Symbol| {
-            *asked += 1;
-            match no {
+        self.intake.handle_opened(self.now, &header, &[esi as u8; T as usize]);
+        self.answer()
+    }
+
+    fn answer(&mut self) -> IntakeWakes {
+        let mut wakes = self.intake.poll_wakes(self.now);
+        while let Some(question) = self.intake.poll_question() {
+            self.asked += 1;
+            let answer = match self.no {
                 Some(reason) => Wanted::No(reason),
-                None => Wanted::Yes { have: have.clone(), parked: kept.clone(), origin: Origin::Signed },
-            }
-        };
-        self.intake.handle_opened(self.now, &header, &[esi as u8; T as usize], &mut want);
-        self.intake.poll_wakes(self.now, &mut want)
+                None => Wanted::Yes { have: self.have.clone(), parked: self.kept.clone(), origin: Origin::Signed },
+            };
+            self.intake.handle_answer(self.now, &question, answer);
+            let more = self.intake.poll_wakes(self.now);
+            wakes.workers += more.workers;
+            wakes.checker |= more.checker;
+            wakes.lanes |= more.lanes;
+        }
+        wakes
     }
 
     /// A source or repair symbol of an object of eight blocks.
@@ -75,17 +84,14 @@ impl Bench {
     }
 
     fn wakes(&mut self) -> IntakeWakes {
-        self.intake.poll_wakes(self.now, &mut |_| unreachable!("nobody asks"))
+        let wakes = self.intake.poll_wakes(self.now);
+        assert_eq!(self.intake.poll_question(), None);
+        wakes
     }
 
     fn ask_again(&mut self) -> IntakeWakes {
-        let (have, kept, no) = (&self.have, &self.kept, self.no);
-        let mut want = |_: &Symbol| match no {
-            Some(reason) => Wanted::No(reason),
-            None => Wanted::Yes { have: have.clone(), parked: kept.clone(), origin: Origin::Signed },
-        };
-        self.intake.ask_again(self.now, BundleId(1), &mut want);
-        self.intake.poll_wakes(self.now, &mut want)
+        self.intake.ask_again(BundleId(1));
+        self.answer()
     }
 
     fn report(&mut self, block: ReceivedBlock, outcome: BlockOutcome) {

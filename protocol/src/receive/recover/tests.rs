@@ -46,7 +46,7 @@ fn put(reassembly: &mut Reassembly, counter: u64, bundle: u64, esi: u32) {
     let symbol = Symbol { bundle: BundleId(bundle), kind: ObjectKind::Data, sbn: 0, esi, oti };
     let header = Header { sealed: true, session: SessionId(1), counter, content: Content::Symbol(symbol) };
     let mut want = |_: &Symbol| Wanted::Yes { have: Default::default(), parked: Vec::new(), origin: Origin::Signed };
-    reassembly.handle(Time(counter), &header, &[(esi % 251) as u8; 64], &mut want).unwrap();
+    reassembly.handle_with(Time(counter), &header, &[(esi % 251) as u8; 64], &mut want).unwrap();
 }
 
 fn limits() -> Limits {

@@ -24,7 +24,7 @@ impl Peer {
         let header =
             Header { sealed: true, session: self.session, counter: self.counter, content: Content::Symbol(symbol) };
         self.counter = self.counter.wrapping_add(1);
-        reassembly.handle(now, &header, &vec![0xa5; usize::from(symbol.oti.symbol_size())], &mut named)
+        reassembly.handle_with(now, &header, &vec![0xa5; usize::from(symbol.oti.symbol_size())], &mut named)
     }
 
     /// A symbol of an object that the caller refuses.
@@ -34,7 +34,7 @@ impl Peer {
         self.counter = self.counter.wrapping_add(1);
         let mut want = |_: &Symbol| Wanted::No(DropReason::Refused);
         let payload = vec![0xa5; usize::from(symbol.oti.symbol_size())];
-        assert!(reassembly.handle(now, &header, &payload, &mut want).is_err());
+        assert!(reassembly.handle_with(now, &header, &payload, &mut want).is_err());
     }
 }
 
@@ -179,7 +179,8 @@ fn a_flood_of_junk_loses_nothing_of_a_bundle_whose_announce_is_late() {
     honest.put(&mut reassembly, now, mine(ObjectKind::Announce, announce, 3)).unwrap();
     let NextCheck::Check(Check::Object(block)) = reassembly.poll_check(now) else { panic!("it waits to be checked") };
     assert_eq!((block.bundle(), block.origin()), (BundleId(7), Origin::Named));
-    reassembly.vouch(now, BundleId(7), &mut signed);
+    reassembly.vouch(now, BundleId(7));
+    reassembly.answer_all(now, signed);
     reassembly.stored(*block);
     let block = reassembly.poll_block().expect("all of its data was here");
     assert_eq!((block.bundle(), block.kind(), block.is_whole()), (BundleId(7), ObjectKind::Data, true));
@@ -207,7 +208,8 @@ fn objects_of_signed_bundles_leave_room_for_blocks() {
             let symbol = Symbol { bundle: BundleId(n), kind: ObjectKind::Data, sbn: 0, esi: 0, oti };
             let _ = peer.put(&mut reassembly, now, symbol);
         }
-        reassembly.vouch(now, BundleId(n), &mut signed);
+        reassembly.vouch(now, BundleId(n));
+        reassembly.answer_all(now, signed);
         while let Some(block) = reassembly.poll_parked() {
             reassembly.recycle(block);
         }
@@ -230,9 +232,9 @@ fn of_a_bundle_that_is_signed_for_only_what_was_signed_stays() {
         let symbol = Symbol { bundle: BundleId(7), kind: ObjectKind::Data, sbn: 1, esi: 0, oti };
         peer.put(&mut reassembly, Time(1), symbol).unwrap();
     }
-    let mut want =
-        |symbol: &Symbol| if symbol.oti == otis[0] { signed(symbol) } else { Wanted::No(DropReason::Refused) };
-    reassembly.vouch(Time(2), BundleId(7), &mut want);
+    let want = |symbol: &Symbol| if symbol.oti == otis[0] { signed(symbol) } else { Wanted::No(DropReason::Refused) };
+    reassembly.vouch(Time(2), BundleId(7));
+    reassembly.answer_all(Time(2), want);
     let left: Vec<Oti> = reassembly.progress().map(|progress| progress.oti).collect();
     assert_eq!(left, [otis[0]]);
     assert_eq!(reassembly.lacking(BundleId(7)), [(1, 7)]);
@@ -257,8 +259,9 @@ fn objects_that_come_while_the_announce_is_checked_lose_nothing_of_those_before(
     // The announce is good, and before that is said here something of the bundle comes that was not known.
     let symbol = Symbol { oti: Oti::new(64 * 3, 64, 8).unwrap(), ..mine(ObjectKind::Hashes, 0, 0) };
     let header = Header { sealed: true, session: SessionId(9), counter: 0, content: Content::Symbol(symbol) };
-    reassembly.handle(Time(4), &header, &[1; 64], &mut signed).unwrap();
-    reassembly.vouch(Time(5), BundleId(7), &mut signed);
+    reassembly.handle_with(Time(4), &header, &[1; 64], &mut signed).unwrap();
+    reassembly.vouch(Time(5), BundleId(7));
+    reassembly.answer_all(Time(5), signed);
     let whole: Vec<u32> = std::iter::from_fn(|| reassembly.poll_block()).map(|block| block.sbn()).collect();
     assert_eq!(whole.len(), 2, "{whole:?}");
 }
@@ -275,7 +278,8 @@ fn what_waited_goes_on_as_room_comes() {
     // Junk takes the room for blocks, so that what comes then waits: three symbols of each of twenty blocks, which are larger than memory.
     (0..100).for_each(|n| put(&mut reassembly, &mut peer, 100 + n, 0, 0));
     (0..3).for_each(|esi| (0..20).for_each(|sbn| put(&mut reassembly, &mut peer, 7, sbn, esi)));
-    reassembly.vouch(Time(5), BundleId(7), &mut signed);
+    reassembly.vouch(Time(5), BundleId(7));
+    reassembly.answer_all(Time(5), signed);
     assert!(reassembly.has_admitted(), "not all at once");
     let mut placed = 0;
     for n in 1..100 {
@@ -284,7 +288,8 @@ fn what_waited_goes_on_as_room_comes() {
             placed += block.received();
             reassembly.recycle(block);
         }
-        reassembly.take_admitted(Time(5) + TRY_AGAIN * n, &mut signed);
+        reassembly.take_admitted(Time(5) + TRY_AGAIN * n);
+        reassembly.answer_all(Time(5) + TRY_AGAIN * n, signed);
     }
     assert!(!reassembly.has_admitted());
     placed += reassembly.lacking(BundleId(7)).iter().map(|(_, lacking)| 1_000 - lacking).sum::<u32>();
@@ -299,12 +304,15 @@ fn what_can_never_have_room_is_given_up() {
     let oti = Oti::new(1 << 30, 64, 1_024).unwrap();
     let symbol = Symbol { bundle: BundleId(7), kind: ObjectKind::Data, sbn: 0, esi: 0, oti };
     peer.put(&mut reassembly, Time(1), symbol).unwrap();
-    reassembly.vouch(Time(2), BundleId(7), &mut signed);
+    reassembly.vouch(Time(2), BundleId(7));
+    reassembly.answer_all(Time(2), signed);
     for n in 1..=TRIES {
         assert!(reassembly.has_admitted());
         // Not before its time.
-        reassembly.take_admitted(Time(2) + TRY_AGAIN * n - Duration::from_millis(1), &mut signed);
-        reassembly.take_admitted(Time(2) + TRY_AGAIN * n, &mut signed);
+        reassembly.take_admitted(Time(2) + TRY_AGAIN * n - Duration::from_millis(1));
+        reassembly.answer_all(Time(2) + TRY_AGAIN * n - Duration::from_millis(1), signed);
+        reassembly.take_admitted(Time(2) + TRY_AGAIN * n);
+        reassembly.answer_all(Time(2) + TRY_AGAIN * n, signed);
         while let Some(block) = reassembly.poll_parked() {
             reassembly.recycle(block);
         }
@@ -322,7 +330,8 @@ fn what_no_key_is_named_for_keeps_nobody_out() {
     for n in 0..2_000 {
         let symbol = Symbol { bundle: BundleId(100 + n), kind: ObjectKind::Announce, sbn: 0, esi: 0, oti };
         let header = Header { sealed: true, session: SessionId(9), counter: n, content: Content::Symbol(symbol) };
-        dropped += u32::from(reassembly.handle(Time(n), &header, &[1; 64], &mut unknown) == Err(DropReason::Limit));
+        dropped +=
+            u32::from(reassembly.handle_with(Time(n), &header, &[1; 64], &mut unknown) == Err(DropReason::Limit));
     }
     assert!(dropped > 1_900, "{dropped}");
     let usage = reassembly.usage();
@@ -379,7 +388,8 @@ fn what_nobody_signs_for_leaves_and_is_told_of() {
     for bundle in 0..900 {
         peer.put(&mut reassembly, Time(0), tiny(bundle, ObjectKind::Data, 0)).unwrap();
     }
-    reassembly.vouch(Time(0), BundleId(5), &mut named);
+    reassembly.vouch(Time(0), BundleId(5));
+    reassembly.answer_all(Time(0), named);
     assert!(reassembly.usage().unsigned_memory < reassembly.usage().memory);
     // More than half of the room is taken, so the silent leave after a second.
     for tick in 0..200 {

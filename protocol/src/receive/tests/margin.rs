@@ -16,12 +16,13 @@ fn margin_after(refused: std::ops::Range<u32>, lost: impl Fn(usize) -> bool) -> 
             continue;
         }
         let is_full = refused.contains(&blocks) && (blocks > 0 || number < 400);
-        let mut want = |symbol: &Symbol| match symbol.kind {
+        let want = |symbol: &Symbol| match symbol.kind {
             ObjectKind::Data if is_full => Wanted::No(DropReason::Room),
             _ => Wanted::Yes { have: BlockSet::new(), parked: Vec::new(), origin: Origin::Signed },
         };
         let mut datagram = datagram.clone();
-        high.take(now, &mut opener, &mut datagram, &mut want).unwrap();
+        high.take(now, &mut opener, &mut datagram).unwrap();
+        high.answer_all(now, want);
         while let Some(mut block) = high.poll_complete() {
             if block.decode(&plans).is_err() {
                 high.undecodable(now, block);

@@ -29,12 +29,13 @@ fn block(oti: Oti, sbn: u32, esis: &[u32]) -> ReceivedBlock {
     for (counter, &esi) in esis.iter().enumerate() {
         let content = Content::Symbol(Symbol { bundle: BundleId(1), kind: DATA, sbn, esi, oti });
         let header = Header { sealed: true, session: SessionId(1), counter: counter as u64, content };
-        let mut want = |_: &Symbol| Wanted::Yes {
+        let want = |_: &Symbol| Wanted::Yes {
             have: Default::default(),
             parked: Vec::new(),
             origin: checkvalve_protocol::receive::Origin::Signed,
         };
-        reassembly.handle(Time(counter as u64), &header, &symbol(&oti, sbn, esi), &mut want).unwrap();
+        reassembly.handle(Time(counter as u64), &header, &symbol(&oti, sbn, esi)).unwrap();
+        reassembly.answer_all(Time(counter as u64), want);
     }
     reassembly.park_all();
     reassembly.poll_parked().unwrap()

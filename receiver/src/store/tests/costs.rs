@@ -50,12 +50,13 @@ fn unfinished(id: BundleId, oti: Oti, sbn: u32) -> ReceivedBlock {
         Reassembly::new(Memory { objects: 4, idle: seconds, ask_again: seconds, ..Memory::new(1 << 20) });
     let content = Content::Symbol(Symbol { bundle: id, kind: ObjectKind::Data, sbn, esi: 0, oti });
     let header = Header { sealed: true, session: SessionId(1), counter: 0, content };
-    let mut want = |_: &Symbol| Wanted::Yes {
+    let want = |_: &Symbol| Wanted::Yes {
         have: Default::default(),
         parked: Vec::new(),
         origin: checkvalve_protocol::receive::Origin::Signed,
     };
-    reassembly.handle(Time(0), &header, &vec![7; oti.symbol_size().into()], &mut want).unwrap();
+    reassembly.handle(Time(0), &header, &vec![7; oti.symbol_size().into()]).unwrap();
+    reassembly.answer_all(Time(0), want);
     reassembly.park_all();
     reassembly.poll_parked().unwrap()
 }
