@@ -3,6 +3,7 @@
 //! This part never touches a disk: it changes in memory and notes what changed; [`file::LedgerFile`] writes that down.
 //! Whoever changes something that must not be forgotten saves before acting on it.
 
+mod arrival;
 pub mod channel;
 mod entries;
 mod entry;
@@ -145,9 +146,9 @@ impl Ledger {
     /// Changes an entry. None: there is no such bundle.
     pub fn change(&mut self, id: BundleId, now_ms: u64, change: impl FnOnce(&mut Entry)) -> Option<&Entry> {
         let changed = self.entries.change(&id, |entry| {
-            let before = entry.state;
+            let before = entry.state();
             change(entry);
-            if entry.state != before {
+            if entry.state() != before {
                 entry.changed_ms = now_ms;
             }
         })?;
@@ -187,7 +188,7 @@ impl Ledger {
             if entry.announce.is_some_and(|digest| digest != a.digest) {
                 return Err(Conflict::OtherAnnounce);
             }
-            if entry.state.is_over() {
+            if entry.state().is_over() {
                 return Err(over());
             }
         }
@@ -205,7 +206,7 @@ impl Ledger {
             // An operator gave it its place, or it had it before.
             let placed = channel.claims(a.sequence).contains(&a.id);
             let full = signed.get(MOST_CLAIMS - 1).filter(|_| !placed);
-            let taken = signed.iter().find(|e| e.published).or(full);
+            let taken = signed.iter().find(|e| e.is_published()).or(full);
             if let Some(holder) = taken.map(|e| e.id) {
                 return Err(Conflict::SequenceTaken { channel: a.channel, sequence: a.sequence, holder });
             }
@@ -229,7 +230,7 @@ impl Ledger {
             entry.signer = Some(a.signer);
             entry.announce = Some(a.digest);
             entry.hold = None;
-            if entry.state == State::Held {
+            if entry.state() == State::Held {
                 entry.receive(None);
             }
         });
@@ -253,7 +254,7 @@ impl Ledger {
         let (Some(name), sequence) = (entry.channel.clone(), entry.sequence) else { return Ok(()) };
         let Some(channel) = self.channels.get_mut(&name) else { return Ok(()) };
         let others = channel.claims(sequence).iter().filter(|other| **other != id);
-        if let Some(holder) = others.filter_map(|id| self.entries.get(id)).find(|e| e.published) {
+        if let Some(holder) = others.filter_map(|id| self.entries.get(id)).find(|e| e.is_published()) {
             return Err(holder.id);
         }
         channel.win_slot(sequence, id);
@@ -419,7 +420,7 @@ impl Ledger {
                     entry.name = heard.name;
                 }
             }
-            if entry.state.is_open() {
+            if entry.state().is_open() {
                 entry.sent = heard.sent;
                 if heard.withdrawn {
                     entry.withdraw(Some("withdrawn by the sender".into()));
@@ -466,7 +467,7 @@ impl Ledger {
         let claims = self.channels.get(channel).map(|c| c.claims(sequence).to_vec()).unwrap_or_default();
         for other in claims.into_iter().filter(|other| *other != id && heard(other)).collect::<Vec<_>>() {
             // What was refused has files.
-            self.released.extend(self.entries.get(&other).filter(|e| !e.state.is_open()).cloned());
+            self.released.extend(self.entries.get(&other).filter(|e| !e.state().is_open()).cloned());
             self.forget(other);
         }
     }

@@ -102,7 +102,7 @@ impl Delivery {
     pub(super) fn finish_withdrawals(&self) {
         let left: Vec<BundleId> = {
             let ledger = self.ledger.lock();
-            ledger.entries().filter(|e| e.state() == State::Quarantined && e.published).map(|e| e.id).collect()
+            ledger.entries().filter(|e| e.state() == State::Quarantined && e.is_published()).map(|e| e.id).collect()
         };
         left.into_iter().for_each(|id| self.withdraw(id));
     }
@@ -176,7 +176,7 @@ impl Delivery {
         let moved = self.inbox.quarantine(&place, &reason, None).and_then(|()| self.inbox.withdraw(&place, &channel));
         match moved {
             Ok(()) => {
-                self.ledger.lock().change(id, self.now(), |entry| entry.published = false);
+                self.ledger.lock().change(id, self.now(), Entry::moved_to_quarantine);
                 self.save();
             }
             Err(error) => {

@@ -92,7 +92,7 @@ fn follow(entry: &mut Entry, told: &Told) {
         }
         ("quarantined", _) => {
             entry.quarantine(entry.rule.clone(), told.reason.clone());
-            entry.published = false;
+            entry.moved_to_quarantine();
         }
         ("withdrawn", _) => entry.withdraw(told.reason.clone()),
         ("rejected", _) => entry.reject(told.reason.clone()),

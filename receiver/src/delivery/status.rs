@@ -258,7 +258,7 @@ impl Delivery {
         let mut entries: Vec<Entry> = self.ledger.lock().entries().cloned().collect();
         // Its hook sent it to quarantine, but it is still being moved: a bundle should be where its state says.
         let moving = self.running.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for entry in entries.iter_mut().filter(|entry| entry.state() == State::Quarantined && entry.published) {
+        for entry in entries.iter_mut().filter(|entry| entry.state() == State::Quarantined && entry.is_published()) {
             if entry.channel.as_ref().is_some_and(|channel| moving.contains(channel)) {
                 entry.install();
             }
@@ -337,7 +337,7 @@ impl Delivery {
         });
         let log = log.filter(|log| self.disk.lstat(log).is_ok());
         let stored = self.fill(&entry).map(|(_, stored)| stored);
-        let whole = entry.published || matches!(state, State::Installed | State::Complete);
+        let whole = entry.is_published();
         let progress = self.ledger.lock().reception.get(entry.id).and_then(|live| live.progress_of(&entry));
         let all_here = state.is_open() && self.is_all_here(entry.id);
         let lacking = progress.filter(|_| state.is_open()).map(|p| Lacking {
@@ -345,7 +345,7 @@ impl Delivery {
             blocks_total: p.blocks_total,
             symbols: p.symbols_lacking,
         });
-        let channel = entry.channel.as_ref().filter(|_| entry.published);
+        let channel = entry.channel.as_ref().filter(|_| entry.is_published());
         let path =
             channel.map(|channel| self.inbox.path(channel, entry.sequence).join(crate::hook::os_name(&entry.name)));
         BundleStatus {

@@ -113,7 +113,7 @@ impl Delivery {
         }
         self.quarantine(id, &Refusal::of(error), None);
         drop(running);
-        if entry.published {
+        if entry.is_published() {
             self.withdraw(id);
         }
         true
@@ -126,7 +126,7 @@ impl Delivery {
         let returned = self.put_back(entry)?;
         let here = returned
             || match &entry.channel {
-                Some(channel) => entry.published && !self.is_missing(&self.inbox.path(channel, entry.sequence))?,
+                Some(channel) => entry.is_published() && !self.is_missing(&self.inbox.path(channel, entry.sequence))?,
                 None => false,
             };
         let older = self.check_newest(entry).is_err();

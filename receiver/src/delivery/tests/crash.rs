@@ -142,7 +142,7 @@ fn a_ledger_that_is_lost_or_damaged_is_rebuilt_and_nothing_is_installed_twice() 
         let ledger = delivery.ledger.lock();
         samples
             .iter()
-            .map(|s| ledger.entry(s.id()).map(|e| (e.state(), e.name.clone(), e.attempt, e.published)))
+            .map(|s| ledger.entry(s.id()).map(|e| (e.state(), e.name.clone(), e.attempt, e.is_published())))
             .collect()
     };
     let before = known(&delivery);
