@@ -102,16 +102,15 @@ impl Ledger {
         self.entries.values()
     }
 
-    /// How many bundles are in a state.
+    /// One line about all bundles.
     #[must_use]
-    pub fn in_state(&self, state: State) -> usize {
-        self.entries.in_state(state)
-    }
-
-    /// The bundle in the inbox whose state changed last.
-    #[must_use]
-    pub fn newest_published(&self) -> Option<&Entry> {
-        self.entries.newest_published()
+    pub fn summary(&self) -> String {
+        let [receiving, incomplete, missing] =
+            [State::Receiving, State::Incomplete, State::Missing].map(|state| self.entries.in_state(state));
+        let newest = self.entries.newest_published();
+        let newest = newest.and_then(|entry| Some(format!("{}/{}", entry.channel.as_ref()?, entry.sequence)));
+        let newest = newest.unwrap_or_else(|| "none".to_owned());
+        format!("{receiving} receiving, {incomplete} incomplete, {missing} missing; last in the inbox: {newest}")
     }
 
     /// How many bundles have, or claim, a sequence of a channel.

@@ -92,6 +92,11 @@ impl LedgerFile {
         kept.replace(&all)
     }
 
+    /// Makes all changes durable. False: that failed, the log says so, and the next save tries again.
+    pub fn keep(&self) -> bool {
+        self.save(Sync::Yes).inspect_err(|error| tracing::error!(%error, "ledger cannot be written")).is_ok()
+    }
+
     /// Writes the changes since the last call. With [`Sync::Yes`], they and all earlier changes are durable when this returns.
     /// Errors: those of writing the journal; the next save then writes the same changes again.
     pub fn save(&self, sync: Sync) -> Result<(), io::Error> {
