@@ -287,6 +287,13 @@ impl Audit {
         }
     }
 
+    /// As [`Audit::record`]; if that fails, the log says so.
+    pub fn note(&self, at_ms: u64, event: &Event<'_>) {
+        if let Err(error) = self.record(at_ms, event) {
+            tracing::error!(%error, ?event, "audit trail cannot be written");
+        }
+    }
+
     /// Appends a line; durable when this returns. Where somebody removed the trail, a new one begins. What a full disk tore of the line
     /// before is ended first, so that this one can be read.
     pub fn record(&self, at_ms: u64, event: &Event<'_>) -> io::Result<()> {

@@ -1,16 +1,23 @@
 //! What happens to a bundle from its first block to its end. Synchronous: it acts through [`Disk`] and a `now` that it is
 //! told, so that a simulator can drive it single-threaded; the daemon calls it from its threads.
 //!
-//! 1. The pipeline asks whether an object is wanted, and hands over its blocks ([`crate::sink::Sink`], `receive`).
+//! [`Delivery`] composes the parts, each of which has only what it may touch (`assemble` lists it), and hands every call on.
+//! Nobody takes another lock, touches a disk or logs while it holds the ledger's lock.
+//!
+//! 1. The pipeline asks whether an object is wanted, and hands over its blocks (`sink`, `receive`).
 //! 2. `manifests`: announce and hashes are admitted, or change nothing; `unknown` keeps what another trust would admit;
-//!    `refusing`: what a key signed wrong goes to quarantine.
-//! 3. `advance`: a bundle that is whole is proven, published, written down. [`Delivery::work`] does this.
+//!    `adopting` writes them to the disk; `refusing`: what a key signed wrong goes to quarantine.
+//! 3. `advance`: a bundle that is whole is proven, published, written down; `spoilt`: what is not what was signed comes again.
 //! 4. `install`: whose turn it is for the hook, and what became of it.
-//! 5. `beacons`, `watch`: beacons and time say what is incomplete or missing.
-//! 6. `operator`, `trusting`, `status`, `alarms`, `telling`: what people ask, decide and are told.
+//! 5. `beacons`, `watch`, `forget`: beacons and time say what is incomplete, missing or forgotten.
+//! 6. `operator`, `undo`, `trusting`, `status`, `ticket`, `telling`: what people ask, decide and are told.
+//!
+//! `staging`, `shares`, `alarms`, `jobs` and `shared` are what several parts use.
 
+mod adopting;
 mod advance;
 pub mod alarms;
+mod assemble;
 mod beacons;
 mod forget;
 mod install;
@@ -20,43 +27,70 @@ mod operator;
 mod rebuild;
 mod receive;
 mod refusing;
+mod shared;
+mod shares;
+mod sink;
+mod spoilt;
+mod staging;
 pub mod status;
 mod telling;
 pub mod ticket;
 mod trusting;
+mod undo;
 mod unknown;
 mod watch;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use checkvalve_host::disk::Disk;
 use checkvalve_host::journal::{JournalError, Sync as Durable};
-use checkvalve_host::log::Throttle;
 use checkvalve_protocol::admit::Trust;
-use checkvalve_protocol::id::{BundleId, ChannelName};
+use checkvalve_protocol::id::ChannelName;
 use checkvalve_protocol::limits::MAX_MANIFEST_LEN;
+use checkvalve_protocol::manifest::Announce;
+use checkvalve_protocol::ticket::Loss;
 use checkvalve_protocol::wire::ObjectKind;
 
+use self::adopting::Adopting;
+use self::advance::Publishing;
+use self::alarms::{Alarm, Alarms};
+use self::assemble::Base;
+use self::beacons::{Hearing, NewestBeacon};
+use self::forget::Forgetting;
+use self::install::Installing;
 use self::jobs::{Job, Jobs};
+use self::manifests::Admission;
+use self::operator::Deciding;
+use self::receive::Receiving;
+use self::refusing::Refusing;
+use self::shared::{Clock, Waker};
+use self::spoilt::Clearing;
+use self::staging::Staging;
+use self::status::{Status, Telling};
+use self::ticket::{LackingOf, TicketError, TicketView, Ticketing};
+use self::trusting::Trusting;
+use self::watch::Watching;
 use crate::audit::Audit;
-use crate::hook::HookPolicy;
+use crate::hook::{HookPolicy, Outcome};
 use crate::inbox::{Durability, Inbox};
-use crate::ledger::Live;
+use crate::ledger::State;
 use crate::ledger::file::LedgerFile;
-use crate::sink::{Lost, StoreError};
+use crate::sink::StoreError;
 use crate::store::log::BootId;
 use crate::store::space::{self, Space};
-use crate::store::{Staged, Store, StoreOpenError};
+use crate::store::{Store, StoreOpenError};
 
 pub use crate::hook::HookRun;
 pub use operator::{DecideError, Which};
 pub use trusting::Judged;
 pub(crate) use trusting::{NO_KEY, NOT_ITS};
+
+/// How many bundles that are still coming are named.
+const NAMED: usize = 5;
 
 /// How deliveries are made.
 #[derive(Clone, Debug)]
@@ -92,42 +126,30 @@ pub struct Policy {
     pub quota: Option<u64>,
 }
 
-/// All deliveries.
+/// All deliveries: the parts, and what every part may be told.
 pub struct Delivery {
-    disk: Arc<dyn Disk>,
-    settings: Settings,
-    trust: RwLock<Arc<Trust>>,
-    store: Store,
-    ledger: LedgerFile,
-    audit: Audit,
-    inbox: Inbox,
-    unknown: Mutex<unknown::Unknown>,
-    noted: Mutex<alarms::Noted>,
-    /// Signed objects and beacons that changed nothing, by the rule that they broke.
-    discards: Mutex<Discards>,
-    jobs: Jobs,
-    /// Channels whose hook runs.
-    running: Mutex<BTreeSet<ChannelName>>,
-    waker: OnceLock<Box<dyn Fn() + Send + Sync>>,
-    heard: Mutex<beacons::LastBeacon>,
-    watched: Mutex<watch::Watched>,
-    now_ms: AtomicU64,
-    throttle: Throttle,
-    /// Throttles the lines about announced bundles: each bundle has a line unless too many come at once.
-    announced_log: Throttle,
-    /// Lines about states that the passing of time brings about.
-    states_log: Throttle,
-}
-
-/// Counts by rule.
-#[derive(Default)]
-struct Discards(BTreeMap<&'static str, u64>);
-
-impl Discards {
-    fn add(&mut self, rule: &'static str) {
-        let count = self.0.entry(rule).or_default();
-        *count = count.saturating_add(1);
-    }
+    clock: Arc<Clock>,
+    ledger: Arc<LedgerFile>,
+    store: Arc<Store>,
+    staging: Arc<Staging>,
+    alarms: Arc<Alarms>,
+    newest: Arc<NewestBeacon>,
+    jobs: Arc<Jobs>,
+    waker: Arc<Waker>,
+    receiving: Receiving,
+    adopting: Arc<Adopting>,
+    admission: Admission,
+    hearing: Hearing,
+    refusing: Arc<Refusing>,
+    clearing: Arc<Clearing>,
+    publishing: Publishing,
+    installing: Installing,
+    watching: Watching,
+    forgetting: Arc<Forgetting>,
+    trusting: Trusting,
+    deciding: Deciding,
+    telling: Telling,
+    ticketing: Ticketing,
 }
 
 /// Why deliveries cannot begin. One line each.
@@ -172,49 +194,30 @@ impl Delivery {
             settings.staging.clone(),
             settings.durability,
         );
-        let this = Self {
-            disk,
-            settings,
-            trust: RwLock::default(),
-            store,
-            ledger,
-            audit,
-            inbox,
-            unknown: Mutex::default(),
-            noted: Mutex::default(),
-            discards: Mutex::default(),
-            jobs: Jobs::default(),
-            running: Mutex::default(),
-            waker: OnceLock::new(),
-            heard: Mutex::default(),
-            watched: Mutex::default(),
-            now_ms: AtomicU64::new(now_ms),
-            throttle: Throttle::new(20, 60_000),
-            announced_log: Throttle::new(600, 60_000),
-            states_log: Throttle::new(60, 60_000),
-        };
-        this.ledger.lock().configure(this.settings.channels.keys().cloned());
+        ledger.lock().configure(settings.channels.keys().cloned());
         // A lost ledger is empty, too. If nothing ever came, so is the audit trail, and there is nothing to rebuild.
-        if damaged || this.ledger.lock().entries().next().is_none() {
-            let rebuilt = this.rebuild().map_err(OpenError::State)?;
+        let is_empty = ledger.lock().entries().next().is_none();
+        if damaged || is_empty {
+            let rebuilt = rebuild::rebuild(&ledger, &audit, &inbox).map_err(OpenError::State)?;
             if rebuilt > 0 {
                 tracing::warn!(bundles = rebuilt, "the ledger was rebuilt from the audit trail and the manifests");
             }
         }
         if damaged {
-            this.ledger.rewrite().map_err(OpenError::Ledger)?;
+            ledger.rewrite().map_err(OpenError::Ledger)?;
         }
         // It may have been set while no daemon ran.
-        this.ledger.lock().clock_went_back(now_ms);
+        ledger.lock().clock_went_back(now_ms);
+        let this = Base { disk, settings, ledger, store, inbox, audit, now_ms }.assemble();
         this.set_trust(trust, now_ms).map_err(OpenError::State)?;
         this.recover();
-        this.sweep();
+        this.forgetting.sweep();
         Ok(this)
     }
 
     /// Calls `wake` whenever a hook may have become due.
     pub fn set_waker(&self, wake: Box<dyn Fn() + Send + Sync>) {
-        drop(self.waker.set(wake));
+        self.waker.set(wake);
     }
 
     /// Waits for work until `timeout` is over. True: there is some.
@@ -226,33 +229,127 @@ impl Delivery {
     pub fn work(&self) -> bool {
         let Some(taken) = self.jobs.take() else { return false };
         match taken.job {
-            Job::Advance(id) => self.advance(id),
+            Job::Advance(id) => self.publishing.advance(id),
             Job::Clear(id) => {
-                self.clear_spoilt(id, false);
+                self.clearing.clear(id, false);
             }
-            Job::Checkpoint => {
-                if let Err(error) = self.store.checkpoint() {
-                    self.all_lost();
-                    tracing::error!(%error, "staging cannot be synced: what it took since the last time is given up");
-                }
-            }
+            Job::Checkpoint => self.staging.checkpoint(),
         }
         true
     }
 
     /// The last thing before the process ends: what is known is written down.
     pub fn tick_last(&self, now_ms: u64) {
-        self.now_ms.store(now_ms, Ordering::Relaxed);
+        self.clock.set(now_ms);
         let waiting = self.ledger.lock().reception.waiting_for_disk();
         for id in waiting {
-            let Some(staged) = self.begin(id) else { continue };
+            let Some(staged) = self.staging.begin(id) else { continue };
             let _alone = staged.advancing.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Err(error) = self.adopt(&staged) {
+            if let Err(error) = self.adopting.adopt(&staged) {
                 tracing::warn!(bundle = %id, %error, "what came last is not kept");
             }
         }
         self.ledger.lock().keep_counters();
-        self.save();
+        self.ledger.keep();
+    }
+
+    /// Trusts these keys from now on, each for what it may sign. Every bundle that is under way or not installed yet is judged
+    /// again before this returns. Changes go to the audit trail, also those that were made while no daemon ran. Errors: the list
+    /// of trusted keys in the state directory.
+    pub fn set_trust(&self, trust: Trust, now_ms: u64) -> io::Result<Judged> {
+        let (mut judged, change) = self.trusting.trust(trust, now_ms)?;
+        let known = self.admission.take_unknown();
+        judged.admit(known.into_iter().filter_map(|id| self.ledger.lock().entry(id).map(telling::number)));
+        self.trusting.keep(change)?;
+        Ok(judged)
+    }
+
+    /// The hooks that are to start now, one a channel at most; each is written down as started. The caller runs each and
+    /// then says [`Delivery::hook_ended`].
+    pub fn due_hooks(&self, now_ms: u64) -> Vec<HookRun> {
+        self.installing.due_hooks(now_ms)
+    }
+
+    /// The announce of a published bundle and the hashes of its files in order, as the hook is told. Errors, in words: the
+    /// record is not readable, or a key that signed it is no longer trusted, so that it may not be installed.
+    pub fn manifest_of(&self, run: &HookRun) -> Result<(Announce, Vec<[u8; 32]>), String> {
+        self.installing.manifest_of(run)
+    }
+
+    /// A hook has ended, or could not be started.
+    pub fn hook_ended(&self, run: &HookRun, outcome: &Outcome, now_ms: u64) {
+        self.installing.hook_ended(run, outcome, now_ms);
+    }
+
+    /// Gives a bundle up, so that later ones go on. What staging has of it is removed; what is published stays.
+    pub fn reject(&self, which: &Which) -> Result<(), DecideError> {
+        self.deciding.reject(which)
+    }
+
+    /// Lets a bundle come that is held, or says that a channel's sequences up to this one are in use. Errors: [`DecideError`].
+    pub fn approve(&self, which: &Which) -> Result<String, DecideError> {
+        self.deciding.approve(which)
+    }
+
+    /// Undoes a refusal, or has a hook run again that failed, or at once one that waits. Gives what happens now. Errors:
+    /// [`DecideError`].
+    pub fn retry(&self, which: &Which) -> Result<String, DecideError> {
+        self.deciding.retry(which)
+    }
+
+    /// What there is to tell.
+    #[must_use]
+    pub fn status(&self, now_ms: u64) -> Status {
+        self.telling.status(now_ms)
+    }
+
+    /// Puts into a status what each incomplete bundle lacks, exactly.
+    pub fn count_lacking(&self, status: &mut Status, lacking: LackingOf<'_>) {
+        self.ticketing.count_lacking(status, lacking);
+    }
+
+    /// What a person should look at that happened of late.
+    #[must_use]
+    pub fn noted(&self, now_ms: u64) -> Vec<Alarm> {
+        self.alarms.stand(now_ms)
+    }
+
+    /// One line for `systemctl status`.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        self.ledger.lock().summary()
+    }
+
+    /// The ticket of each bundle that `which` names, or with none named of all that lack something and whose transmission
+    /// is over. Each has at most `max_lines` lines. Errors: [`TicketError`].
+    pub fn tickets(
+        &self,
+        which: &[String],
+        loss: Loss,
+        max_lines: usize,
+        lacking: LackingOf<'_>,
+    ) -> Result<Vec<TicketView>, TicketError> {
+        self.ticketing.tickets(which, loss, max_lines, lacking)
+    }
+
+    /// Bundles of which something is still coming, as people name them.
+    #[must_use]
+    pub fn receiving(&self) -> Vec<String> {
+        let ledger = self.ledger.lock();
+        let receiving = ledger.entries().filter(|entry| entry.state() == State::Receiving);
+        receiving.take(NAMED).map(telling::number).collect()
+    }
+
+    /// The rate that the sender is set to, in bits a second; 0 while unknown.
+    #[must_use]
+    pub fn rate_bits(&self) -> u64 {
+        self.newest.lock().rate_bits
+    }
+
+    /// Whether no beacon that counts came of late, or since the start.
+    #[must_use]
+    pub fn is_silent(&self, now_ms: u64) -> bool {
+        self.newest.is_silent(now_ms)
     }
 
     /// Goes on with every bundle that the last run left in staging.
@@ -261,23 +358,23 @@ impl Delivery {
             let id = staged.id;
             let known = self.ledger.lock().entry(id).map(|entry| entry.state());
             if known.is_some_and(|state| !state.is_open()) {
-                self.discard(id);
+                self.staging.discard(id);
                 continue;
             }
-            if matches!(self.adopt_published(&staged), Ok(true)) {
+            if matches!(self.publishing.adopt_published(&staged), Ok(true)) {
                 continue;
             }
             // It counts as unsigned until something signed vouches for it.
-            self.ledger.lock().reception.set_unsigned(id, self.now());
+            self.ledger.lock().reception.set_unsigned(id, self.clock.now());
             if known.is_some() {
                 self.ledger.lock().reception.entry(id);
-                self.vouch(id, None);
+                self.staging.vouch(id, None);
             }
             for kind in [ObjectKind::Announce, ObjectKind::Hashes] {
                 // They were kept without waiting for the disk: a power cut may have left anything.
                 let taken = match self.store.object(&staged, kind, MAX_MANIFEST_LEN as u64) {
                     Ok(None) => Ok(()),
-                    Ok(Some(bytes)) => self.take_object(id, kind, &bytes),
+                    Ok(Some(bytes)) => self.admission.take_object(id, kind, &bytes),
                     Err(error) => Err(error.into()),
                 };
                 match taken {
@@ -285,144 +382,19 @@ impl Delivery {
                     Err(StoreError::Refused) => {
                         tracing::warn!(bundle = %id, ?kind, "a signed object in staging does not count and has to come again");
                     }
-                    Err(error) => self.trouble(id, &error.to_string()),
+                    Err(error) => self.staging.trouble(id, &error.to_string()),
                 }
             }
-            if let Err(error) = self.adopt(&staged) {
-                self.trouble(id, &error.to_string());
+            if let Err(error) = self.adopting.adopt(&staged) {
+                self.staging.trouble(id, &error.to_string());
             }
-            self.sleep(&staged);
-            self.enqueue(Job::Advance(id));
+            self.staging.sleep(&staged);
+            self.jobs.push(Job::Advance(id));
         }
-        self.finish_withdrawals();
+        self.refusing.finish_moves();
         if let Err(error) = self.ledger.save(Durable::No) {
             tracing::error!(%error, "ledger cannot be written");
         }
-    }
-
-    fn now(&self) -> u64 {
-        self.now_ms.load(Ordering::Relaxed)
-    }
-
-    /// Something of a bundle under way. None: nobody signed for it.
-    fn live<T>(&self, id: BundleId, what: impl FnOnce(&Live) -> T) -> Option<T> {
-        self.ledger.lock().reception.get(id).map(what)
-    }
-
-    fn policy(&self, channel: &ChannelName) -> Policy {
-        self.settings.channels.get(channel).cloned().unwrap_or_default()
-    }
-
-    /// What the bundles of a channel may take: one does not shut out the others.
-    fn share(&self, channel: &ChannelName) -> space::Share {
-        let quota = self.settings.channels.get(channel).and_then(|policy| policy.quota);
-        // Where there is but one, nobody else needs what it leaves.
-        let part = self.part(self.ledger.lock().channels().count());
-        space::Share { bytes: quota.unwrap_or(part.bytes), ..part }
-    }
-
-    /// What the bundles of one key may take of staging, in all channels that it signs for.
-    fn key_share(&self) -> space::Share {
-        match self.trust().keys.len() {
-            0 | 1 => space::Share::ALL,
-            many => self.part(many),
-        }
-    }
-
-    /// Bytes that each of `keys` keys may take when others need room. A key that takes more then loses bundles that
-    /// have stopped coming.
-    fn fair_share(&self, keys: usize) -> u64 {
-        self.part(1).bytes.checked_div(keys as u64).unwrap_or(u64::MAX)
-    }
-
-    /// The most that one of so many may take of staging, so that it leaves something to the others.
-    fn part(&self, of: usize) -> space::Share {
-        const PART: u64 = 5;
-        let part = if of > 1 { PART - 1 } else { PART };
-        let space = self.store.space();
-        let limits = space.limits();
-        let most = space.staged().saturating_add(space.free().saturating_sub(limits.reserve)).min(limits.quota);
-        space::Share { bytes: (most / PART).saturating_mul(part), files: (limits.files / PART).saturating_mul(part) }
-    }
-
-    fn enqueue(&self, job: Job) {
-        self.jobs.push(job);
-    }
-
-    fn wake(&self) {
-        if let Some(wake) = self.waker.get() {
-            wake();
-        }
-    }
-
-    /// Something stands in the way of a bundle; it is tried again in a while.
-    fn trouble(&self, id: BundleId, what: &str) {
-        let now = self.now();
-        let mut is_new = true;
-        if let Some(live) = self.ledger.lock().reception.get_mut(id) {
-            is_new = live.trouble.as_deref() != Some(what);
-            live.trouble = Some(what.to_owned());
-            live.retry_ms = now.saturating_add(watch::RETRY_MS);
-        }
-        if is_new && let Some(suppressed) = self.throttle.allow(now) {
-            tracing::warn!(bundle = %id, reason = what, suppressed, "bundle cannot go on");
-        }
-    }
-
-    /// Discards everything that staging has of a bundle: all of it has to come again.
-    fn begin_again(&self, id: BundleId, why: &str) {
-        self.trouble(id, why);
-        self.discard(id);
-        let now = self.now();
-        self.ledger.lock().change(id, now, |entry| {
-            if entry.state().is_open() {
-                entry.reason = Some(why.to_owned());
-            }
-        });
-    }
-
-    /// Removes what staging and the data plane have of a bundle that came to an end, or has to come again.
-    fn discard(&self, id: BundleId) {
-        self.clean_up(id);
-        self.lose(id, Lost::All);
-    }
-
-    /// Removes what staging has of a bundle that is published.
-    fn clean_up(&self, id: BundleId) {
-        self.ledger.lock().reception.remove(id);
-        if let Err(error) = self.store.remove(id) {
-            tracing::warn!(bundle = %id, %error, "staging cannot be cleaned; the next start does it");
-        }
-    }
-
-    /// A sync failed: what staging holds and was not synced before has to come again.
-    fn give_up_unsynced(&self) {
-        self.store.give_up_unsynced();
-        self.all_lost();
-    }
-
-    fn all_lost(&self) {
-        let ids: Vec<BundleId> = self.store.all().into_iter().map(|staged| staged.id).collect();
-        let mut ledger = self.ledger.lock();
-        // What the data plane counted is not so any more.
-        ledger.reception.iter_mut().for_each(|live| live.progress = None);
-        ids.into_iter().for_each(|id| ledger.reception.lose(id, Lost::Stored));
-    }
-
-    fn lose(&self, id: BundleId, what: Lost) {
-        self.ledger.lock().reception.lose(id, what);
-    }
-
-    /// Frees a bundle's memory, unless a thread is advancing it: that may take longer than the idle time after which
-    /// memory is freed, and would start over each time.
-    fn sleep(&self, staged: &Staged) {
-        let Ok(_alone) = staged.advancing.try_lock() else { return };
-        let digest = {
-            let ledger = self.ledger.lock();
-            let announced = ledger.reception.get(staged.id).is_some_and(|live| live.announced);
-            ledger.entry(staged.id).and_then(|entry| entry.announce).filter(|_| announced)
-        };
-        self.store.sleep(staged, digest);
     }
 }
 

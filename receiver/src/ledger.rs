@@ -3,6 +3,7 @@
 //! This part never touches a disk: it changes in memory and notes what changed; [`file::LedgerFile`] writes that down.
 //! Whoever changes something that must not be forgotten saves before acting on it.
 
+mod arrival;
 pub mod channel;
 mod entries;
 mod entry;
@@ -101,16 +102,15 @@ impl Ledger {
         self.entries.values()
     }
 
-    /// How many bundles are in a state.
+    /// One line about all bundles.
     #[must_use]
-    pub fn in_state(&self, state: State) -> usize {
-        self.entries.in_state(state)
-    }
-
-    /// The bundle in the inbox whose state changed last.
-    #[must_use]
-    pub fn newest_published(&self) -> Option<&Entry> {
-        self.entries.newest_published()
+    pub fn summary(&self) -> String {
+        let [receiving, incomplete, missing] =
+            [State::Receiving, State::Incomplete, State::Missing].map(|state| self.entries.in_state(state));
+        let newest = self.entries.newest_published();
+        let newest = newest.and_then(|entry| Some(format!("{}/{}", entry.channel.as_ref()?, entry.sequence)));
+        let newest = newest.unwrap_or_else(|| "none".to_owned());
+        format!("{receiving} receiving, {incomplete} incomplete, {missing} missing; last in the inbox: {newest}")
     }
 
     /// How many bundles have, or claim, a sequence of a channel.
@@ -145,9 +145,9 @@ impl Ledger {
     /// Changes an entry. None: there is no such bundle.
     pub fn change(&mut self, id: BundleId, now_ms: u64, change: impl FnOnce(&mut Entry)) -> Option<&Entry> {
         let changed = self.entries.change(&id, |entry| {
-            let before = entry.state;
+            let before = entry.state();
             change(entry);
-            if entry.state != before {
+            if entry.state() != before {
                 entry.changed_ms = now_ms;
             }
         })?;
@@ -187,7 +187,7 @@ impl Ledger {
             if entry.announce.is_some_and(|digest| digest != a.digest) {
                 return Err(Conflict::OtherAnnounce);
             }
-            if entry.state.is_over() {
+            if entry.state().is_over() {
                 return Err(over());
             }
         }
@@ -205,7 +205,7 @@ impl Ledger {
             // An operator gave it its place, or it had it before.
             let placed = channel.claims(a.sequence).contains(&a.id);
             let full = signed.get(MOST_CLAIMS - 1).filter(|_| !placed);
-            let taken = signed.iter().find(|e| e.published).or(full);
+            let taken = signed.iter().find(|e| e.is_published()).or(full);
             if let Some(holder) = taken.map(|e| e.id) {
                 return Err(Conflict::SequenceTaken { channel: a.channel, sequence: a.sequence, holder });
             }
@@ -229,7 +229,7 @@ impl Ledger {
             entry.signer = Some(a.signer);
             entry.announce = Some(a.digest);
             entry.hold = None;
-            if entry.state == State::Held {
+            if entry.state() == State::Held {
                 entry.receive(None);
             }
         });
@@ -253,7 +253,7 @@ impl Ledger {
         let (Some(name), sequence) = (entry.channel.clone(), entry.sequence) else { return Ok(()) };
         let Some(channel) = self.channels.get_mut(&name) else { return Ok(()) };
         let others = channel.claims(sequence).iter().filter(|other| **other != id);
-        if let Some(holder) = others.filter_map(|id| self.entries.get(id)).find(|e| e.published) {
+        if let Some(holder) = others.filter_map(|id| self.entries.get(id)).find(|e| e.is_published()) {
             return Err(holder.id);
         }
         channel.win_slot(sequence, id);
@@ -419,7 +419,7 @@ impl Ledger {
                     entry.name = heard.name;
                 }
             }
-            if entry.state.is_open() {
+            if entry.state().is_open() {
                 entry.sent = heard.sent;
                 if heard.withdrawn {
                     entry.withdraw(Some("withdrawn by the sender".into()));
@@ -466,7 +466,7 @@ impl Ledger {
         let claims = self.channels.get(channel).map(|c| c.claims(sequence).to_vec()).unwrap_or_default();
         for other in claims.into_iter().filter(|other| *other != id && heard(other)).collect::<Vec<_>>() {
             // What was refused has files.
-            self.released.extend(self.entries.get(&other).filter(|e| !e.state.is_open()).cloned());
+            self.released.extend(self.entries.get(&other).filter(|e| !e.state().is_open()).cloned());
             self.forget(other);
         }
     }

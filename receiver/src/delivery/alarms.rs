@@ -1,11 +1,12 @@
 //! What a person should look at that no state shows: noted when it happens, gone when it has not for a while.
 
 use std::collections::BTreeMap;
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use checkvalve_host::log::Throttle;
 use serde::{Deserialize, Serialize};
 
-use super::Delivery;
+use super::shared::Clock;
 
 /// How long an alarm stands after it was noted last, in milliseconds.
 const STANDS_MS: u64 = 300_000;
@@ -94,11 +95,10 @@ impl Alarm {
 
 /// Alarms that stand, by what they are about.
 #[derive(Default)]
-pub(super) struct Noted(BTreeMap<(Code, String), (u64, String)>);
+struct Noted(BTreeMap<(Code, String), (u64, String)>);
 
 impl Noted {
-    /// The alarms that still stand.
-    pub(super) fn stand(&self, now_ms: u64) -> Vec<Alarm> {
+    fn stand(&self, now_ms: u64) -> Vec<Alarm> {
         let standing = self.0.iter().filter(|(_, (since, _))| stands(*since, now_ms));
         standing.map(|((code, _), (_, text))| Alarm::new(*code, text.clone())).collect()
     }
@@ -119,24 +119,44 @@ fn stands(since_ms: u64, now_ms: u64) -> bool {
     now_ms.saturating_sub(since_ms) < STANDS_MS
 }
 
-impl Delivery {
+/// Raises alarms, and says which stand.
+pub(super) struct Alarms {
+    clock: Arc<Clock>,
+    log: Arc<Throttle>,
+    noted: Mutex<Noted>,
+}
+
+impl Alarms {
+    pub(super) fn new(clock: Arc<Clock>, log: Arc<Throttle>) -> Self {
+        Self { clock, log, noted: Mutex::default() }
+    }
+
     /// Something happened that a person should look at, `about` this.
-    pub(super) fn alarm(&self, code: Code, about: &str, text: &str) {
-        let now = self.now();
-        let new = self.noted.lock().unwrap_or_else(PoisonError::into_inner).note(code, about, text, now);
-        if new && let Some(suppressed) = self.throttle.allow(now) {
+    pub(super) fn raise(&self, code: Code, about: &str, text: &str) {
+        let now = self.clock.now();
+        let new = self.lock().note(code, about, text, now);
+        if new && let Some(suppressed) = self.log.allow(now) {
             tracing::warn!(code = code.as_str(), about, text, suppressed, "alarm");
         }
     }
 
     /// Whether it stands.
-    pub(super) fn is_alarmed(&self, code: Code, about: &str) -> bool {
-        let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
-        noted.0.get(&(code, about.to_owned())).is_some_and(|(since, _)| stands(*since, self.now()))
+    pub(super) fn is_raised(&self, code: Code, about: &str) -> bool {
+        let now = self.clock.now();
+        self.lock().0.get(&(code, about.to_owned())).is_some_and(|(since, _)| stands(*since, now))
     }
 
     /// It is over.
-    pub(super) fn no_alarm(&self, code: Code, about: &str) {
-        self.noted.lock().unwrap_or_else(PoisonError::into_inner).0.remove(&(code, about.to_owned()));
+    pub(super) fn clear(&self, code: Code, about: &str) {
+        self.lock().0.remove(&(code, about.to_owned()));
+    }
+
+    /// The alarms that still stand.
+    pub(super) fn stand(&self, now_ms: u64) -> Vec<Alarm> {
+        self.lock().stand(now_ms)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Noted> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

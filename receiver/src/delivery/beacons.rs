@@ -5,15 +5,20 @@
 //! 3. The channel, unless it jumps; then the bundles.
 
 use std::collections::BTreeMap;
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use checkvalve_host::log::Throttle;
 use checkvalve_protocol::beacon::order::Order;
 use checkvalve_protocol::beacon::{Beacon, ChannelState, OnWire, Recent, RecentState};
 use checkvalve_protocol::id::{BundleId, ChannelName, KeyId, SessionId};
 use checkvalve_protocol::manifest::Opened;
 
-use super::alarms::Code;
-use super::{Delivery, Job};
+use super::alarms::{Alarms, Code};
+use super::jobs::{Job, Jobs};
+use super::shared::{CurrentTrust, Discards, Waker};
+use super::staging::Staging;
+use super::telling::Words;
+use crate::ledger::file::LedgerFile;
 use crate::ledger::{self, Ledger, Signer, State};
 
 /// This many late beacons of a key raise an alarm; fewer may just have been overtaken on the way.
@@ -43,18 +48,53 @@ pub(super) struct LastBeacon {
     late: BTreeMap<KeyId, (u32, u64)>,
 }
 
+/// The newest beacon that counted, for all who tell of it.
+#[derive(Default)]
+pub(super) struct NewestBeacon(Mutex<LastBeacon>);
+
+/// Takes beacons.
+pub(super) struct Hearing {
+    pub(super) trust: Arc<CurrentTrust>,
+    pub(super) ledger: Arc<LedgerFile>,
+    pub(super) newest: Arc<NewestBeacon>,
+    pub(super) staging: Arc<Staging>,
+    pub(super) jobs: Arc<Jobs>,
+    pub(super) alarms: Arc<Alarms>,
+    pub(super) words: Arc<Words>,
+    pub(super) discards: Arc<Discards>,
+    pub(super) waker: Arc<Waker>,
+    pub(super) log: Arc<Throttle>,
+}
+
 impl LastBeacon {
     pub(super) fn is_silent(&self, now_ms: u64) -> bool {
         self.at_ms == 0 || now_ms.saturating_sub(self.at_ms) > SILENT_MS
     }
 }
 
-impl Delivery {
+impl NewestBeacon {
+    pub(super) fn lock(&self) -> MutexGuard<'_, LastBeacon> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether no beacon that counts came of late, or since the start.
+    pub(super) fn is_silent(&self, now_ms: u64) -> bool {
+        self.lock().is_silent(now_ms)
+    }
+
+    /// The clock was set back: nothing may wait until it reaches the old time again.
+    pub(super) fn clock_went_back(&self, now_ms: u64) {
+        let mut newest = self.lock();
+        newest.at_ms = newest.at_ms.min(now_ms);
+    }
+}
+
+impl Hearing {
     pub(super) fn hear(&self, now_ms: u64, session: SessionId, signed: &[u8]) -> Option<u64> {
-        let opened = match self.trust().hear(session, signed) {
+        let opened = match self.trust.get().hear(session, signed) {
             Ok(opened) => opened,
             Err(error) => {
-                self.discards.lock().unwrap_or_else(PoisonError::into_inner).add(error.rule());
+                self.discards.add(error.rule());
                 return None;
             }
         };
@@ -77,15 +117,15 @@ impl Delivery {
 
     fn note_sender(&self, now_ms: u64, session: SessionId, order: Order, opened: &Opened<Beacon>) {
         let (beacon, key) = (&opened.value, opened.signer);
-        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        if heard.session != Some(session) {
-            heard.sessions = heard.sessions.saturating_add(1);
-        }
         if order != Order::News
-            && let Some(suppressed) = self.throttle.allow(now_ms)
+            && let Some(suppressed) = self.log.allow(now_ms)
         {
             let (number, epoch) = (beacon.session_number, beacon.epoch.number);
             tracing::info!(%session, number, epoch, %key, signer = opened.signer_name, suppressed, "session");
+        }
+        let mut heard = self.newest.lock();
+        if heard.session != Some(session) {
+            heard.sessions = heard.sessions.saturating_add(1);
         }
         heard.at_ms = now_ms;
         heard.signer = Some(key);
@@ -99,7 +139,7 @@ impl Delivery {
         drop(heard);
         if order == Order::NewEpoch {
             for code in [Code::TwoSenders, Code::OlderState, Code::AnotherState, Code::OldEpoch] {
-                self.no_alarm(code, &key.to_string());
+                self.alarms.clear(code, &key.to_string());
             }
         }
     }
@@ -115,7 +155,7 @@ impl Delivery {
             Order::OldEpoch => Code::OldEpoch,
         };
         if matches!(code, Code::TwoSenders | Code::OldEpoch) {
-            let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut heard = self.newest.lock();
             let (late, last_ms) = heard.late.entry(key).or_default();
             *late = if now_ms.saturating_sub(*last_ms) < LATE_MS { late.saturating_add(1) } else { 1 };
             *last_ms = now_ms;
@@ -123,7 +163,7 @@ impl Delivery {
                 return;
             }
         }
-        let adopt = self.adopt_command(Some(key));
+        let adopt = self.words.adopt_command(Some(key));
         let (session, epoch) = (beacon.session_number, beacon.epoch.number);
         let text = match code {
             Code::AnotherState => format!(
@@ -142,7 +182,7 @@ impl Delivery {
                 "two senders have key {key} ({name}): session {session} goes on although a later one began. Stop one of them; {adopt}"
             ),
         };
-        self.alarm(code, &key.to_string(), &text);
+        self.alarms.raise(code, &key.to_string(), &text);
     }
 
     fn hear_channel(&self, now_ms: u64, channel: &ChannelState, by: &Signer) {
@@ -155,7 +195,7 @@ impl Delivery {
         if ledger.channel(&channel.name).is_some_and(|c| c.is_jump(channel.newest)) {
             drop(ledger);
             let name = &channel.name;
-            self.alarm(
+            self.alarms.raise(
                 Code::SequenceJump,
                 name.as_str(),
                 &format!(
@@ -164,12 +204,11 @@ impl Delivery {
                      stop the sender, move its state directory away, make an empty one, and {}",
                     channel.newest,
                     channel.newest,
-                    self.adopt_command(Some(by.key))
+                    self.words.adopt_command(Some(by.key))
                 ),
             );
             return;
         }
-        self.no_alarm(Code::SequenceJump, channel.name.as_str());
         let behind = channel.newest < newest && channel.newest > 0;
         let pending = |r: &&Recent| matches!(r.state, RecentState::Queued | RecentState::Transmitting);
         let first_pending = channel.recent.iter().filter(pending).map(|r| r.sequence).min();
@@ -199,15 +238,16 @@ impl Delivery {
             }
         }
         drop(ledger);
+        self.alarms.clear(Code::SequenceJump, channel.name.as_str());
         if behind {
             self.behind(&channel.name, channel.newest, newest, by);
         } else {
-            self.no_alarm(Code::OlderState, channel.name.as_str());
+            self.alarms.clear(Code::OlderState, channel.name.as_str());
         }
         vouched.into_iter().for_each(|id| self.vouch_heard(id));
         for id in withdrawn {
-            self.enqueue(Job::Advance(id)); // which removes what staging has of it
-            self.wake();
+            self.jobs.push(Job::Advance(id)); // which removes what staging has of it
+            self.waker.wake();
         }
     }
 
@@ -248,7 +288,7 @@ impl Delivery {
         }
         drop(ledger);
         if !known || staged.is_some() {
-            self.vouch(id, None);
+            self.staging.vouch(id, None);
         }
     }
 
@@ -259,9 +299,9 @@ impl Delivery {
              an older copy of its state, or two senders send to that channel; {}",
             by.key,
             by.name,
-            self.adopt_command(Some(by.key))
+            self.words.adopt_command(Some(by.key))
         );
-        self.alarm(Code::OlderState, channel.as_str(), &text);
+        self.alarms.raise(Code::OlderState, channel.as_str(), &text);
     }
 }
 

@@ -4,19 +4,31 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use checkvalve_host::disk::Disk;
 use checkvalve_host::log::escape_path;
 use checkvalve_protocol::id::{BundleId, ChannelName};
 
-use super::Delivery;
 use crate::hook::log::kept_logs;
-use crate::inbox::Address;
+use crate::inbox::{Address, Inbox};
 use crate::ledger::Entry;
+use crate::ledger::file::LedgerFile;
 
 /// How many bundles are forgotten at once. Everything else waits while their files are removed.
 const AT_ONCE: usize = 256;
 
-impl Delivery {
+/// Forgets.
+pub(super) struct Forgetting {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) ledger: Arc<LedgerFile>,
+    pub(super) inbox: Arc<Inbox>,
+    /// The directory of manifests and hook logs.
+    pub(super) state: PathBuf,
+    pub(super) quarantine: PathBuf,
+}
+
+impl Forgetting {
     /// Forgets old bundles and removes their files. True: there may be more.
     pub(super) fn prune(&self) -> bool {
         let gone = self.ledger.lock().prune(AT_ONCE);
@@ -27,12 +39,12 @@ impl Delivery {
     /// Removes the files of forgotten bundles that a crash left behind. If the ledger was lost, files of bundles it does not know
     /// stay, because their sequences are not over in the new one.
     pub(super) fn sweep(&self) {
-        let (disk, state) = (self.disk.as_ref(), &self.settings.state);
+        let (disk, state) = (self.disk.as_ref(), &self.state);
         for file in self.forgotten(&state.join("manifests")).into_iter().chain(self.forgotten(&state.join("logs"))) {
             let removed = disk.remove_file(&file);
             log_failed_removal(&file, removed);
         }
-        for directory in self.forgotten(&self.settings.quarantine) {
+        for directory in self.forgotten(&self.quarantine) {
             let removed = self.inbox.forget_refusal(&directory);
             log_failed_removal(&directory, removed);
         }
@@ -44,7 +56,7 @@ impl Delivery {
             tracing::warn!(bundle = %entry.id, %error, "the manifest of an old bundle cannot be removed; the next start does it");
         }
         let Some(channel) = &entry.channel else { return };
-        let logs = self.settings.state.join("logs");
+        let logs = self.state.join("logs");
         for log in kept_logs(&logs, channel, entry.sequence, entry.id, entry.attempt) {
             let removed = self.disk.remove_file(&log);
             log_failed_removal(&log, removed);

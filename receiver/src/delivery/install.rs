@@ -4,28 +4,42 @@
 //! interrupted, and it runs again as the next attempt. Its outcome is made durable before the next hook's turn comes.
 
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
-use checkvalve_host::json::Stamp;
-use checkvalve_host::log::escape_bytes;
+use checkvalve_host::disk::Disk;
 use checkvalve_protocol::id::{BundleId, ChannelName};
 use checkvalve_protocol::manifest::Announce;
 
-use super::Delivery;
+use super::refusing::Refusing;
+use super::shared::{CurrentTrust, Policies, Running, Waker};
 use super::telling::subject;
-use crate::audit::Event;
+use crate::audit::{Audit, Event};
 use crate::hook::{HookPolicy, HookRun, Outcome};
-use crate::inbox::{Address, Reason};
+use crate::inbox::{Address, Inbox};
+use crate::ledger::file::LedgerFile;
 use crate::ledger::{Entry, Next, State};
 
-impl Delivery {
+/// Whose turn it is.
+pub(super) struct Installing {
+    pub(super) policies: Arc<Policies>,
+    pub(super) running: Arc<Running>,
+    pub(super) trust: Arc<CurrentTrust>,
+    pub(super) ledger: Arc<LedgerFile>,
+    pub(super) audit: Arc<Audit>,
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) refusing: Arc<Refusing>,
+    pub(super) waker: Arc<Waker>,
+}
+
+impl Installing {
     /// The hooks that are to start now, one a channel at most; each is written down as started. The caller runs each and
-    /// then says [`Delivery::hook_ended`].
-    pub fn due_hooks(&self, now_ms: u64) -> Vec<HookRun> {
+    /// then says [`Installing::hook_ended`].
+    pub(super) fn due_hooks(&self, now_ms: u64) -> Vec<HookRun> {
         let mut due = Vec::new();
-        for (channel, policy) in &self.settings.channels {
+        for (channel, policy) in &self.policies.0 {
             let Some(hook) = &policy.hook else { continue };
-            let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut running = self.running.lock();
             if running.contains(channel) {
                 continue;
             }
@@ -42,13 +56,13 @@ impl Delivery {
 
     /// The announce of a published bundle and the hashes of its files in order, as the hook is told. Errors, in words: the
     /// record is not readable, or a key that signed it is no longer trusted, so that it may not be installed.
-    pub fn manifest_of(&self, run: &HookRun) -> Result<(Announce, Vec<[u8; 32]>), String> {
+    pub(super) fn manifest_of(&self, run: &HookRun) -> Result<(Announce, Vec<[u8; 32]>), String> {
         let place = Address { id: run.id, channel: Some(run.channel.clone()), sequence: run.sequence };
-        self.inbox.manifest(&place, &self.trust()).map_err(|error| format!("its manifest: {error}"))
+        self.inbox.manifest(&place, &self.trust.get()).map_err(|error| format!("its manifest: {error}"))
     }
 
     /// A hook has ended, or could not be started.
-    pub fn hook_ended(&self, run: &HookRun, outcome: &Outcome, now_ms: u64) {
+    pub(super) fn hook_ended(&self, run: &HookRun, outcome: &Outcome, now_ms: u64) {
         let ended = outcome.to_string();
         let (word, state) = match outcome {
             Outcome::Done => ("installed", State::Installed),
@@ -66,7 +80,7 @@ impl Delivery {
                 outcome: word,
                 ended: &ended,
             };
-            self.note(now_ms, &event);
+            self.audit.note(now_ms, &event);
         }
         self.ledger.lock().change(run.id, now_ms, |entry| {
             let ended = Some(ended.clone());
@@ -84,7 +98,7 @@ impl Delivery {
                 _ => 0,
             };
         });
-        self.save();
+        self.ledger.keep();
         let (bundle, channel, sequence, attempt) = (run.id, &run.channel, run.sequence, run.attempt);
         match word {
             "installed" => tracing::info!(%bundle, %channel, sequence, attempt, "installed"),
@@ -92,19 +106,10 @@ impl Delivery {
             _ => tracing::error!(%bundle, %channel, sequence, attempt, ended, state = word, "hook"),
         }
         if state == State::Quarantined {
-            self.withdraw(run.id);
+            self.refusing.move_to_quarantine(run.id);
         }
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&run.channel);
-        self.wake();
-    }
-
-    /// Finishes what a crash interrupted: a hook sent a bundle to quarantine, and it is still in the inbox.
-    pub(super) fn finish_withdrawals(&self) {
-        let left: Vec<BundleId> = {
-            let ledger = self.ledger.lock();
-            ledger.entries().filter(|e| e.state() == State::Quarantined && e.published).map(|e| e.id).collect()
-        };
-        left.into_iter().for_each(|id| self.withdraw(id));
+        self.running.lock().remove(&run.channel);
+        self.waker.wake();
     }
 
     fn start_hook(&self, channel: &ChannelName, hook: &Arc<HookPolicy>, id: BundleId, now_ms: u64) -> Option<HookRun> {
@@ -120,7 +125,7 @@ impl Delivery {
             ledger.change_channel(channel, |c| c.pass(entry.sequence));
             entry
         };
-        if !self.save() {
+        if !self.ledger.keep() {
             // Not started, since a crash would not know of it. The attempt counts nonetheless.
             let later = now_ms.saturating_add(hook.backoff_ms(1));
             self.ledger.lock().change(id, now_ms, |entry| entry.not_before_ms = later);
@@ -149,39 +154,5 @@ impl Delivery {
         let previous = previous?;
         let path = self.inbox.path(channel, previous.sequence).join(crate::hook::os_name(&previous.name));
         self.disk.lstat(&path).is_ok().then_some(path)
-    }
-
-    /// From quarantine back to the inbox, if that is where it is. Gives whether it was. Errors: of the disk.
-    pub(super) fn put_back(&self, entry: &Entry) -> std::io::Result<bool> {
-        let Some(channel) = &entry.channel else { return Ok(false) };
-        let place = Address { id: entry.id, channel: entry.channel.clone(), sequence: entry.sequence };
-        self.inbox.put_back(&place, channel)
-    }
-
-    /// From the inbox to quarantine. May be done again.
-    pub(super) fn withdraw(&self, id: BundleId) {
-        let Some(entry) = self.ledger.lock().entry(id).cloned() else { return };
-        let Some(channel) = entry.channel.clone() else { return };
-        let place = Address { id, channel: Some(channel.clone()), sequence: entry.sequence };
-        let reason = Reason {
-            bundle: id,
-            channel: entry.channel.clone(),
-            sequence: entry.sequence,
-            name: escape_bytes(&entry.name),
-            rule: entry.rule.clone().unwrap_or_else(|| "hook".into()),
-            reason: entry.reason.clone().unwrap_or_default(),
-            signer: entry.signer.as_ref().map(|s| s.key.to_string()),
-            at: Stamp(entry.changed_ms),
-        };
-        let moved = self.inbox.quarantine(&place, &reason, None).and_then(|()| self.inbox.withdraw(&place, &channel));
-        match moved {
-            Ok(()) => {
-                self.ledger.lock().change(id, self.now(), |entry| entry.published = false);
-                self.save();
-            }
-            Err(error) => {
-                tracing::error!(bundle = %id, %error, "bundle cannot be moved to quarantine; the next start tries again")
-            }
-        }
     }
 }

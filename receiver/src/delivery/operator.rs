@@ -1,14 +1,18 @@
 //! What operators decide: what to give up, what to let come, what to try again.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use checkvalve_protocol::id::{BundleId, ChannelName};
 
-use super::Delivery;
-use super::alarms::Code;
-use super::telling::{number, subject};
-use crate::audit::{Event, Subject};
+use super::alarms::{Alarms, Code};
+use super::shared::{Clock, CurrentTrust, Running, Waker};
+use super::staging::Staging;
+use super::telling::{Words, number, subject};
+use super::undo::Undoing;
+use crate::audit::{Audit, Event, Subject};
+use crate::ledger::file::LedgerFile;
 use crate::ledger::{Entry, Hold, State};
+use crate::store::Store;
 
 /// Which bundle an operator means: `channel/sequence`, or the first digits of an id.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,14 +84,29 @@ impl std::str::FromStr for Which {
     }
 }
 
-impl Delivery {
+/// Does what operators decide.
+pub(super) struct Deciding {
+    pub(super) clock: Arc<Clock>,
+    pub(super) trust: Arc<CurrentTrust>,
+    pub(super) running: Arc<Running>,
+    pub(super) ledger: Arc<LedgerFile>,
+    pub(super) store: Arc<Store>,
+    pub(super) audit: Arc<Audit>,
+    pub(super) staging: Arc<Staging>,
+    pub(super) undoing: Arc<Undoing>,
+    pub(super) alarms: Arc<Alarms>,
+    pub(super) words: Arc<Words>,
+    pub(super) waker: Arc<Waker>,
+}
+
+impl Deciding {
     /// Gives a bundle up, so that later ones go on. What staging has of it is removed; what is published stays.
-    pub fn reject(&self, which: &Which) -> Result<(), DecideError> {
+    pub(super) fn reject(&self, which: &Which) -> Result<(), DecideError> {
         let id = match self.find_open(which) {
             Err(DecideError::Unknown) => return self.reject_unknown(which),
             found => found?,
         };
-        let now = self.now();
+        let now = self.clock.now();
         let staged = self.store.get(id);
         let _alone = staged.as_ref().map(|s| s.advancing.lock().unwrap_or_else(PoisonError::into_inner));
         let entry = self.ledger.lock().entry(id).cloned().ok_or(DecideError::Unknown)?;
@@ -97,7 +116,7 @@ impl Delivery {
         }
         {
             // Held until the state has changed, so that the hook does not start in between.
-            let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+            let running = self.running.lock();
             if entry.state() == State::Installing && entry.channel.as_ref().is_some_and(|c| running.contains(c)) {
                 return Err(DecideError::Running);
             }
@@ -105,38 +124,38 @@ impl Delivery {
                 e.reject(Some("given up by an operator".into()));
             });
         }
-        self.note(now, &Event::Rejected { bundle: subject(&entry), through: None });
-        let saved = self.save();
-        self.discard(id);
+        self.audit.note(now, &Event::Rejected { bundle: subject(&entry), through: None });
+        let saved = self.ledger.keep();
+        self.staging.discard(id);
         tracing::warn!(bundle = %id, sequence = entry.sequence, "rejected");
-        self.wake();
+        self.waker.wake();
         if saved { Ok(()) } else { Err(DecideError::Disk) }
     }
 
     /// Lets a bundle come that is held, or says that a channel's sequences up to this one are in use. Errors: [`DecideError`].
-    pub fn approve(&self, which: &Which) -> Result<String, DecideError> {
+    pub(super) fn approve(&self, which: &Which) -> Result<String, DecideError> {
         let held = match self.find_open(which) {
             Ok(id) => self.ledger.lock().entry(id).cloned(),
             Err(DecideError::Unknown) => None,
             Err(error) => return Err(error),
         };
-        let now = self.now();
+        let now = self.clock.now();
         match (held, which) {
             (Some(entry), _) if entry.state() == State::Held && matches!(entry.hold, Some(Hold::Jump { .. })) => {
                 let Some(channel) = &entry.channel else { return Err(DecideError::Unknown) };
                 self.ledger.lock().allow(channel, entry.sequence);
-                self.undo(&entry).map_err(|_| DecideError::Disk)?;
+                self.undoing.undo(&entry).map_err(|_| DecideError::Disk)?;
                 // As if its announce had come just now.
                 self.ledger.lock().place(entry.id);
-                self.note(now, &Event::Approved { bundle: subject(&entry) });
+                self.audit.note(now, &Event::Approved { bundle: subject(&entry) });
                 Ok(format!(
                     "{} may come; if the sender does not send it again by itself, `checkvalve-receiver ticket {}`",
                     number(&entry),
-                    self.handle(&entry)
+                    self.words.handle(&entry)
                 ))
             }
             (Some(entry), _) => match &entry.hold {
-                Some(hold) => Err(DecideError::Held(self.held_reason(&entry, hold, &self.handle(&entry)))),
+                Some(hold) => Err(DecideError::Held(self.words.held_reason(&entry, hold, &self.words.handle(&entry)))),
                 None => Err(DecideError::NotHeld(entry.state())),
             },
             (None, Which::Sequence(channel, sequence)) => {
@@ -145,9 +164,9 @@ impl Delivery {
                     return Err(DecideError::Unknown);
                 }
                 self.ledger.lock().allow(channel, *sequence);
-                self.no_alarm(Code::SequenceJump, channel.as_str());
-                self.note(now, &Event::Approved { bundle: nobody(channel, *sequence) });
-                if self.save() {
+                self.alarms.clear(Code::SequenceJump, channel.as_str());
+                self.audit.note(now, &Event::Approved { bundle: nobody(channel, *sequence) });
+                if self.ledger.keep() {
                     Ok(format!("sequences of {channel} up to {sequence} may come"))
                 } else {
                     Err(DecideError::Disk)
@@ -158,15 +177,15 @@ impl Delivery {
     }
 
     /// Undoes a refusal, or has a hook run again that failed, or at once one that waits. Gives what happens now. Errors: [`DecideError`].
-    pub fn retry(&self, which: &Which) -> Result<String, DecideError> {
+    pub(super) fn retry(&self, which: &Which) -> Result<String, DecideError> {
         let id = self.find_open(which)?;
         let entry = self.ledger.lock().entry(id).cloned().ok_or(DecideError::Unknown)?;
-        let (number, handle) = (number(&entry), self.handle(&entry));
+        let (number, handle) = (number(&entry), self.words.handle(&entry));
         match entry.state() {
             State::Failed => {
-                self.check_newest(&entry)?;
-                let (now, from) = (self.now(), entry.state().as_str());
-                self.note(now, &Event::Retried { bundle: subject(&entry), from });
+                self.undoing.check_newest(&entry)?;
+                let (now, from) = (self.clock.now(), entry.state().as_str());
+                self.audit.note(now, &Event::Retried { bundle: subject(&entry), from });
                 let mut ledger = self.ledger.lock();
                 ledger.change(id, now, |e| {
                     e.complete();
@@ -176,17 +195,17 @@ impl Delivery {
                     ledger.change_channel(channel, |channel| channel.turn_back(entry.sequence));
                 }
                 drop(ledger);
-                let saved = self.save();
-                self.wake();
+                let saved = self.ledger.keep();
+                self.waker.wake();
                 if saved { Ok(format!("the hook of {number} runs again")) } else { Err(DecideError::Disk) }
             }
             // It waits to be run again.
             State::Installing => {
-                let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+                let running = self.running.lock();
                 if entry.channel.as_ref().is_some_and(|channel| running.contains(channel)) {
                     return Err(DecideError::Running);
                 }
-                let now = self.now();
+                let now = self.clock.now();
                 let mut waits = false;
                 self.ledger.lock().change(id, now, |e| {
                     waits = e.state() == State::Installing;
@@ -196,21 +215,21 @@ impl Delivery {
                 if !waits {
                     return Err(DecideError::Running); // it was a moment ago
                 }
-                self.note(now, &Event::Retried { bundle: subject(&entry), from: entry.state().as_str() });
-                let saved = self.save();
-                self.wake();
+                self.audit.note(now, &Event::Retried { bundle: subject(&entry), from: entry.state().as_str() });
+                let saved = self.ledger.keep();
+                self.waker.wake();
                 if saved { Ok(format!("the hook of {number} runs again")) } else { Err(DecideError::Disk) }
             }
             State::Quarantined | State::Rejected | State::Withdrawn | State::Held => {
                 if let (Some(signer), Some(channel)) = (&entry.signer, &entry.channel)
-                    && let Err(error) = self.trust().check(signer.key, channel)
+                    && let Err(error) = self.trust.get().check(signer.key, channel)
                 {
                     return Err(DecideError::Trust(error.to_string()));
                 }
                 if entry.rule.as_deref() == Some("hook") {
-                    self.check_newest(&entry)?;
+                    self.undoing.check_newest(&entry)?;
                 }
-                self.undo(&entry).map_err(|_| DecideError::Disk)?;
+                self.undoing.undo(&entry).map_err(|_| DecideError::Disk)?;
                 self.ledger.lock().place(id);
                 let back = self.ledger.lock().entry(id).is_some_and(|e| e.state() == State::Complete);
                 Ok(if back {
@@ -225,19 +244,9 @@ impl Delivery {
         }
     }
 
-    /// What is installed is never replaced by something older. Errors: [`DecideError::Older`].
-    pub(super) fn check_newest(&self, entry: &Entry) -> Result<(), DecideError> {
-        let Some(name) = &entry.channel else { return Ok(()) };
-        let ledger = self.ledger.lock();
-        let Some(channel) = ledger.channel(name) else { return Ok(()) };
-        let later = channel.slots(entry.sequence.saturating_add(1)..);
-        let installed = later.filter_map(|(_, id)| ledger.entry(id)).find(|e| e.state() == State::Installed);
-        installed.map_or(Ok(()), |e| Err(DecideError::Older(number(e))))
-    }
-
-    /// As [`Delivery::find`], but of several with one sequence the one that waits for an operator.
+    /// As [`find`], but of several with one sequence the one that waits for an operator.
     fn find_open(&self, which: &Which) -> Result<BundleId, DecideError> {
-        let found = self.find(which);
+        let found = find(&self.ledger, which);
         let is_open = found.as_ref().is_ok_and(|id| {
             let ledger = self.ledger.lock();
             ledger.entry(*id).is_some_and(|entry| entry.state().is_open() || entry.state() == State::Failed)
@@ -256,34 +265,6 @@ impl Delivery {
         self.ledger.lock().entries().find(is).cloned()
     }
 
-    /// The bundle that an operator means.
-    pub(super) fn find(&self, which: &Which) -> Result<BundleId, DecideError> {
-        let ledger = self.ledger.lock();
-        match which {
-            Which::Sequence(channel, sequence) => {
-                let is = |e: &&Entry| e.channel.as_ref() == Some(channel) && e.sequence == *sequence;
-                let placed = ledger.at(channel, *sequence);
-                let claims = ledger.channel(channel).map(|c| c.claims(*sequence)).unwrap_or_default();
-                let is_open = |id: &&BundleId| ledger.entry(**id).is_some_and(|entry| entry.state().is_open());
-                let open: Vec<String> = claims.iter().filter(is_open).map(ToString::to_string).collect();
-                if open.len() > 1 && placed.is_some_and(|entry| entry.state().is_open()) {
-                    return Err(DecideError::Claimed(open));
-                }
-                // What was held, or refused, may have no place in its channel.
-                placed.or_else(|| ledger.entries().find(is)).map(|entry| entry.id).ok_or(DecideError::Unknown)
-            }
-            Which::Range(..) => Err(DecideError::Unknown),
-            Which::Prefix(prefix) => {
-                let mut found = ledger.entries().map(|e| e.id).filter(|id| id.to_string().starts_with(prefix.as_str()));
-                match (found.next(), found.next()) {
-                    (Some(id), None) => Ok(id),
-                    (None, _) => Err(DecideError::Unknown),
-                    (Some(_), Some(_)) => Err(DecideError::Ambiguous),
-                }
-            }
-        }
-    }
-
     fn reject_unknown(&self, which: &Which) -> Result<(), DecideError> {
         let (channel, first, last) = match which {
             Which::Sequence(channel, sequence) => (channel, *sequence, *sequence),
@@ -292,9 +273,37 @@ impl Delivery {
         };
         let last = self.ledger.lock().reject_unknown(channel, first..=last).ok_or(DecideError::Unknown)?;
         let through = (first != last).then_some(last);
-        self.note(self.now(), &Event::Rejected { bundle: nobody(channel, first), through });
-        self.wake();
-        if self.save() { Ok(()) } else { Err(DecideError::Disk) }
+        self.audit.note(self.clock.now(), &Event::Rejected { bundle: nobody(channel, first), through });
+        self.waker.wake();
+        if self.ledger.keep() { Ok(()) } else { Err(DecideError::Disk) }
+    }
+}
+
+/// The bundle that an operator means.
+pub(super) fn find(ledger: &LedgerFile, which: &Which) -> Result<BundleId, DecideError> {
+    let ledger = ledger.lock();
+    match which {
+        Which::Sequence(channel, sequence) => {
+            let is = |e: &&Entry| e.channel.as_ref() == Some(channel) && e.sequence == *sequence;
+            let placed = ledger.at(channel, *sequence);
+            let claims = ledger.channel(channel).map(|c| c.claims(*sequence)).unwrap_or_default();
+            let is_open = |id: &&BundleId| ledger.entry(**id).is_some_and(|entry| entry.state().is_open());
+            let open: Vec<String> = claims.iter().filter(is_open).map(ToString::to_string).collect();
+            if open.len() > 1 && placed.is_some_and(|entry| entry.state().is_open()) {
+                return Err(DecideError::Claimed(open));
+            }
+            // What was held, or refused, may have no place in its channel.
+            placed.or_else(|| ledger.entries().find(is)).map(|entry| entry.id).ok_or(DecideError::Unknown)
+        }
+        Which::Range(..) => Err(DecideError::Unknown),
+        Which::Prefix(prefix) => {
+            let mut found = ledger.entries().map(|e| e.id).filter(|id| id.to_string().starts_with(prefix.as_str()));
+            match (found.next(), found.next()) {
+                (Some(id), None) => Ok(id),
+                (None, _) => Err(DecideError::Unknown),
+                (Some(_), Some(_)) => Err(DecideError::Ambiguous),
+            }
+        }
     }
 }
 

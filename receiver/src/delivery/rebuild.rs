@@ -6,75 +6,73 @@ use std::collections::BTreeMap;
 use checkvalve_protocol::id::{BundleId, ChannelName};
 use checkvalve_protocol::manifest::Announce;
 
-use super::Delivery;
-use crate::audit::Told;
-use crate::inbox::Address;
+use crate::audit::{Audit, Told};
+use crate::inbox::{Address, Inbox};
+use crate::ledger::file::LedgerFile;
 use crate::ledger::{Entry, Signer, Standing, State};
 
-impl Delivery {
-    /// Takes from the audit trail what the ledger does not know, or knows an older state of. Gives how many bundles.
-    pub(super) fn rebuild(&self) -> std::io::Result<usize> {
-        let mut ends: BTreeMap<BundleId, Entry> = BTreeMap::new();
-        let mut passed: BTreeMap<ChannelName, u64> = BTreeMap::new();
-        let (mut given_up, mut allowed) = (Vec::new(), Vec::new());
-        let unreadable = self.audit.read(&mut |told| {
-            let Some(channel) = told.channel.clone() else { return };
-            let Some(id) = told.bundle else {
-                match told.event.as_str() {
-                    "rejected" => given_up.push((channel, told.sequence..=told.through.unwrap_or(told.sequence))),
-                    "approved" => allowed.push((channel, told.sequence)),
-                    _ => {}
-                }
-                return;
-            };
-            if told.event == "hook" {
-                let last = passed.entry(channel.clone()).or_default();
-                *last = told.sequence.max(*last);
-            }
-            let has_failed = ends.get(&id).is_some_and(|entry: &Entry| entry.state() == State::Failed);
-            if told.event == "retried"
-                && has_failed
-                && let Some(last) = passed.get_mut(&channel)
-            {
-                *last = told.sequence.min(*last); // its hook has its turn again
-            }
-            let entry = ends.entry(id).or_insert_with(|| {
-                let mut entry = Entry::new(id, told.at.0);
-                (entry.channel, entry.sequence, entry.standing) = (Some(channel), told.sequence, Standing::Signed);
-                entry
-            });
-            follow(entry, &told);
-        })?;
-        if unreadable.count > 0 {
-            tracing::error!(lines = ?unreadable.lines, count = unreadable.count,
-                "lines of the audit trail cannot be read: what became of their bundles is not known, and a hook may run again for one");
-        }
-        let mut count = 0;
-        for (_, mut entry) in ends {
-            let known = self.ledger.lock().entry(entry.id).cloned();
-            if rank(entry.state()) <= known.as_ref().map_or(0, |known| rank(known.state())) {
-                continue;
-            }
-            let place = Address { id: entry.id, channel: entry.channel.clone(), sequence: entry.sequence };
-            match (known, self.inbox.recorded(&place).ok().and_then(|(bytes, _)| Announce::peek(&bytes).ok())) {
-                (Some(known), _) if !known.name.is_empty() => (entry.name, entry.bytes) = (known.name, known.bytes),
-                (_, Some(announce)) => (entry.name, entry.bytes) = (announce.name.clone(), announce.data_len()),
+/// Takes from the audit trail what the ledger does not know, or knows an older state of. Gives how many bundles.
+pub(super) fn rebuild(ledger: &LedgerFile, audit: &Audit, inbox: &Inbox) -> std::io::Result<usize> {
+    let mut ends: BTreeMap<BundleId, Entry> = BTreeMap::new();
+    let mut passed: BTreeMap<ChannelName, u64> = BTreeMap::new();
+    let (mut given_up, mut allowed) = (Vec::new(), Vec::new());
+    let unreadable = audit.read(&mut |told| {
+        let Some(channel) = told.channel.clone() else { return };
+        let Some(id) = told.bundle else {
+            match told.event.as_str() {
+                "rejected" => given_up.push((channel, told.sequence..=told.through.unwrap_or(told.sequence))),
+                "approved" => allowed.push((channel, told.sequence)),
                 _ => {}
             }
-            count += usize::from(self.ledger.lock().relearn(entry));
+            return;
+        };
+        if told.event == "hook" {
+            let last = passed.entry(channel.clone()).or_default();
+            *last = told.sequence.max(*last);
         }
-        let mut ledger = self.ledger.lock();
-        for (channel, sequence) in allowed {
-            ledger.allow(&channel, sequence);
+        let has_failed = ends.get(&id).is_some_and(|entry: &Entry| entry.state() == State::Failed);
+        if told.event == "retried"
+            && has_failed
+            && let Some(last) = passed.get_mut(&channel)
+        {
+            *last = told.sequence.min(*last); // its hook has its turn again
         }
-        for (channel, sequences) in given_up {
-            ledger.change_channel(&channel, |channel| channel.give_up(&sequences));
-        }
-        for (channel, sequence) in passed {
-            ledger.change_channel(&channel, |channel| channel.pass(sequence));
-        }
-        Ok(count)
+        let entry = ends.entry(id).or_insert_with(|| {
+            let mut entry = Entry::new(id, told.at.0);
+            (entry.channel, entry.sequence, entry.standing) = (Some(channel), told.sequence, Standing::Signed);
+            entry
+        });
+        follow(entry, &told);
+    })?;
+    if unreadable.count > 0 {
+        tracing::error!(lines = ?unreadable.lines, count = unreadable.count,
+            "lines of the audit trail cannot be read: what became of their bundles is not known, and a hook may run again for one");
     }
+    let mut count = 0;
+    for (_, mut entry) in ends {
+        let known = ledger.lock().entry(entry.id).cloned();
+        if rank(entry.state()) <= known.as_ref().map_or(0, |known| rank(known.state())) {
+            continue;
+        }
+        let place = Address { id: entry.id, channel: entry.channel.clone(), sequence: entry.sequence };
+        match (known, inbox.recorded(&place).ok().and_then(|(bytes, _)| Announce::peek(&bytes).ok())) {
+            (Some(known), _) if !known.name.is_empty() => (entry.name, entry.bytes) = (known.name, known.bytes),
+            (_, Some(announce)) => (entry.name, entry.bytes) = (announce.name.clone(), announce.data_len()),
+            _ => {}
+        }
+        count += usize::from(ledger.lock().relearn(entry));
+    }
+    let mut ledger = ledger.lock();
+    for (channel, sequence) in allowed {
+        ledger.allow(&channel, sequence);
+    }
+    for (channel, sequences) in given_up {
+        ledger.change_channel(&channel, |channel| channel.give_up(&sequences));
+    }
+    for (channel, sequence) in passed {
+        ledger.change_channel(&channel, |channel| channel.pass(sequence));
+    }
+    Ok(count)
 }
 
 /// What an event makes of a bundle.
@@ -92,7 +90,7 @@ fn follow(entry: &mut Entry, told: &Told) {
         }
         ("quarantined", _) => {
             entry.quarantine(entry.rule.clone(), told.reason.clone());
-            entry.published = false;
+            entry.moved_to_quarantine();
         }
         ("withdrawn", _) => entry.withdraw(told.reason.clone()),
         ("rejected", _) => entry.reject(told.reason.clone()),

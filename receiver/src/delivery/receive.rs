@@ -1,25 +1,40 @@
-//! What the pipeline calls: is it wanted, here it is.
+//! What comes of a bundle: is it wanted, here it is.
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use checkvalve_protocol::id::{BundleId, SessionId};
+use checkvalve_host::disk::Disk;
+use checkvalve_host::log::Throttle;
+use checkvalve_protocol::id::BundleId;
 use checkvalve_protocol::limits::MAX_MANIFEST_LEN;
 use checkvalve_protocol::partition::{BlockSet, Oti};
 use checkvalve_protocol::receive::{Origin, ReceivedBlock};
 use checkvalve_protocol::wire::ObjectKind;
 
-use super::{Delivery, Job};
-use crate::sink::{Lost, ObjectProgress, RefuseReason, Sink, StoreError, Want};
-use crate::store::Staged;
+use super::adopting::Adopting;
+use super::jobs::{Job, Jobs};
+use super::shared::{Clock, CurrentTrust, is_missing};
+use super::staging::Staging;
+use crate::ledger::file::LedgerFile;
+use crate::sink::{RefuseReason, StoreError, Want};
+use crate::store::{Staged, Store};
 
-/// A bundle that nobody signed for makes room for others when it is silent for so long, in milliseconds.
-const QUIET_MS: u64 = 50;
+/// Takes blocks.
+pub(super) struct Receiving {
+    pub(super) clock: Arc<Clock>,
+    pub(super) trust: Arc<CurrentTrust>,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) ledger: Arc<LedgerFile>,
+    pub(super) store: Arc<Store>,
+    pub(super) staging: Arc<Staging>,
+    pub(super) adopting: Arc<Adopting>,
+    pub(super) jobs: Arc<Jobs>,
+    pub(super) log: Arc<Throttle>,
+}
 
-impl Sink for Delivery {
-    fn want(&self, bundle: BundleId, kind: ObjectKind, oti: &Oti) -> Want {
-        let is_ours = self.trust().keys.by_tag(bundle.tag()).is_some();
+impl Receiving {
+    pub(super) fn want(&self, bundle: BundleId, kind: ObjectKind, oti: &Oti) -> Want {
+        let is_ours = self.trust.get().keys.by_tag(bundle.tag()).is_some();
         if !is_ours && kind != ObjectKind::Announce {
             return Want::Refuse(RefuseReason::Signer);
         }
@@ -29,7 +44,7 @@ impl Sink for Delivery {
         if kind != ObjectKind::Data && oti.transfer_length() > MAX_MANIFEST_LEN as u64 {
             return Want::Refuse(RefuseReason::Length);
         }
-        let now = self.now();
+        let now = self.clock.now();
         let mut announced = false;
         let signed = {
             let mut ledger = self.ledger.lock();
@@ -76,172 +91,39 @@ impl Sink for Delivery {
         Want::Yes { have, origin }
     }
 
-    fn park(&self, block: &ReceivedBlock) -> u32 {
+    pub(super) fn park(&self, block: &ReceivedBlock) -> u32 {
         let id = block.bundle();
         if self.is_over(id) {
             return 0;
         }
-        let Some(staged) = self.begin(id) else { return 0 };
+        let Some(staged) = self.staging.begin(id) else { return 0 };
         self.store.park(&staged, block).unwrap_or_else(|error| {
-            if let Some(suppressed) = self.throttle.allow(self.now()) {
+            if let Some(suppressed) = self.log.allow(self.clock.now()) {
                 tracing::warn!(bundle = %id, sbn = block.sbn(), %error, suppressed, "symbols of an unfinished block are lost");
             }
             0
         })
     }
 
-    fn unpark(&self, block: &mut ReceivedBlock) {
+    pub(super) fn unpark(&self, block: &mut ReceivedBlock) {
         let (id, sbn) = (block.bundle(), block.sbn());
         let given = self.store.get(id).map_or(Ok(()), |staged| self.store.unpark(&staged, block));
         if let Err(error) = given
-            && let Some(suppressed) = self.throttle.allow(self.now())
+            && let Some(suppressed) = self.log.allow(self.clock.now())
         {
             tracing::warn!(bundle = %id, sbn, %error, suppressed, "symbols that were kept cannot be read");
         }
     }
 
-    fn parked(&self, bundle: BundleId, kind: ObjectKind, oti: &Oti) -> Vec<(u32, u32)> {
-        self.store.parked(bundle, kind, oti)
-    }
-
-    fn block(&self, bundle: BundleId, kind: ObjectKind, oti: &Oti, sbn: u32, buf: &[u8]) -> Result<(), StoreError> {
-        let stored = self.take_block(bundle, kind, oti, sbn, buf);
-        let now = self.now();
-        {
-            let mut ledger = self.ledger.lock();
-            ledger.reception.touch_unsigned(bundle, now);
-            if let Some(live) = ledger.reception.get_mut(bundle) {
-                live.last_ms = now;
-                match &stored {
-                    // Announce and hashes find room where data does not.
-                    Ok(()) if kind == ObjectKind::Data => live.trouble = None,
-                    Ok(()) | Err(StoreError::Unwanted | StoreError::Refused) => {}
-                    Err(error) => live.trouble = Some(error.to_string()),
-                }
-            }
-        }
-        if let Err(StoreError::Disk(error)) = &stored
-            && let Some(suppressed) = self.throttle.allow(now)
-        {
-            tracing::error!(%bundle, sbn, %error, suppressed, "block not stored");
-        }
-        if matches!(&stored, Err(StoreError::Disk(error)) if error.kind() == io::ErrorKind::NotFound)
-            && self.was_removed(bundle)
-        {
-            self.begin_again(bundle, "somebody removed it from staging; all of it has to come again");
-        }
-        stored
-    }
-
-    fn manifest(&self, bundle: BundleId, kind: ObjectKind, bytes: &[u8]) -> Result<(), StoreError> {
-        if self.is_over(bundle) {
-            return Err(StoreError::Unwanted);
-        }
-        self.take_object(bundle, kind, bytes)
-    }
-
-    fn beacon(&self, now_ms: u64, session: SessionId, signed: &[u8]) -> Option<u64> {
-        self.hear(now_ms, session, signed)
-    }
-
-    fn vouched(&self) -> Vec<BundleId> {
-        self.ledger.lock().reception.take_vouched()
-    }
-
-    fn expired(&self, bundle: BundleId) {
-        self.let_go(bundle);
-    }
-
-    fn progress(&self, bundle: BundleId, kind: ObjectKind, progress: ObjectProgress) {
-        if kind == ObjectKind::Data
-            && let Some(live) = self.ledger.lock().reception.get_mut(bundle)
-        {
-            live.progress = Some(progress);
-        }
-    }
-
-    fn lost(&self) -> Vec<(BundleId, Lost)> {
-        self.ledger.lock().reception.take_lost()
-    }
-
-    fn tick(&self, now_ms: u64) {
-        if now_ms < self.now_ms.swap(now_ms, Ordering::Relaxed) {
-            self.clock_went_back(now_ms);
-        }
-        self.watch(now_ms);
-    }
-}
-
-impl Delivery {
-    /// A bundle that nobody signed for is silent: what staging has of it goes.
-    pub(super) fn let_go(&self, id: BundleId) {
-        let was_unsigned = self.ledger.lock().reception.take_unsigned(id);
-        if was_unsigned {
-            self.discard(id);
-        }
-    }
-
-    /// A bundle's place in staging. None: nobody signed for it, and there are many of those.
-    pub(super) fn begin(&self, id: BundleId) -> Option<Arc<Staged>> {
-        let (known, channel) = {
-            let ledger = self.ledger.lock();
-            let channel = || ledger.entry(id).and_then(|entry| entry.channel.clone());
-            (ledger.reception.get(id).is_some(), channel())
-        };
-        if known {
-            if let Some(staged) = self.store.get(id) {
-                return Some(staged);
-            }
-            return match channel {
-                Some(channel) => Some(self.store.begin_signed(id, &channel, self.share(&channel))),
-                None => self.begin_unsigned(id),
-            };
-        }
-        let staged = self.begin_unsigned(id)?;
-        self.ledger.lock().reception.set_unsigned(id, self.now());
-        Some(staged)
-    }
-
-    /// A place among the unsigned bundles. If none is free, the bundle that has been silent for longest is removed, so
-    /// that many of them do not keep out one whose announce is late.
-    pub(super) fn begin_unsigned(&self, id: BundleId) -> Option<Arc<Staged>> {
-        if let Some(staged) = self.store.begin(id) {
-            return Some(staged);
-        }
-        let now = self.now();
-        let oldest = self.ledger.lock().reception.most_silent();
-        if let Some((silent, last)) = oldest
-            && now.saturating_sub(last) >= QUIET_MS
-        {
-            self.let_go(silent);
-        }
-        self.store.begin(id)
-    }
-
-    /// Whether nothing is to be received for a bundle any more.
-    fn is_over(&self, id: BundleId) -> bool {
-        let ledger = self.ledger.lock();
-        ledger.reception.is_spurned(id) || ledger.entry(id).is_some_and(|entry| !entry.state().is_open())
-    }
-
-    /// Whether what is stored of a bundle has no name any more; files that are open may still be written to.
-    fn was_removed(&self, id: BundleId) -> bool {
-        let announced = self.live(id, |live| live.announced) == Some(true);
-        self.store.get(id).is_some_and(|staged| {
-            let path = if announced { staged.out() } else { staged.object(ObjectKind::Data) };
-            (announced || staged.fill().1 > 0) && matches!(self.is_missing(&path), Ok(true))
-        })
-    }
-
-    /// A block of the data object, or of a signed one.
-    fn take_block(
+    /// Stores a block of the data object, or of a signed one. Gives the signed object that it completes.
+    pub(super) fn take(
         &self,
         bundle: BundleId,
         kind: ObjectKind,
         oti: &Oti,
         sbn: u32,
         buf: &[u8],
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<Vec<u8>>, StoreError> {
         if self.is_over(bundle) {
             return Err(StoreError::Unwanted);
         }
@@ -251,7 +133,7 @@ impl Delivery {
         if buf.len() != len {
             return Err(StoreError::Unwanted);
         }
-        let Some(staged) = self.begin(bundle) else { return Err(StoreError::NoRoom) };
+        let Some(staged) = self.staging.begin(bundle) else { return Err(StoreError::NoRoom) };
         if self.is_over(bundle) {
             // It ended and was removed after the check above, and `begin` has created it again.
             self.store.remove(bundle)?;
@@ -259,24 +141,64 @@ impl Delivery {
         }
         if kind == ObjectKind::Data {
             // Files rather than the flat one, if it is known which.
-            if self.live(bundle, |live| live.adopting.is_some()) == Some(true)
+            if self.staging.live(bundle, |live| live.adopting.is_some()) == Some(true)
                 && let Ok(_alone) = staged.advancing.try_lock()
             {
-                self.adopt(&staged)?;
+                self.adopting.adopt(&staged)?;
             }
             self.store.keep_oti(&staged, oti)?;
             self.store.write(&staged, oti.transfer_length(), offset, buf)?;
             self.store.drop_parked(&staged, kind, oti, sbn);
             if staged.is_whole() || staged.has_to_move() {
-                self.enqueue(Job::Advance(bundle));
+                self.jobs.push(Job::Advance(bundle));
             }
-            return Ok(());
+            return Ok(None);
         }
         let whole = self.store.assemble(&staged, kind, oti, sbn, buf)?;
         self.store.drop_parked(&staged, kind, oti, sbn);
-        match whole {
-            Some(object) => self.take_object(bundle, kind, &object),
-            None => Ok(()),
+        Ok(whole)
+    }
+
+    /// What became of a block, and of the signed object that it may have completed, is noted.
+    pub(super) fn taken(&self, bundle: BundleId, kind: ObjectKind, sbn: u32, stored: &Result<(), StoreError>) {
+        let now = self.clock.now();
+        {
+            let mut ledger = self.ledger.lock();
+            ledger.reception.touch_unsigned(bundle, now);
+            if let Some(live) = ledger.reception.get_mut(bundle) {
+                live.last_ms = now;
+                match stored {
+                    // Announce and hashes find room where data does not.
+                    Ok(()) if kind == ObjectKind::Data => live.trouble = None,
+                    Ok(()) | Err(StoreError::Unwanted | StoreError::Refused) => {}
+                    Err(error) => live.trouble = Some(error.to_string()),
+                }
+            }
         }
+        if let Err(StoreError::Disk(error)) = stored
+            && let Some(suppressed) = self.log.allow(now)
+        {
+            tracing::error!(%bundle, sbn, %error, suppressed, "block not stored");
+        }
+        if matches!(stored, Err(StoreError::Disk(error)) if error.kind() == io::ErrorKind::NotFound)
+            && self.was_removed(bundle)
+        {
+            self.staging.begin_again(bundle, "somebody removed it from staging; all of it has to come again");
+        }
+    }
+
+    /// Whether nothing is to be received for a bundle any more.
+    pub(super) fn is_over(&self, id: BundleId) -> bool {
+        let ledger = self.ledger.lock();
+        ledger.reception.is_spurned(id) || ledger.entry(id).is_some_and(|entry| !entry.state().is_open())
+    }
+
+    /// Whether what is stored of a bundle has no name any more; files that are open may still be written to.
+    fn was_removed(&self, id: BundleId) -> bool {
+        let announced = self.staging.live(id, |live| live.announced) == Some(true);
+        self.store.get(id).is_some_and(|staged| {
+            let path = if announced { staged.out() } else { staged.object(ObjectKind::Data) };
+            (announced || staged.fill().1 > 0) && matches!(is_missing(self.disk.as_ref(), &path), Ok(true))
+        })
     }
 }

@@ -2,20 +2,26 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::PoisonError;
+use std::path::PathBuf;
+use std::sync::Arc;
 
+use checkvalve_host::disk::Disk;
 use checkvalve_host::json::{Stamp, hex_unless_utf8};
 use checkvalve_host::log::{escape_bytes, escape_path};
 use checkvalve_protocol::beacon::OnWire;
 use checkvalve_protocol::id::{ChannelName, KeyId, SessionId};
 use serde::{Deserialize, Serialize};
 
-use super::Delivery;
-use super::alarms::Alarm;
-use super::telling::handle;
+use super::beacons::NewestBeacon;
+use super::shared::{CurrentTrust, Discards, Policies, Running};
+use super::staging::Staging;
+use super::telling::{Words, handle};
 use crate::hook::log::log_path;
+use crate::inbox::Inbox;
+use crate::ledger::file::LedgerFile;
 use crate::ledger::{Entry, Next, Signer, State};
 use crate::sink::NO_ROOM;
+use crate::store::Store;
 use crate::store::space::Bound;
 
 /// Bundles listed per channel at most, the newest ones; those under way are listed whatever their number.
@@ -220,17 +226,32 @@ pub struct TrustedKey {
     pub channels: Vec<ChannelName>,
 }
 
-impl Delivery {
-    /// What there is to tell.
-    #[must_use]
-    pub fn status(&self, now_ms: u64) -> Status {
+/// Tells what there is to tell.
+pub(super) struct Telling {
+    pub(super) policies: Arc<Policies>,
+    pub(super) running: Arc<Running>,
+    pub(super) trust: Arc<CurrentTrust>,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) ledger: Arc<LedgerFile>,
+    pub(super) store: Arc<Store>,
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) staging: Arc<Staging>,
+    pub(super) newest: Arc<NewestBeacon>,
+    pub(super) discards: Arc<Discards>,
+    pub(super) words: Arc<Words>,
+    /// The directory of hook logs.
+    pub(super) logs: PathBuf,
+}
+
+impl Telling {
+    pub(super) fn status(&self, now_ms: u64) -> Status {
         let mut bundles = Vec::new();
         let mut channels = Vec::new();
         let mut waiting = BTreeMap::new();
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let running = self.running.lock().clone();
         let names: Vec<ChannelName> = self.ledger.lock().channels().map(|(name, _)| name.clone()).collect();
         for name in names {
-            let policy = self.policy(&name);
+            let policy = self.policies.get(&name);
             let mut ledger = self.ledger.lock();
             let next = policy.hook.as_ref().map(|_| ledger.next(&name, now_ms, policy.wait_for_missing_ms));
             let Some(channel) = ledger.channel(&name) else { continue };
@@ -257,8 +278,8 @@ impl Delivery {
         }
         let mut entries: Vec<Entry> = self.ledger.lock().entries().cloned().collect();
         // Its hook sent it to quarantine, but it is still being moved: a bundle should be where its state says.
-        let moving = self.running.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for entry in entries.iter_mut().filter(|entry| entry.state() == State::Quarantined && entry.published) {
+        let moving = self.running.lock().clone();
+        for entry in entries.iter_mut().filter(|entry| entry.state() == State::Quarantined && entry.is_published()) {
             if entry.channel.as_ref().is_some_and(|channel| moving.contains(channel)) {
                 entry.install();
             }
@@ -280,7 +301,7 @@ impl Delivery {
             self.bundle_status(entry, blocked, is_alone)
         }));
         bundles.sort_by(|a, b| (&a.channel, b.sequence).cmp(&(&b.channel, a.sequence)));
-        let trust = self.trust();
+        let trust = self.trust.get();
         let channels_of =
             |key: KeyId| trust.signers.iter().filter(|(_, s)| s.contains(&key)).map(|(c, _)| c.clone()).collect();
         let trusted = trust.keys.iter().map(|(key, _, name)| TrustedKey {
@@ -288,7 +309,6 @@ impl Delivery {
             name: name.to_owned(),
             channels: channels_of(key),
         });
-        let discards = self.discards.lock().unwrap_or_else(PoisonError::into_inner);
         Status {
             now_at: Stamp(now_ms),
             bundles,
@@ -300,52 +320,36 @@ impl Delivery {
                 reserve: self.store.space().limits().reserve,
             },
             trusted: trusted.collect(),
-            discarded: discards.0.iter().map(|(&rule, &count)| (rule.to_owned(), count)).collect(),
+            discarded: self.discards.counts(),
         }
-    }
-
-    /// What a person should look at that happened of late.
-    #[must_use]
-    pub fn noted(&self, now_ms: u64) -> Vec<Alarm> {
-        self.noted.lock().unwrap_or_else(PoisonError::into_inner).stand(now_ms)
-    }
-
-    /// One line for `systemctl status`.
-    #[must_use]
-    pub fn summary(&self) -> String {
-        let ledger = self.ledger.lock();
-        let (receiving, incomplete, missing) =
-            (ledger.in_state(State::Receiving), ledger.in_state(State::Incomplete), ledger.in_state(State::Missing));
-        let newest = ledger.newest_published();
-        let newest = newest.and_then(|entry| Some(format!("{}/{}", entry.channel.as_ref()?, entry.sequence)));
-        let newest = newest.unwrap_or_else(|| "none".to_owned());
-        format!("{receiving} receiving, {incomplete} incomplete, {missing} missing; last in the inbox: {newest}")
     }
 
     fn bundle_status(&self, mut entry: Entry, blocked: Option<u64>, is_alone: bool) -> BundleStatus {
         let (handle, state) = (handle(&entry, is_alone), entry.state());
         // What mends it may be another thing than when it was held.
         if let Some(hold) = entry.hold.take() {
-            entry.reason = Some(self.held_reason(&entry, &hold, &handle));
+            entry.reason = Some(self.words.held_reason(&entry, &hold, &handle));
             entry.rule = Some(hold.code().to_owned());
         }
         let lacks_room = entry.reason.as_ref().is_some_and(|reason| reason.starts_with(NO_ROOM));
         let lacks_room = lacks_room && state.is_open();
         let is_asked = matches!(state, State::Installing | State::Failed | State::Quarantined);
-        let log = entry.channel.as_ref().filter(|_| is_asked && entry.attempt > 0).map(|channel| {
-            log_path(&self.settings.state.join("logs"), channel, entry.sequence, entry.id, entry.attempt)
-        });
+        let log = entry
+            .channel
+            .as_ref()
+            .filter(|_| is_asked && entry.attempt > 0)
+            .map(|channel| log_path(&self.logs, channel, entry.sequence, entry.id, entry.attempt));
         let log = log.filter(|log| self.disk.lstat(log).is_ok());
-        let stored = self.fill(&entry).map(|(_, stored)| stored);
-        let whole = entry.published || matches!(state, State::Installed | State::Complete);
+        let stored = self.staging.fill(&entry).map(|(_, stored)| stored);
+        let whole = entry.is_published();
         let progress = self.ledger.lock().reception.get(entry.id).and_then(|live| live.progress_of(&entry));
-        let all_here = state.is_open() && self.is_all_here(entry.id);
+        let all_here = state.is_open() && self.staging.is_all_here(entry.id);
         let lacking = progress.filter(|_| state.is_open()).map(|p| Lacking {
             blocks: p.blocks_total.saturating_sub(p.blocks_done),
             blocks_total: p.blocks_total,
             symbols: p.symbols_lacking,
         });
-        let channel = entry.channel.as_ref().filter(|_| entry.published);
+        let channel = entry.channel.as_ref().filter(|_| entry.is_published());
         let path =
             channel.map(|channel| self.inbox.path(channel, entry.sequence).join(crate::hook::os_name(&entry.name)));
         BundleStatus {
@@ -377,14 +381,8 @@ impl Delivery {
         }
     }
 
-    /// Whether no beacon that counts came of late, or since the start.
-    #[must_use]
-    pub fn is_silent(&self, now_ms: u64) -> bool {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).is_silent(now_ms)
-    }
-
     fn sender_status(&self, now_ms: u64) -> SenderStatus {
-        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let heard = self.newest.lock();
         let last = (heard.at_ms > 0).then_some(heard.at_ms);
         SenderStatus {
             last_beacon_at: last.map(Stamp),

@@ -1,15 +1,27 @@
 //! How bundles are named, and what people are told about held ones.
 
+use std::sync::Arc;
+
 use checkvalve_host::log::escape_bytes;
 use checkvalve_protocol::id::KeyId;
 use checkvalve_protocol::manifest::{Announce, Opened};
 
-use super::Delivery;
-use super::alarms::Code;
+use super::alarms::{Alarms, Code};
+use super::beacons::NewestBeacon;
+use super::shared::Clock;
 use crate::audit::Subject;
+use crate::ledger::file::LedgerFile;
 use crate::ledger::{Announced, Entry, Hold, Signer};
 
-impl Delivery {
+/// Words what depends on all that is known at the moment.
+pub(super) struct Words {
+    pub(super) clock: Arc<Clock>,
+    pub(super) ledger: Arc<LedgerFile>,
+    pub(super) newest: Arc<NewestBeacon>,
+    pub(super) alarms: Arc<Alarms>,
+}
+
+impl Words {
     /// Why a bundle is held, and what an operator can do now. `handle` is the bundle's name in commands.
     pub(super) fn held_reason(&self, entry: &Entry, hold: &Hold, handle: &str) -> String {
         let number = number(entry);
@@ -67,8 +79,9 @@ impl Delivery {
     /// Whether none of these alarms is active for the channel or the key. None: no alarm is active, but no sender is heard.
     fn is_mended(&self, codes: &[Code], channel: &str, key: Option<KeyId>) -> Option<bool> {
         let key = key.map(|key| key.to_string()).unwrap_or_default();
-        let stands = codes.iter().any(|&code| self.is_alarmed(code, channel) || self.is_alarmed(code, &key));
-        (stands || !self.is_silent(self.now())).then_some(!stands)
+        let stands =
+            codes.iter().any(|&code| self.alarms.is_raised(code, channel) || self.alarms.is_raised(code, &key));
+        (stands || !self.newest.is_silent(self.clock.now())).then_some(!stands)
     }
 
     /// The command for the low side that gives the sender with `key` a new epoch, with its arguments filled in.

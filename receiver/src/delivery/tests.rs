@@ -1,14 +1,16 @@
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use checkvalve_host::disk::OsDisk;
 use checkvalve_host::disk::fault::FailNth;
 use checkvalve_protocol::beacon::{Beacon, ChannelState, Epoch, OnWire, Recent, RecentState};
 use checkvalve_protocol::crypto::SigningKey;
-use checkvalve_protocol::id::{EpochId, SessionId};
+use checkvalve_protocol::id::{BundleId, EpochId, SessionId};
 use checkvalve_protocol::manifest::{Outcome as HashesOutcome, signed};
 use checkvalve_protocol::partition::Oti;
 use checkvalve_protocol::ticket::Loss;
 
+use super::operator::find;
 use super::*;
 use crate::hook::Outcome;
 use crate::ledger::State;
@@ -271,16 +273,18 @@ fn two_bundles_of_one_sequence_are_received_and_the_first_to_be_whole_has_it() {
     announce(&delivery, &announced_only).unwrap();
     work(&delivery);
     let first: Which = "default/1".parse().unwrap();
-    assert_eq!(delivery.find(&first), Ok(announced_only.id()));
+    assert_eq!(find(&delivery.ledger, &first), Ok(announced_only.id()));
     announce(&delivery, &honest).unwrap();
     work(&delivery);
     // Which of them is meant is for the operator to say.
-    let Err(DecideError::Claimed(ids)) = delivery.find(&first) else { panic!("{:?}", delivery.find(&first)) };
+    let Err(DecideError::Claimed(ids)) = find(&delivery.ledger, &first) else {
+        panic!("{:?}", find(&delivery.ledger, &first))
+    };
     assert_eq!(ids.len(), 2);
-    assert_eq!(delivery.find(&ids[1].parse().unwrap()), Ok(honest.id()));
+    assert_eq!(find(&delivery.ledger, &ids[1].parse().unwrap()), Ok(honest.id()));
     send(&delivery, &honest);
     honest.assert_at(&bench.inbox(1));
-    assert_eq!(delivery.find(&first), Ok(honest.id()));
+    assert_eq!(find(&delivery.ledger, &first), Ok(honest.id()));
     assert_eq!(delivery.due_hooks(0)[0].id, honest.id());
     // The other one is whole too late.
     send(&delivery, &announced_only);
@@ -431,7 +435,7 @@ fn data_without_announces_is_bounded() {
         assert_eq!(stored.is_ok(), id < most, "{id}: {stored:?}");
     }
     // Those that are silent make room, one for each that comes.
-    delivery.tick(delivery.now() + 250);
+    delivery.tick(delivery.clock.now() + 250);
     for id in most..most + 20 {
         delivery.block(own(100 + id), ObjectKind::Data, &oti, 0, &[0; 512]).unwrap();
         assert_eq!(delivery.store.space().unsigned_bundles(), most);

@@ -1,7 +1,7 @@
 //! Tickets: what is lacking, as the text that a person carries to the sender.
 
 use std::collections::BTreeMap;
-use std::sync::PoisonError;
+use std::sync::Arc;
 
 use checkvalve_host::log::escape_bytes;
 use checkvalve_host::progress::counted;
@@ -12,16 +12,18 @@ use checkvalve_protocol::ticket::{Data, Lack, Loss, Need, Subject, Ticket};
 use checkvalve_protocol::wire::ObjectKind;
 use serde::{Deserialize, Serialize};
 
+use super::operator::find;
+use super::spoilt::Clearing;
+use super::staging::Staging;
 use super::status::{Lacking, Status};
-use super::{DecideError, Delivery, Which};
+use super::{DecideError, Which};
+use crate::ledger::file::LedgerFile;
 use crate::ledger::{Entry, Live, State};
 use crate::ranges::Ranges;
+use crate::store::Store;
 
 /// Most gaps of a channel that become a ticket each.
 const MOST_GAPS: usize = 100;
-
-/// How many bundles that are still coming are named.
-const NAMED: usize = 5;
 
 /// A ticket, and what it costs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,10 +65,18 @@ pub enum TicketError {
 /// Which blocks of a bundle have some of their symbols in memory, and how many they lack.
 pub type LackingOf<'a> = &'a dyn Fn(BundleId) -> Vec<(u32, u32)>;
 
-impl Delivery {
+/// Writes tickets.
+pub(super) struct Ticketing {
+    pub(super) ledger: Arc<LedgerFile>,
+    pub(super) store: Arc<Store>,
+    pub(super) staging: Arc<Staging>,
+    pub(super) clearing: Arc<Clearing>,
+}
+
+impl Ticketing {
     /// The ticket of each bundle that `which` names, or with none named of all that lack something and whose transmission
     /// is over. Each has at most `max_lines` lines. Errors: [`TicketError`].
-    pub fn tickets(
+    pub(super) fn tickets(
         &self,
         which: &[String],
         loss: Loss,
@@ -104,7 +114,7 @@ impl Delivery {
         for text in which {
             let wrong = |error| TicketError::Which(text.clone(), error);
             let named: Which = text.parse().map_err(wrong)?;
-            let id = match (self.find(&named), named) {
+            let id = match (find(&self.ledger, &named), named) {
                 (Ok(id), _) => id,
                 (Err(DecideError::Unknown), Which::Sequence(channel, sequence)) => {
                     let gaps = self.ledger.lock().channel(&channel).map(|c| c.gaps(sequence, 1)).unwrap_or_default();
@@ -117,7 +127,7 @@ impl Delivery {
             };
             let entry = self.ledger.lock().entry(id).cloned().ok_or_else(|| wrong(DecideError::Unknown))?;
             let over = || match &entry.reason {
-                Some(reason) if self.is_all_here(id) => TicketError::Disk(text.clone(), reason.clone()),
+                Some(reason) if self.staging.is_all_here(id) => TicketError::Disk(text.clone(), reason.clone()),
                 _ => TicketError::Complete(text.clone(), entry.state()),
             };
             if !entry.state().is_open() {
@@ -133,41 +143,12 @@ impl Delivery {
         let channel = entry.channel.clone().filter(|_| entry.state() == State::Missing)?;
         let is_alone = self.ledger.lock().channel(&channel)?.claims(entry.sequence) == [entry.id];
         let came = self.store.get(entry.id).is_some_and(|staged| staged.fill().1 > 0)
-            || self.live(entry.id, |live| live.announced || live.hashes || live.last_ms > 0) == Some(true);
+            || self.staging.live(entry.id, |live| live.announced || live.hashes || live.last_ms > 0) == Some(true);
         (is_alone && !came).then_some(channel)
     }
 
-    /// Bundles of which something is still coming, as people name them.
-    #[must_use]
-    pub fn receiving(&self) -> Vec<String> {
-        let ledger = self.ledger.lock();
-        ledger
-            .entries()
-            .filter(|entry| entry.state() == State::Receiving)
-            .take(NAMED)
-            .map(super::telling::number)
-            .collect()
-    }
-
-    /// Whether nothing more has to come of a bundle that is not published: then a ticket helps nobody.
-    pub(super) fn is_all_here(&self, id: BundleId) -> bool {
-        self.live(id, |live| self.is_whole(id, live)) == Some(true)
-    }
-
-    /// The same, of what is known of it.
-    pub(super) fn is_whole(&self, id: BundleId, live: &Live) -> bool {
-        let (length, stored) = self.store.get(id).map_or((None, 0), |staged| staged.fill());
-        live.announced && live.hashes && stored >= length.unwrap_or(live.data_len)
-    }
-
-    /// The rate that the sender is set to, in bits a second; 0 while unknown.
-    #[must_use]
-    pub fn rate_bits(&self) -> u64 {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).rate_bits
-    }
-
     /// Puts into a status what each incomplete bundle lacks, exactly.
-    pub fn count_lacking(&self, status: &mut Status, lacking: LackingOf<'_>) {
+    pub(super) fn count_lacking(&self, status: &mut Status, lacking: LackingOf<'_>) {
         for bundle in status.bundles.iter_mut().filter(|bundle| bundle.state == State::Incomplete) {
             let Ok(id) = bundle.id.parse() else { continue };
             if let Some((blocks, blocks_total, symbols)) = self.lacking_of(id, lacking) {
@@ -178,7 +159,7 @@ impl Delivery {
 
     /// How many blocks of how many a bundle lacks, and how many symbols, if its blocks are known.
     fn lacking_of(&self, id: BundleId, lacking: LackingOf<'_>) -> Option<(u32, u32, u64)> {
-        let signed = self.live(id, |live| live.oti).flatten();
+        let signed = self.staging.live(id, |live| live.oti).flatten();
         let oti = signed.or_else(|| self.store.get(id)?.oti())?;
         let lacks = self.lacks(id, &oti, lacking(id));
         let blocks = lacks.iter().map(|lack| lack.blocks).sum();
@@ -192,9 +173,9 @@ impl Delivery {
     fn ticket_of(&self, entry: &Entry, loss: Loss, max_lines: usize, lacking: LackingOf<'_>) -> Option<TicketView> {
         let id = entry.id;
         // The data plane hears a moment later that it has nothing of what was thrown away.
-        let cleared = self.clear_spoilt(id, true);
+        let cleared = self.clearing.clear(id, true);
         let facts = |live: &Live| (live.announced, live.hashes, live.data_len, live.oti);
-        let (announced, hashes, data_len, signed) = self.live(id, facts).unwrap_or_default();
+        let (announced, hashes, data_len, signed) = self.staging.live(id, facts).unwrap_or_default();
         let staged = self.store.get(id);
         let (length, stored) = staged.as_ref().map_or((None, 0), |staged| staged.fill());
         let length = if announced { Some(data_len) } else { length };

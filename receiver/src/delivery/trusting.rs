@@ -4,19 +4,24 @@ mod listed;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 
+use checkvalve_host::disk::Disk;
 use checkvalve_protocol::admit::Trust;
 use checkvalve_protocol::id::{BundleId, KeyId};
 use checkvalve_protocol::manifest::ManifestError;
 use serde::{Deserialize, Serialize};
 
-use super::Delivery;
-use super::refusing::Refusal;
+use super::refusing::{Refusal, Refusing};
+use super::shared::{CurrentTrust, Policies, Running};
+use super::shares::Shares;
 use super::telling::number;
-use crate::audit::Event;
+use super::undo::Undoing;
+use crate::audit::{Audit, Event};
+use crate::ledger::file::LedgerFile;
 use crate::ledger::{Entry, State};
-use crate::sink::Lost;
+use crate::store::Store;
 
 /// The rule for which bundles are in quarantine whose key is trusted no more.
 pub(crate) const NO_KEY: &str = "unknown-key";
@@ -36,31 +41,59 @@ pub struct Judged {
     pub running: Vec<String>,
 }
 
-impl Delivery {
+/// Changes whom to trust.
+pub(super) struct Trusting {
+    pub(super) disk: Arc<dyn Disk>,
+    /// The list of the keys that were trusted last.
+    pub(super) path: PathBuf,
+    pub(super) trust: Arc<CurrentTrust>,
+    pub(super) policies: Arc<Policies>,
+    pub(super) running: Arc<Running>,
+    pub(super) ledger: Arc<LedgerFile>,
+    pub(super) store: Arc<Store>,
+    pub(super) audit: Arc<Audit>,
+    pub(super) shares: Arc<Shares>,
+    pub(super) refusing: Arc<Refusing>,
+    pub(super) undoing: Arc<Undoing>,
+}
+
+/// The list of trusted keys that is to be written once what follows from it is done. None: it is as it was.
+pub(super) struct Change(Option<BTreeMap<KeyId, String>>);
+
+impl Judged {
+    /// These count now, too.
+    pub(super) fn admit(&mut self, numbers: impl IntoIterator<Item = String>) {
+        self.admitted.extend(numbers);
+        [&mut self.admitted, &mut self.refused, &mut self.running].into_iter().for_each(|numbers| numbers.sort());
+    }
+}
+
+impl Trusting {
     /// Trusts these keys from now on, each for what it may sign. Every bundle that is under way or not installed yet is judged
-    /// again before this returns. Changes go to the audit trail, also those that were made while no daemon ran. Errors: the list
-    /// of trusted keys in the state directory.
-    pub fn set_trust(&self, trust: Trust, now_ms: u64) -> io::Result<Judged> {
-        let path = self.settings.state.join("trust.json");
-        let before = listed::read(self.disk.as_ref(), &path)?;
+    /// again before this returns. Changes go to the audit trail, also those that were made while no daemon ran. Errors: of the
+    /// list of trusted keys.
+    pub(super) fn trust(&self, trust: Trust, now_ms: u64) -> io::Result<(Judged, Change)> {
+        let before = listed::read(self.disk.as_ref(), &self.path)?;
         let after: BTreeMap<KeyId, String> = trust.keys.iter().map(|(id, _, name)| (id, name.to_owned())).collect();
         for (&key, name) in after.iter().filter(|(key, _)| !before.contains_key(key)) {
             tracing::info!(%key, name, "key is trusted");
-            self.note(now_ms, &Event::TrustAdded { key, name });
+            self.audit.note(now_ms, &Event::TrustAdded { key, name });
         }
         for (&key, name) in before.iter().filter(|(key, _)| !after.contains_key(key)) {
             tracing::warn!(%key, name, "key is trusted no more");
-            self.note(now_ms, &Event::TrustRemoved { key, name });
+            self.audit.note(now_ms, &Event::TrustRemoved { key, name });
         }
-        let trust = Arc::new(trust);
-        *self.trust.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&trust);
-        self.store.space().set_key_share(self.key_share());
-        let judged = self.judge_again(&trust);
-        if before != after {
-            self.save();
-            listed::write(self.disk.as_ref(), &path, after)?;
-        }
-        Ok(judged)
+        self.trust.set(trust);
+        self.shares.divide_among_keys();
+        let judged = self.judge_again(&self.trust.get());
+        Ok((judged, Change((before != after).then_some(after))))
+    }
+
+    /// Writes down who is trusted. Errors: of the disk.
+    pub(super) fn keep(&self, change: Change) -> io::Result<()> {
+        let Change(Some(keys)) = change else { return Ok(()) };
+        self.ledger.keep();
+        listed::write(self.disk.as_ref(), &self.path, keys)
     }
 
     /// Judges every bundle again that is under way, waits for its hook, or was refused for its key.
@@ -79,21 +112,16 @@ impl Delivery {
                         judged.running.push(number(&entry));
                     }
                 }
-                Ok(()) if by_key && self.undo(&entry).is_ok() => judged.admitted.push(number(&entry)),
+                Ok(()) if by_key && self.undoing.undo(&entry).is_ok() => judged.admitted.push(number(&entry)),
                 _ => {}
             }
         }
-        for id in self.judge_unknown() {
-            let entry = self.ledger.lock().entry(id).cloned();
-            judged.admitted.extend(entry.as_ref().map(number));
-        }
-        [&mut judged.admitted, &mut judged.refused, &mut judged.running].into_iter().for_each(|numbers| numbers.sort());
         judged
     }
 
     /// Whether it is under way, or waits for its hook. What is in the inbox of a channel without a hook is in other hands.
     fn is_judged_again(&self, entry: &Entry) -> bool {
-        let waits = || entry.channel.as_ref().is_some_and(|channel| self.policy(channel).hook.is_some());
+        let waits = || entry.channel.as_ref().is_some_and(|channel| self.policies.has_hook(channel));
         entry.state().is_open()
             || matches!(entry.state(), State::Installing | State::Held)
             || entry.state() == State::Complete && waits()
@@ -104,47 +132,18 @@ impl Delivery {
         let staged = self.store.get(id);
         let _alone = staged.as_ref().map(|s| s.advancing.lock().unwrap_or_else(PoisonError::into_inner));
         // Held until the state has changed, so that no hook starts in between.
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = self.running.lock();
         let Some(entry) = self.ledger.lock().entry(id).cloned() else { return false };
         let runs = entry.state() == State::Installing
             && entry.channel.as_ref().is_some_and(|channel| running.contains(channel));
         if runs || !self.is_judged_again(&entry) {
             return false;
         }
-        self.quarantine(id, &Refusal::of(error), None);
+        self.refusing.quarantine(id, &Refusal::of(error), None);
         drop(running);
-        if entry.published {
-            self.withdraw(id);
+        if entry.is_published() {
+            self.refusing.move_to_quarantine(id);
         }
         true
-    }
-
-    /// What refused a bundle is undone: what is in quarantine of it goes back to the inbox, what is not has to come again. Errors: of
-    /// the disk.
-    pub(super) fn undo(&self, entry: &Entry) -> io::Result<()> {
-        let (id, now) = (entry.id, self.now());
-        let returned = self.put_back(entry)?;
-        let here = returned
-            || match &entry.channel {
-                Some(channel) => entry.published && !self.is_missing(&self.inbox.path(channel, entry.sequence))?,
-                None => false,
-            };
-        let older = self.check_newest(entry).is_err();
-        self.note(now, &Event::Retried { bundle: super::telling::subject(entry), from: entry.state().as_str() });
-        {
-            let mut ledger = self.ledger.lock();
-            ledger.retry(id, now);
-            if here {
-                ledger.change(id, now, |e| if older { e.supersede(None) } else { e.complete() });
-                if let Some(name) = entry.channel.as_ref().filter(|name| !older && self.policy(name).hook.is_some()) {
-                    ledger.change_channel(name, |channel| channel.turn_back(entry.sequence));
-                }
-            }
-        }
-        self.ledger.lock().reception.unspurn(id);
-        self.save();
-        self.lose(id, Lost::All);
-        self.wake();
-        Ok(())
     }
 }

@@ -1,17 +1,24 @@
 //! State changes and clean-up that depend on time, such as when a bundle counts as incomplete or missing.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use checkvalve_host::journal::Sync as Durable;
+use checkvalve_host::log::Throttle;
 use checkvalve_host::progress::counted;
 use checkvalve_protocol::id::BundleId;
-use std::sync::PoisonError;
 
-use super::{Delivery, Job};
+use super::forget::Forgetting;
+use super::jobs::{Job, Jobs};
+use super::shared::{CurrentTrust, Waker};
+use super::shares::Shares;
+use super::spoilt::is_to_be_cleared;
+use super::staging::{RETRY_MS, Staging, is_whole, of_its_data};
+use crate::ledger::file::LedgerFile;
 use crate::ledger::{Entry, Live, State};
 use crate::sink::ObjectProgress;
+use crate::store::Store;
 use crate::store::space::Bound;
 
-/// After how long a bundle that failed to progress is tried again, in milliseconds.
-pub(super) const RETRY_MS: u64 = 5_000;
 /// How long a bundle's last blocks may still be under way after the sender says that it has sent it, in milliseconds.
 const GRACE_MS: u64 = 1_500;
 /// How often states are checked, in milliseconds.
@@ -38,17 +45,27 @@ pub(super) struct Watched {
     prune_more: bool,
 }
 
-impl Delivery {
-    /// The length of a bundle's data, if known, and how many bytes of it are stored. None: staging has nothing of it.
-    pub(super) fn fill(&self, entry: &Entry) -> Option<(Option<u64>, u64)> {
-        let (length, stored) = self.store.get(entry.id)?.fill();
-        let is_its = entry.channel.is_none() || length.is_none_or(|length| length == entry.bytes);
-        Some(if is_its { (length, stored) } else { (Some(entry.bytes), 0) })
-    }
+/// Looks after bundles and staging as time passes.
+pub(super) struct Watching {
+    pub(super) ledger: Arc<LedgerFile>,
+    pub(super) store: Arc<Store>,
+    pub(super) staging: Arc<Staging>,
+    pub(super) shares: Arc<Shares>,
+    pub(super) trust: Arc<CurrentTrust>,
+    pub(super) jobs: Arc<Jobs>,
+    pub(super) forgetting: Arc<Forgetting>,
+    pub(super) waker: Arc<Waker>,
+    pub(super) silence_ms: u64,
+    pub(super) watched: Mutex<Watched>,
+    pub(super) log: Arc<Throttle>,
+    /// Throttles the lines about states that the passing of time brings about.
+    pub(super) states_log: Throttle,
+}
 
+impl Watching {
     pub(super) fn watch(&self, now_ms: u64) {
         let (checkpoint, prune) = {
-            let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut watched = self.watched();
             if watched.looked_ms.abs_diff(now_ms) < LOOK_MS {
                 return;
             }
@@ -61,22 +78,22 @@ impl Delivery {
         self.make_room_for_others(now_ms);
         self.give_back_memory(now_ms);
         if checkpoint {
-            self.enqueue(Job::Checkpoint);
+            self.jobs.push(Job::Checkpoint);
         }
-        if prune && self.prune() {
-            self.watched.lock().unwrap_or_else(PoisonError::into_inner).prune_more = true;
+        if prune && self.forgetting.prune() {
+            self.watched().prune_more = true;
         }
         let untold = self.ledger.lock().reception.has_untold();
-        if untold && self.save() {
+        if untold && self.ledger.keep() {
             let told = self.ledger.lock().reception.take_told();
-            told.into_iter().for_each(|id| self.enqueue(Job::Advance(id)));
+            told.into_iter().for_each(|id| self.jobs.push(Job::Advance(id)));
         }
         if let Err(error) = self.ledger.save(Durable::No)
-            && self.throttle.allow(now_ms).is_some()
+            && self.log.allow(now_ms).is_some()
         {
             tracing::error!(%error, "ledger cannot be written");
         }
-        self.wake();
+        self.waker.wake();
     }
 
     /// Checks how much space staging has, and divides it into shares. Creates staging again if somebody removed it.
@@ -84,7 +101,7 @@ impl Delivery {
         let there = match self.store.is_there() {
             Ok(false) => {
                 for staged in self.store.all() {
-                    self.begin_again(staged.id, "staging was removed; what it held has to come again");
+                    self.staging.begin_again(staged.id, "staging was removed; what it held has to come again");
                 }
                 self.store.make_again().inspect(|()| tracing::warn!("staging was removed; it is there again"))
             }
@@ -92,23 +109,20 @@ impl Delivery {
         };
         self.store.mend();
         if let Err(error) = there.and_then(|()| self.store.refresh_space())
-            && let Some(suppressed) = self.throttle.allow(now_ms)
+            && let Some(suppressed) = self.log.allow(now_ms)
         {
             tracing::error!(%error, suppressed, "staging cannot be used");
         }
-        // The shares of channels and keys depend on the free space.
-        self.store.space().set_key_share(self.key_share());
-        let channels: Vec<_> = self.ledger.lock().channels().map(|(name, _)| name.clone()).collect();
-        channels.iter().for_each(|channel| self.store.space().set_share(channel, self.share(channel)));
+        self.shares.divide();
     }
 
     /// If several keys are trusted and one takes more than its fair share, removes its silent, unfinished bundles when another
     /// key needs the space: the newest first, one at a time. A removed bundle has to come again.
     fn make_room_for_others(&self, now_ms: u64) {
-        let keys = self.trust().keys.len();
+        let keys = self.trust.get().keys.len();
         let space = self.store.space();
         let Some((greedy, taken)) = space.largest_key().filter(|_| keys > 1) else { return };
-        let fair = self.fair_share(keys);
+        let fair = self.shares.fair(keys);
         if taken.bytes <= fair {
             return;
         }
@@ -116,8 +130,8 @@ impl Delivery {
         for (id, live) in self.ledger.lock().reception.iter().filter(|(_, live)| live.announced) {
             let idle = now_ms.saturating_sub(live.last_ms);
             match id.tag() == greedy {
-                true if idle >= self.settings.silence_ms => silent.push(id),
-                false if idle < self.settings.silence_ms => coming.push((id, live.data_len)),
+                true if idle >= self.silence_ms => silent.push(id),
+                false if idle < self.silence_ms => coming.push((id, live.data_len)),
                 _ => {}
             }
         }
@@ -135,29 +149,22 @@ impl Delivery {
             let open = silent.into_iter().filter_map(|id| ledger.entry(id)).filter(|entry| entry.state().is_open());
             open.max_by_key(|entry| entry.first_ms).map(|entry| entry.id)
         };
-        let Some(id) = newest.filter(|&id| !self.is_all_here(id)) else { return };
-        self.begin_again(id, "its room was needed by the bundles of another key; all of it has to come again");
-    }
-
-    /// Handles a clock that was set back: nothing may wait until it reaches the old time again.
-    pub(super) fn clock_went_back(&self, now_ms: u64) {
-        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        heard.at_ms = heard.at_ms.min(now_ms);
-        drop(heard);
-        self.ledger.lock().clock_went_back(now_ms);
+        let Some(id) = newest.filter(|&id| !self.staging.is_all_here(id)) else { return };
+        self.staging.begin_again(id, "its room was needed by the bundles of another key; all of it has to come again");
     }
 
     fn look(&self, id: BundleId, now_ms: u64) {
         let Some(entry) = self.ledger.lock().entry(id).cloned() else { return };
+        let stored = self.staging.stored(id);
         let (mut retry, mut clear) = (false, false);
         let (state, reason) = {
             let mut ledger = self.ledger.lock();
             let live = ledger.reception.get_mut(id);
             if let Some(live) = &live {
                 retry = live.trouble.is_some() && live.retry_ms <= now_ms && live.announced;
-                clear = self.is_to_be_cleared(&entry, live, now_ms);
+                clear = is_to_be_cleared(&entry, live, stored, now_ms, self.silence_ms);
             }
-            let judged = self.judge(&entry, live.as_deref(), now_ms);
+            let judged = self.judge(&entry, live.as_deref(), stored, now_ms);
             if let Some(live) = live
                 && retry
             {
@@ -166,43 +173,56 @@ impl Delivery {
             judged
         };
         if retry {
-            self.enqueue(Job::Advance(id));
+            self.jobs.push(Job::Advance(id));
         }
         if clear {
-            self.enqueue(Job::Clear(id));
+            self.jobs.push(Job::Clear(id));
         }
-        if state != entry.state() || reason != entry.reason {
-            let mut ledger = self.ledger.lock();
-            let now_open = ledger.entry(id).is_some_and(|e| e.state().is_open());
-            if now_open {
-                if state != entry.state()
-                    && state != State::Receiving
-                    && let Some(suppressed) = self.states_log.allow(now_ms)
-                {
-                    let why = reason.as_deref().unwrap_or_default();
-                    tracing::warn!(bundle = %id, sequence = entry.sequence, state = state.as_str(), reason = why, suppressed, "bundle");
-                }
-                ledger.change(id, now_ms, |e| match state {
-                    State::Receiving => e.receive(reason),
-                    State::Missing => e.miss(reason),
-                    _ => e.lack(reason),
-                });
+        if state == entry.state() && reason == entry.reason {
+            return;
+        }
+        let mut is_open = false;
+        self.ledger.lock().change(id, now_ms, |e| {
+            is_open = e.state().is_open();
+            match state {
+                _ if !is_open => {}
+                State::Receiving => e.receive(reason.clone()),
+                State::Missing => e.miss(reason.clone()),
+                _ => e.lack(reason.clone()),
             }
+        });
+        if is_open
+            && state != entry.state()
+            && state != State::Receiving
+            && let Some(suppressed) = self.states_log.allow(now_ms)
+        {
+            let why = reason.as_deref().unwrap_or_default();
+            tracing::warn!(bundle = %id, sequence = entry.sequence, state = state.as_str(), reason = why, suppressed, "bundle");
         }
     }
 
-    fn judge(&self, entry: &Entry, live: Option<&Live>, now_ms: u64) -> (State, Option<String>) {
+    fn watched(&self) -> MutexGuard<'_, Watched> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn judge(
+        &self,
+        entry: &Entry,
+        live: Option<&Live>,
+        stored: (Option<u64>, u64),
+        now_ms: u64,
+    ) -> (State, Option<String>) {
         let Some(live) = live else {
             let waited = now_ms.saturating_sub(entry.first_ms);
-            let missing = entry.sent && waited >= GRACE_MS || waited >= self.settings.silence_ms;
+            let missing = entry.sent && waited >= GRACE_MS || waited >= self.silence_ms;
             return match missing || entry.state() != State::Receiving {
                 true => (State::Missing, entry.reason.clone()),
                 false => (State::Receiving, entry.reason.clone()),
             };
         };
-        let (length, stored) = self.fill(entry).unwrap_or((None, 0));
-        let whole = self.is_whole(entry.id, live);
-        let over = self.has_ended(entry, live, now_ms);
+        let whole = is_whole(live, stored);
+        let over = has_ended(entry, live, now_ms, self.silence_ms);
+        let (length, stored) = of_its_data(entry, stored);
         let lacking =
             || lacking(live, live.progress_of(entry), length.or(Some(entry.bytes).filter(|&n| n > 0)), stored);
         match &live.trouble {
@@ -212,17 +232,6 @@ impl Delivery {
             _ if whole || !over || live.clear => (State::Receiving, None),
             _ => (State::Incomplete, Some(lacking())),
         }
-    }
-
-    /// Whether its transmission seems to have ended.
-    fn has_ended(&self, entry: &Entry, live: &Live, now_ms: u64) -> bool {
-        let idle = now_ms.saturating_sub(live.last_ms);
-        entry.sent && idle >= GRACE_MS || idle >= self.settings.silence_ms
-    }
-
-    /// Whether to discard what came for its spoilt content: nothing more comes, and the bundle is still not whole.
-    pub(super) fn is_to_be_cleared(&self, entry: &Entry, live: &Live, now_ms: u64) -> bool {
-        live.clear && self.has_ended(entry, live, now_ms) && !self.is_whole(entry.id, live)
     }
 
     fn checkpoint_due(&self, watched: &mut Watched, now_ms: u64) -> bool {
@@ -255,10 +264,10 @@ impl Delivery {
             idle
         };
         for staged in idle.into_iter().filter_map(|id| self.store.get(id)) {
-            self.sleep(&staged);
+            self.staging.sleep(&staged);
         }
         let strays = now_ms.checked_sub(STRAY_MS).map(|before| self.ledger.lock().reception.silent_since(before));
-        strays.into_iter().flatten().for_each(|id| self.let_go(id));
+        strays.into_iter().flatten().for_each(|id| self.staging.let_go(id));
     }
 }
 
@@ -270,6 +279,12 @@ impl Watched {
         }
         due
     }
+}
+
+/// Whether a bundle's transmission seems to have ended.
+pub(super) fn has_ended(entry: &Entry, live: &Live, now_ms: u64, silence_ms: u64) -> bool {
+    let idle = now_ms.saturating_sub(live.last_ms);
+    entry.sent && idle >= GRACE_MS || idle >= silence_ms
 }
 
 /// What a bundle lacks, in words.

@@ -254,14 +254,14 @@ impl Channel {
                 }
             }
             let entries = || ids.iter().filter_map(|&id| entry(id));
-            if let Some(whole) = entries().find(|e| matches!(e.state, State::Complete | State::Installing)) {
-                let later = whole.state == State::Installing && whole.not_before_ms > now_ms;
+            if let Some(whole) = entries().find(|e| matches!(e.state(), State::Complete | State::Installing)) {
+                let later = whole.state() == State::Installing && whole.not_before_ms > now_ms;
                 return if later { Next::Wait(whole.not_before_ms) } else { Next::Run(whole.id) };
             }
-            if entries().any(|e| e.published) {
+            if entries().any(|e| e.is_published()) {
                 continue; // the other bundles that claim the sequence will not get it
             }
-            let holds_up = |e: &Entry| match e.state {
+            let holds_up = |e: &Entry| match e.state() {
                 State::Receiving => true,
                 State::Incomplete | State::Missing => waits(e.changed_ms),
                 _ => false,

@@ -75,8 +75,8 @@ impl Counts {
             assert!(changed, "an entry is counted once");
         }
         let signed = entry.standing == Standing::Signed;
-        self.states.count(&entry.state, is_there);
-        if entry.state.is_open() {
+        self.states.count(&entry.state(), is_there);
+        if entry.state().is_open() {
             put(&mut self.open, entry.id, is_there);
             if let Some(channel) = &entry.channel {
                 let of = if signed { &mut self.announced } else { &mut self.heard };
@@ -84,13 +84,13 @@ impl Counts {
             }
         }
         let key = entry.signer.as_ref().map(|signer| signer.key);
-        if entry.state == State::Held {
+        if entry.state() == State::Held {
             self.held.count(&key, is_there);
         }
-        if entry.state == State::Quarantined && entry.announce.is_none() {
+        if entry.state() == State::Quarantined && entry.announce.is_none() {
             self.refused.count(&(), is_there);
         }
-        if let (true, Some(key), Some(channel)) = (signed && entry.state != State::Held, key, &entry.channel) {
+        if let (true, Some(key), Some(channel)) = (signed && entry.state() != State::Held, key, &entry.channel) {
             let channels = self.channels.entry(key).or_default();
             channels.count(channel, is_there);
             if channels.0.is_empty() {
@@ -107,7 +107,7 @@ impl Counts {
                 self.numbers.remove(channel);
             }
         }
-        if entry.published {
+        if entry.is_published() {
             put(&mut self.published, (entry.changed_ms, entry.id), is_there);
         }
     }

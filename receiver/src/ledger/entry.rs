@@ -1,10 +1,12 @@
 //! What the ledger knows about a bundle, and what the rest of the receiver reports to it.
 //!
-//! An [`Entry`] and its parts are saved in this layout. `ledger/record.rs` says how it may change.
+//! [`State`], [`Hold`], [`Standing`] and [`Signer`] are saved in this layout. `ledger/record.rs` says how it may change.
 
 use checkvalve_protocol::id::{BundleId, ChannelName, KeyId};
 use checkvalve_protocol::limits::{MAX_CHANNELS, MAX_JUMP};
 use serde::{Deserialize, Serialize};
+
+use super::arrival::Arrival;
 
 /// The state of a bundle.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -126,7 +128,7 @@ pub struct Signer {
 }
 
 /// One bundle.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Entry {
     /// The bundle.
     pub id: BundleId,
@@ -138,8 +140,8 @@ pub struct Entry {
     pub name: Vec<u8>,
     /// Sum of its files' sizes in bytes; 0 while unknown.
     pub bytes: u64,
-    /// Its state.
-    pub(super) state: State,
+    /// How far it has come.
+    pub(super) arrival: Arrival,
     /// Where this knowledge comes from.
     pub standing: Standing,
     /// The key that signed it.
@@ -156,8 +158,6 @@ pub struct Entry {
     pub reason: Option<String>,
     /// The sender says that its transmission has ended.
     pub sent: bool,
-    /// It is in the inbox.
-    pub published: bool,
     /// How often its hook was started.
     pub attempt: u32,
     /// Its hook is not started again before this, in Unix milliseconds.
@@ -260,7 +260,7 @@ impl Entry {
             sequence: 0,
             name: Vec::new(),
             bytes: 0,
-            state: State::Receiving,
+            arrival: Arrival::Receiving,
             standing: Standing::Heard,
             signer: None,
             announce: None,
@@ -269,7 +269,6 @@ impl Entry {
             spoilt: 0,
             reason: None,
             sent: false,
-            published: false,
             attempt: 0,
             not_before_ms: 0,
             first_ms: now_ms,

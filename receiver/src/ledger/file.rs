@@ -59,7 +59,7 @@ impl LedgerFile {
         let (mut ledger, mut unreadable) = (Ledger::new(), 0);
         for bytes in std::mem::take(&mut recovered.records) {
             match decode(recovered.version, &bytes) {
-                Ok(Record::Entry(entry)) => ledger.restore(entry),
+                Ok(Record::Entry(entry)) => ledger.restore(entry.into()),
                 Ok(Record::Forget(id)) => ledger.drop_restored(id),
                 Ok(Record::Channel(name, saved)) => {
                     ledger.channels.insert(name, Channel::from_saved(saved));
@@ -90,6 +90,11 @@ impl LedgerFile {
         let mut kept = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
         let all = self.lock().all_records();
         kept.replace(&all)
+    }
+
+    /// Makes all changes durable. False: that failed, the log says so, and the next save tries again.
+    pub fn keep(&self) -> bool {
+        self.save(Sync::Yes).inspect_err(|error| tracing::error!(%error, "ledger cannot be written")).is_ok()
     }
 
     /// Writes the changes since the last call. With [`Sync::Yes`], they and all earlier changes are durable when this returns.
@@ -161,8 +166,8 @@ impl Ledger {
 
     /// Gives every entry its place in its channel: published entries first, then by ascending standing.
     fn rebuild_slots(&mut self) {
-        let placed = |e: &&Entry| e.state != State::Held && e.sequence > 0;
-        let place = |e: &Entry| Some((!e.published, e.standing, e.channel.clone()?, e.sequence, e.id));
+        let placed = |e: &&Entry| e.state() != State::Held && e.sequence > 0;
+        let place = |e: &Entry| Some((!e.is_published(), e.standing, e.channel.clone()?, e.sequence, e.id));
         let mut entries: Vec<_> = self.entries.values().filter(placed).filter_map(place).collect();
         entries.sort();
         for (_, _, channel, sequence, id) in entries {
@@ -182,7 +187,7 @@ impl Ledger {
         let kept = channels.iter().filter(|name| !self.heard_of.contains(*name));
         let mut records: Vec<Vec<u8>> = kept.filter_map(|name| self.channel_record(name)).collect();
         records.extend(entries.iter().map(|id| match self.entries.get(id) {
-            Some(entry) => codec::encode(&Record::Entry(entry.clone())),
+            Some(entry) => codec::encode(&Record::Entry(entry.into())),
             None => codec::encode(&Record::Forget(*id)),
         }));
         (entries, channels, records)
@@ -199,7 +204,7 @@ impl Ledger {
         let channels = kept.filter_map(|name| self.channel_record(name));
         channels
             .chain(senders)
-            .chain(self.entries.values().map(|entry| codec::encode(&Record::Entry(entry.clone()))))
+            .chain(self.entries.values().map(|entry| codec::encode(&Record::Entry(entry.into()))))
             .collect()
     }
 

@@ -7,7 +7,7 @@ use super::{Entry, HELD, Hold, Ledger, REFUSED, Standing, State};
 impl Ledger {
     /// Adds a held bundle, which takes no place in its channel. False: [`HELD`] bundles of its key are held already.
     pub fn hold(&mut self, mut entry: Entry, hold: Hold) -> bool {
-        let known = self.entries.get(&entry.id).is_some_and(|e| e.state == State::Held);
+        let known = self.entries.get(&entry.id).is_some_and(|e| e.state() == State::Held);
         if !known && self.entries.held(entry.signer.as_ref().map(|signer| signer.key)) >= HELD {
             return false;
         }
@@ -21,7 +21,7 @@ impl Ledger {
     /// because [`REFUSED`] bundles without an accepted announce are remembered already.
     pub fn refused(&mut self, mut entry: Entry) -> bool {
         if let Some(known) = self.entries.get(&entry.id) {
-            if !known.state.is_open() && known.state != State::Held {
+            if !known.state().is_open() && known.state() != State::Held {
                 return false;
             }
             if known.standing == Standing::Signed {

@@ -63,7 +63,7 @@ impl Ledger {
             let channel = e.channel.as_ref().and_then(|name| self.channels.get(name));
             channel.is_some_and(|channel| channel.claims(e.sequence).contains(&e.id))
         };
-        let over = self.entries.values().filter(|e| e.state.is_over() && !is_placed(e));
+        let over = self.entries.values().filter(|e| e.state().is_over() && !is_placed(e));
         let mut over: Vec<(u64, BundleId)> = over.map(|e| (e.changed_ms, e.id)).collect();
         over.sort_unstable();
         let room = most.saturating_sub(gone.len());
@@ -88,5 +88,5 @@ impl Ledger {
 
 /// Whether nothing more is received or run for an entry, given the last sequence that went to its channel's hook.
 fn is_ended(entry: &Entry, passed: u64) -> bool {
-    entry.state.is_over() || entry.state == State::Complete && entry.sequence <= passed
+    entry.state().is_over() || entry.state() == State::Complete && entry.sequence <= passed
 }

@@ -11,8 +11,9 @@ use checkvalve_protocol::codec::{self, CodecError};
 use checkvalve_protocol::id::{BundleId, ChannelName, KeyId};
 use serde::{Deserialize, Serialize};
 
-use super::Entry;
+use super::arrival::Arrival;
 use super::channel::Saved;
+use super::{Entry, Hold, Signer, Standing, State};
 
 /// The records of this ledger.
 pub(in crate::ledger) const SCHEMA: Schema = Schema::new(b"ledger", 1);
@@ -20,10 +21,85 @@ pub(in crate::ledger) const SCHEMA: Schema = Schema::new(b"ledger", 1);
 /// One record: everything known about one thing.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(super) enum Record {
-    Entry(Entry),
+    Entry(SavedEntry),
     Forget(BundleId),
     Channel(ChannelName, Saved),
     Sender(KeyId, Known),
+}
+
+/// An [`Entry`], with the state that people see and whether it is in the inbox.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct SavedEntry {
+    pub(super) id: BundleId,
+    pub(super) channel: Option<ChannelName>,
+    pub(super) sequence: u64,
+    pub(super) name: Vec<u8>,
+    pub(super) bytes: u64,
+    pub(super) state: State,
+    pub(super) standing: Standing,
+    pub(super) signer: Option<Signer>,
+    pub(super) announce: Option<[u8; 32]>,
+    pub(super) hold: Option<Hold>,
+    pub(super) rule: Option<String>,
+    pub(super) spoilt: u32,
+    pub(super) reason: Option<String>,
+    pub(super) sent: bool,
+    pub(super) published: bool,
+    pub(super) attempt: u32,
+    pub(super) not_before_ms: u64,
+    pub(super) first_ms: u64,
+    pub(super) changed_ms: u64,
+}
+
+impl From<&Entry> for SavedEntry {
+    fn from(entry: &Entry) -> Self {
+        Self {
+            id: entry.id,
+            channel: entry.channel.clone(),
+            sequence: entry.sequence,
+            name: entry.name.clone(),
+            bytes: entry.bytes,
+            state: entry.state(),
+            standing: entry.standing,
+            signer: entry.signer.clone(),
+            announce: entry.announce,
+            hold: entry.hold.clone(),
+            rule: entry.rule.clone(),
+            spoilt: entry.spoilt,
+            reason: entry.reason.clone(),
+            sent: entry.sent,
+            published: entry.is_published(),
+            attempt: entry.attempt,
+            not_before_ms: entry.not_before_ms,
+            first_ms: entry.first_ms,
+            changed_ms: entry.changed_ms,
+        }
+    }
+}
+
+impl From<SavedEntry> for Entry {
+    fn from(saved: SavedEntry) -> Self {
+        Self {
+            id: saved.id,
+            channel: saved.channel,
+            sequence: saved.sequence,
+            name: saved.name,
+            bytes: saved.bytes,
+            arrival: Arrival::of(saved.state, saved.published),
+            standing: saved.standing,
+            signer: saved.signer,
+            announce: saved.announce,
+            hold: saved.hold,
+            rule: saved.rule,
+            spoilt: saved.spoilt,
+            reason: saved.reason,
+            sent: saved.sent,
+            attempt: saved.attempt,
+            not_before_ms: saved.not_before_ms,
+            first_ms: saved.first_ms,
+            changed_ms: saved.changed_ms,
+        }
+    }
 }
 
 /// Decodes a record of any version up to that of [`SCHEMA`]. Errors: the bytes are not a record.

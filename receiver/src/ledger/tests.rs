@@ -4,6 +4,7 @@ use checkvalve_host::disk::{Disk, OsDisk};
 use checkvalve_host::journal::{Journal, Sync};
 use checkvalve_protocol::limits::{MAX_JUMP, MAX_SEQUENCE};
 
+use super::arrival::Arrival;
 use super::file::LedgerFile;
 use super::*;
 
@@ -32,7 +33,7 @@ fn heard(id: u64, sequence: u64) -> Heard {
 }
 
 fn state(ledger: &mut Ledger, id: u64, state: State, now: u64) {
-    ledger.change(BundleId(id), now, |e| e.state = state).unwrap();
+    ledger.change(BundleId(id), now, |e| e.arrival = Arrival::of(state, false)).unwrap();
 }
 
 #[test]
@@ -78,7 +79,7 @@ fn an_interrupted_or_postponed_hook_comes_before_later_ones() {
     }
     ledger.change_channel(&channel(), |c| c.pass(1));
     ledger.change(BundleId(1), 0, |e| {
-        e.state = State::Installing;
+        e.install();
         e.not_before_ms = 500;
     });
     assert_eq!(ledger.next(&channel(), 0, None), Next::Wait(500));
@@ -89,7 +90,8 @@ fn an_interrupted_or_postponed_hook_comes_before_later_ones() {
 fn a_clock_that_is_set_back_makes_nothing_wait() {
     let mut ledger = Ledger::new();
     ledger.announced(announced(1, 1), 9_000).unwrap();
-    ledger.change(BundleId(1), 9_000, |e| (e.state, e.not_before_ms) = (State::Installing, 12_000));
+    ledger
+        .change(BundleId(1), 9_000, |e| (e.arrival, e.not_before_ms) = (Arrival::of(State::Installing, true), 12_000));
     assert_eq!(ledger.next(&channel(), 9_000, None), Next::Wait(12_000));
     ledger.clock_went_back(500);
     assert_eq!(ledger.next(&channel(), 500, None), Next::Run(BundleId(1)));
@@ -138,7 +140,7 @@ fn a_sequence_is_never_two_bundles() {
     ledger.announced(announced(1, 1), 0).unwrap();
     ledger.announced(announced(2, 1), 0).expect("an announce alone takes no sequence from another bundle");
     ledger.win(BundleId(2)).unwrap();
-    ledger.change(BundleId(2), 0, |e| (e.state, e.published) = (State::Complete, true));
+    ledger.change(BundleId(2), 0, Entry::complete);
     assert_eq!(ledger.win(BundleId(1)), Err(BundleId(2)));
     assert_eq!(ledger.at(&channel(), 1).unwrap().id, BundleId(2));
     assert_eq!(ledger.next(&channel(), 0, None), Next::Run(BundleId(2)));
@@ -249,7 +251,7 @@ fn survives_a_restart_and_forgets_no_failed_save() {
     assert!(!damage.is_any(), "{damage:?}");
     let mut ledger = file.lock();
     assert_eq!(ledger.entries().count(), 2);
-    assert_eq!(ledger.entry(BundleId(1)).unwrap().state, State::Installed);
+    assert_eq!(ledger.entry(BundleId(1)).unwrap().state(), State::Installed);
     assert_eq!(ledger.channel(&channel()).unwrap().passed(), 1);
     assert_eq!(ledger.open(), [BundleId(4)]);
     state(&mut ledger, 4, State::Complete, 9);

@@ -99,7 +99,7 @@ fn a_power_cut_loses_only_what_was_not_synced() {
     let delivery = bench.open();
     announce(&delivery, sample).unwrap();
     data(&delivery, sample, 0..5).unwrap();
-    delivery.enqueue(Job::Checkpoint);
+    delivery.jobs.push(Job::Checkpoint);
     work(&delivery);
     data(&delivery, sample, 5..7).unwrap();
     drop(delivery);
@@ -121,7 +121,7 @@ fn a_damaged_announce_in_staging_comes_again() {
     drop(delivery);
     std::fs::write(&path, b"").unwrap();
     let delivery = bench.open();
-    assert!(delivery.live(sample.id(), |live| live.announced) == Some(false));
+    assert!(delivery.staging.live(sample.id(), |live| live.announced) == Some(false));
     send(&delivery, sample);
     sample.assert_at(&bench.inbox(3));
 }
@@ -142,7 +142,7 @@ fn a_ledger_that_is_lost_or_damaged_is_rebuilt_and_nothing_is_installed_twice() 
         let ledger = delivery.ledger.lock();
         samples
             .iter()
-            .map(|s| ledger.entry(s.id()).map(|e| (e.state(), e.name.clone(), e.attempt, e.published)))
+            .map(|s| ledger.entry(s.id()).map(|e| (e.state(), e.name.clone(), e.attempt, e.is_published())))
             .collect()
     };
     let before = known(&delivery);

@@ -122,12 +122,12 @@ fn what_is_refused_and_then_comes_rightly_cannot_fill_the_quarantine() {
     };
     for n in 2..most + 50 {
         delivery.ledger.lock().refused(wrong(n));
-        delivery.quarantine(own(5_000 + n), &refusing::Refusal::new("path-empty", ""), Some(b"announce"));
+        delivery.refusing.quarantine(own(5_000 + n), &refusing::Refusal::new("path-empty", ""), Some(b"announce"));
         announce(&delivery, &Sample::file(n, n, 100)).unwrap();
         assert!(delivery.ledger.lock().entry(own(5_000 + n)).is_none(), "it gave way");
     }
     assert_eq!(kept() as u64, most);
-    while delivery.prune() {}
+    while delivery.forgetting.prune() {}
     assert_eq!(kept(), 0);
 }
 

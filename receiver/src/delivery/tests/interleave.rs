@@ -32,11 +32,11 @@ impl Part {
             Self::LastBlock => data(delivery, sample, [last]),
             Self::Hashes => hashes(delivery, sample),
             Self::Checkpoint => {
-                delivery.enqueue(Job::Checkpoint);
+                delivery.jobs.push(Job::Checkpoint);
                 Ok(())
             }
             Self::Pause => {
-                delivery.tick(delivery.now() + 31_000);
+                delivery.tick(delivery.clock.now() + 31_000);
                 Ok(())
             }
         }

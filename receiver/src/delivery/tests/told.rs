@@ -125,7 +125,7 @@ fn what_is_held_needs_no_second_adoption() {
     announce(&delivery, &second).unwrap();
     work(&delivery);
     let text = |sample: &Sample| {
-        let status = delivery.status(delivery.now());
+        let status = delivery.status(delivery.clock.now());
         let bundle = status.bundles.into_iter().find(|bundle| bundle.id == sample.id().to_string());
         bundle.and_then(|bundle| bundle.reason).unwrap()
     };

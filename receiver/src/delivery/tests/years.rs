@@ -79,7 +79,7 @@ fn a_crash_before_the_files_went_leaves_nothing_behind() {
             channel: Some(default_channel()),
             sequence: sample.announce.sequence,
         };
-        bench.settings.quarantine.join(delivery.inbox.quarantine_path(&place))
+        bench.settings.quarantine.join(delivery.forgetting.inbox.quarantine_path(&place))
     };
     for sample in [&samples[0], &samples[SOME]] {
         std::fs::create_dir_all(refusal(sample)).unwrap();
@@ -89,7 +89,7 @@ fn a_crash_before_the_files_went_leaves_nothing_behind() {
     let theirs = bench.settings.state.join("logs/default/notes-1.log");
     std::fs::write(&theirs, "mine").unwrap();
     assert_eq!(delivery.ledger.lock().prune(usize::MAX).len(), 3);
-    delivery.save();
+    delivery.ledger.keep();
     drop(delivery);
     drop(bench.open());
     assert_eq!(files(&bench.settings.state.join("manifests")), 2 * SOME);
@@ -123,7 +123,7 @@ fn the_logs_of_all_runs_that_are_kept_go() {
     for attempt in 6..=attempt {
         std::fs::write(log_path(&logs, &default_channel(), 1, sample.id(), attempt), "").unwrap();
     }
-    assert!(!delivery.prune());
+    assert!(!delivery.forgetting.prune());
     assert_eq!((files(&logs), files(&bench.settings.state.join("manifests"))), (0, 0));
     sample.assert_at(&bench.inbox(1));
 }

@@ -9,7 +9,6 @@ use checkvalve_protocol::beacon::{Beacon, Epoch};
 use checkvalve_protocol::id::{EpochId, SessionId};
 
 use super::super::file::LedgerFile;
-use super::super::{Hold, Signer, Standing, State};
 use super::*;
 use crate::testing::{is_rewritten_once, is_the_newest_layout, journal_of, refuses_newer};
 
@@ -41,7 +40,7 @@ fn records() -> Vec<Record> {
     }
     let name = |name| ChannelName::new(name).unwrap();
     let saved = |baseline, rejected| Saved { baseline, passed: 3, floor: 2, newest: 300, begun: 299, rejected };
-    let full = Entry {
+    let full = SavedEntry {
         id: BundleId(0x0123_4567_89ab_cdef),
         channel: Some(name("a")),
         sequence: 300,
@@ -75,7 +74,7 @@ fn records() -> Vec<Record> {
         State::Superseded,
         State::Held,
     ];
-    let bare = Entry::new(BundleId(1), 7);
+    let bare = SavedEntry::from(&Entry::new(BundleId(1), 7));
     let mut records = vec![
         Record::Channel(name("a"), saved(None, Vec::new())),
         Record::Channel(name("b-2"), saved(Some(1), vec![(4, 4), (250, 300)])),
@@ -83,11 +82,12 @@ fn records() -> Vec<Record> {
         Record::Sender(KeyId([8; 8]), known),
         Record::Entry(bare.clone()),
         Record::Entry(full.clone()),
-        Record::Entry(Entry { hold: Some(Hold::Channels), ..full.clone() }),
-        Record::Entry(Entry { hold: Some(Hold::Sequence { holder: BundleId(5) }), ..full }),
+        Record::Entry(SavedEntry { hold: Some(Hold::Channels), ..full.clone() }),
+        Record::Entry(SavedEntry { hold: Some(Hold::Sequence { holder: BundleId(5) }), ..full }),
     ];
-    records
-        .extend((2..).zip(states).map(|(id, state)| Record::Entry(Entry { id: BundleId(id), state, ..bare.clone() })));
+    records.extend(
+        (2..).zip(states).map(|(id, state)| Record::Entry(SavedEntry { id: BundleId(id), state, ..bare.clone() })),
+    );
     records.push(Record::Forget(BundleId(1)));
     records
 }
@@ -101,7 +101,7 @@ fn check(path: &Path) {
     for record in records() {
         if let Record::Entry(entry) = record {
             expected.retain(|other| other.id != entry.id);
-            expected.push(entry);
+            expected.push(entry.into());
         }
     }
     expected.retain(|entry| entry.id != BundleId(1));

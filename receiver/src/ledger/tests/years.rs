@@ -10,7 +10,7 @@ const SOME: usize = 100;
 fn install(ledger: &mut Ledger, name: &ChannelName, id: u64, sequence: u64) {
     ledger.announced(Announced { channel: name.clone(), ..announced(id, sequence) }, sequence).unwrap();
     ledger.change_channel(name, |channel| channel.pass(sequence));
-    ledger.change(BundleId(id), sequence, |e| (e.state, e.published) = (State::Installed, true)).unwrap();
+    ledger.change(BundleId(id), sequence, Entry::installed).unwrap();
 }
 
 fn open(path: &std::path::Path) -> LedgerFile {
@@ -209,7 +209,7 @@ fn what_is_counted_agrees_with_counting() {
             7 => drop(ledger.prune(next(4) as usize)),
             _ => {
                 let to = states[next(states.len() as u64) as usize];
-                ledger.change(BundleId(id), now, |e| (e.state, e.published) = (to, next(2) == 0));
+                ledger.change(BundleId(id), now, |e| e.arrival = Arrival::of(to, next(2) == 0));
             }
         }
         ledger.entries.assert_counted();
