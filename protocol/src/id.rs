@@ -55,7 +55,7 @@ impl BundleId {
 
     /// The tag of the key that signs it.
     #[must_use]
-    pub fn tag(self) -> KeyTag {
+    pub const fn tag(self) -> KeyTag {
         // The lower 24 bits.
         KeyTag(self.0 as u32 & ((1 << TAG_BITS) - 1))
     }
@@ -64,7 +64,7 @@ impl BundleId {
 impl KeyId {
     /// Its first 3 bytes.
     #[must_use]
-    pub fn tag(self) -> KeyTag {
+    pub const fn tag(self) -> KeyTag {
         let [a, b, c, ..] = self.0;
         KeyTag(u32::from_be_bytes([0, a, b, c]))
     }

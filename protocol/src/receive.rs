@@ -57,7 +57,7 @@ pub use self::recover::recover;
 pub use self::take::Taken;
 use self::tally::Margins;
 pub use self::tally::Tally;
-use crate::id::{BundleId, SessionId};
+use crate::id::{BundleId, KeyTag, SessionId};
 use crate::partition::{BlockSet, Oti};
 use crate::time::Time;
 use crate::wire::ObjectKind;
@@ -141,6 +141,15 @@ pub enum Wanted {
     },
     /// Drop its symbols under this reason.
     No(DropReason),
+}
+
+/// What a beacon that counts says of its session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sent {
+    /// The key that signed it.
+    pub by: KeyTag,
+    /// Datagrams that were sent before it.
+    pub datagrams: u64,
 }
 
 /// How far an object is.
@@ -275,15 +284,14 @@ impl Reassembly {
         std::mem::take(&mut self.drops)
     }
 
-    /// A beacon that counts says that `datagrams` were sent in this session before it.
-    pub fn sent(&mut self, session: SessionId, datagrams: u64) {
-        self.counters.sent(session, datagrams);
+    /// A beacon that counts says what was sent in this session before it.
+    pub fn sent(&mut self, session: SessionId, sent: Sent) {
+        self.counters.sent(session, sent.by, sent.datagrams);
     }
 
-    /// What is known of the link; begins longest burst and margin anew.
-    pub fn tally(&mut self) -> Tally {
-        let (sent, received, longest_burst) = self.counters.tally();
-        Tally { sent, received, longest_burst, margin: self.margins.least() }
+    /// What is known of the datagrams of each key's sender; begins longest burst and margin anew.
+    pub fn tally(&mut self) -> Vec<Tally> {
+        self.margins.tally(self.counters.tally())
     }
 
     /// Parks blocks that have waited too long, takes up those that are complete with what was parked, lets go of what nobody signed

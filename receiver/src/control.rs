@@ -9,14 +9,14 @@ use checkvalve_host::control::Refusal;
 use checkvalve_host::exit::Exit;
 use checkvalve_host::json::Stamp;
 use checkvalve_protocol::admit::Trust;
-use checkvalve_protocol::id::{ChannelName, KeyId};
+use checkvalve_protocol::id::{ChannelName, KeyId, KeyTag};
 use checkvalve_protocol::ticket::Loss;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::config::load_trusted;
 use crate::delivery::alarms::Alarm;
-use crate::delivery::status::Status as Deliveries;
+use crate::delivery::status::{Status as Deliveries, TrustedKey};
 use crate::delivery::ticket::{LackingOf, TicketError, TicketView};
 use crate::delivery::{DecideError, Delivery, Judged, Which};
 use crate::pipeline::LinkStats;
@@ -57,9 +57,9 @@ pub enum Request {
 /// What is lacking.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tickets {
-    /// The rate that the sender is set to, in bits a second; 0 while unknown.
+    /// The rate that the slowest of their senders is set to, in bits a second; 0 while unknown.
     pub rate_bits: u64,
-    /// The loss that they state.
+    /// The loss that the first states.
     pub loss: String,
     /// The tickets.
     pub tickets: Vec<TicketView>,
@@ -135,7 +135,10 @@ pub struct LinkView {
     pub open_blocks: usize,
     /// When the last authentic datagram came; null before the first.
     pub last_heard_at: Option<Stamp>,
-    /// The last minute.
+    /// What the sender with each trusted key says that it sent, and how much of that came.
+    #[serde(default)]
+    pub senders: Vec<SenderLink>,
+    /// The last minute, as all senders together say.
     #[serde(default)]
     pub minute: LinkWindow,
     /// The last hour.
@@ -143,6 +146,21 @@ pub struct LinkView {
     pub hour: LinkWindow,
     /// The last day.
     #[serde(default)]
+    pub day: LinkWindow,
+}
+
+/// What the link did with the datagrams of one sender.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SenderLink {
+    /// The key that signs its beacons.
+    pub key: KeyId,
+    /// The operator's name for it.
+    pub name: String,
+    /// The last minute.
+    pub minute: LinkWindow,
+    /// The last hour.
+    pub hour: LinkWindow,
+    /// The last day.
     pub day: LinkWindow,
 }
 
@@ -181,8 +199,9 @@ pub fn answer(
     match request {
         Request::DaemonStatus => json(&status(delivery, about, &stats(), lacking, now_ms)),
         Request::Ticket { bundles, max_lines } => {
-            let loss = loss(&stats().windows);
-            let tickets = delivery.tickets(&bundles, loss, max_lines, lacking).map_err(|error| {
+            let senders = stats().senders;
+            let loss = |key: Option<KeyTag>| key.and_then(|key| senders.get(&key)).map_or(Loss::UNKNOWN, loss);
+            let tickets = delivery.tickets(&bundles, &loss, max_lines, lacking).map_err(|error| {
                 let exit = match &error {
                     TicketError::Which(_, DecideError::Unknown) => Exit::NoInput,
                     TicketError::Which(..) => Exit::Usage,
@@ -191,9 +210,10 @@ pub fn answer(
                 };
                 Refusal::new(exit, error.to_string())
             })?;
+            let rates = tickets.iter().map(|ticket| ticket.rate_bits).filter(|&rate| rate > 0);
             json(&Tickets {
-                rate_bits: delivery.rate_bits(),
-                loss: loss.to_string(),
+                rate_bits: rates.min().unwrap_or(0),
+                loss: tickets.first().map_or_else(|| Loss::UNKNOWN.to_string(), |ticket| ticket.loss.clone()),
                 tickets,
                 receiving: delivery.receiving(),
                 silent: delivery.is_silent(now_ms),
@@ -238,7 +258,7 @@ pub(crate) fn reload_trust(
 fn status(delivery: &Delivery, about: &About, stats: &LinkStats, lacking: LackingOf<'_>, now_ms: u64) -> DaemonStatus {
     let mut deliveries = delivery.status(now_ms);
     delivery.count_lacking(&mut deliveries, lacking);
-    let link = link_view(about, stats);
+    let link = link_view(about, stats, &deliveries);
     DaemonStatus {
         daemon: "receiver".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -258,8 +278,13 @@ fn loss(windows: &[LinkWindow; 3]) -> Loss {
     lately.or_else(|| Some(day).filter(enough).map(|w| Loss::of(w.lost, w.sent))).unwrap_or(Loss::UNKNOWN)
 }
 
-fn link_view(about: &About, stats: &LinkStats) -> LinkView {
+fn link_view(about: &About, stats: &LinkStats, deliveries: &Deliveries) -> LinkView {
+    let of_key = |trusted: &TrustedKey| {
+        let &[minute, hour, day] = stats.senders.get(&trusted.key.tag())?;
+        Some(SenderLink { key: trusted.key, name: trusted.name.clone(), minute, hour, day })
+    };
     LinkView {
+        senders: deliveries.trusted.iter().filter_map(of_key).collect(),
         listen: about.listen.clone(),
         lanes: about.lanes,
         sealed: about.sealed,

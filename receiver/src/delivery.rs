@@ -40,7 +40,7 @@ mod undo;
 mod unknown;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
@@ -49,17 +49,16 @@ use std::time::Duration;
 use checkvalve_host::disk::Disk;
 use checkvalve_host::journal::{JournalError, Sync as Durable};
 use checkvalve_protocol::admit::Trust;
-use checkvalve_protocol::id::ChannelName;
+use checkvalve_protocol::id::{ChannelName, KeyId};
 use checkvalve_protocol::limits::MAX_MANIFEST_LEN;
 use checkvalve_protocol::manifest::Announce;
-use checkvalve_protocol::ticket::Loss;
 use checkvalve_protocol::wire::ObjectKind;
 
 use self::adopting::Adopting;
 use self::advance::Publishing;
 use self::alarms::{Alarm, Alarms};
 use self::assemble::Base;
-use self::beacons::{Hearing, NewestBeacon};
+use self::beacons::{Hearing, NewestBeacons};
 use self::forget::Forgetting;
 use self::install::Installing;
 use self::jobs::{Job, Jobs};
@@ -71,7 +70,7 @@ use self::shared::{Clock, Waker};
 use self::spoilt::Clearing;
 use self::staging::Staging;
 use self::status::{Status, Telling};
-use self::ticket::{LackingOf, TicketError, TicketView, Ticketing};
+use self::ticket::{LackingOf, LossOf, TicketError, TicketView, Ticketing};
 use self::trusting::Trusting;
 use self::watch::Watching;
 use crate::audit::Audit;
@@ -133,7 +132,7 @@ pub struct Delivery {
     store: Arc<Store>,
     staging: Arc<Staging>,
     alarms: Arc<Alarms>,
-    newest: Arc<NewestBeacon>,
+    newest: Arc<NewestBeacons>,
     jobs: Arc<Jobs>,
     waker: Arc<Waker>,
     receiving: Receiving,
@@ -257,7 +256,12 @@ impl Delivery {
     /// again before this returns. Changes go to the audit trail, also those that were made while no daemon ran. Errors: the list
     /// of trusted keys in the state directory.
     pub fn set_trust(&self, trust: Trust, now_ms: u64) -> io::Result<Judged> {
+        let heard: BTreeSet<KeyId> = {
+            let ledger = self.ledger.lock();
+            trust.keys.iter().map(|(key, ..)| key).filter(|&key| ledger.sender(key).is_some()).collect()
+        };
         let (mut judged, change) = self.trusting.trust(trust, now_ms)?;
+        self.newest.expect(&heard, now_ms);
         let known = self.admission.take_unknown();
         judged.admit(known.into_iter().filter_map(|id| self.ledger.lock().entry(id).map(telling::number)));
         self.trusting.keep(change)?;
@@ -325,7 +329,7 @@ impl Delivery {
     pub fn tickets(
         &self,
         which: &[String],
-        loss: Loss,
+        loss: LossOf<'_>,
         max_lines: usize,
         lacking: LackingOf<'_>,
     ) -> Result<Vec<TicketView>, TicketError> {
@@ -340,16 +344,10 @@ impl Delivery {
         receiving.take(NAMED).map(telling::number).collect()
     }
 
-    /// The rate that the sender is set to, in bits a second; 0 while unknown.
-    #[must_use]
-    pub fn rate_bits(&self) -> u64 {
-        self.newest.lock().rate_bits
-    }
-
-    /// Whether no beacon that counts came of late, or since the start.
+    /// Whether a sender is silent: no beacon of its key that counts came of late, or since the start.
     #[must_use]
     pub fn is_silent(&self, now_ms: u64) -> bool {
-        self.newest.is_silent(now_ms)
+        self.newest.is_any_silent(now_ms)
     }
 
     /// Goes on with every bundle that the last run left in staging.

@@ -16,6 +16,7 @@ mod cores;
 mod receive;
 mod resume;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -25,6 +26,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use checkvalve_protocol::fec::Plans;
+use checkvalve_protocol::id::KeyTag;
 use checkvalve_protocol::receive::intake::{BlockOutcome, Intake, NextWork};
 use checkvalve_protocol::receive::{BlockMemory, Check, DropReason, Drops, Limits, NextCheck, ReceivedBlock, Usage};
 use checkvalve_protocol::seal::Opener;
@@ -33,7 +35,7 @@ use checkvalve_protocol::wire::ObjectKind;
 
 use crate::link::{Link, ReceiveBuffer};
 use crate::sink::{Lost, ObjectProgress, Sink, StoreError};
-use crate::windows::{LinkWindow, Sample, Windows};
+use crate::windows::{Sample, Spans, Windows};
 use cores::Cores;
 pub use receive::ask;
 pub use resume::take_up;
@@ -83,7 +85,9 @@ pub struct LinkStats {
     /// Unix time in milliseconds of the last authentic datagram; 0 before the first.
     pub last_heard_ms: u64,
     /// The last minute, hour and day.
-    pub windows: [LinkWindow; 3],
+    pub windows: Spans,
+    /// The same as the sender with each key says.
+    pub senders: BTreeMap<KeyTag, Spans>,
 }
 
 /// The running data plane.
@@ -180,6 +184,10 @@ impl Pipeline {
             let intake = self.shared.lock();
             (intake.drops(), intake.counts(), intake.usage())
         };
+        let (windows, senders) = {
+            let (known, now) = (self.shared.lock_windows(), self.shared.uptime_ms());
+            (known.get(now), known.senders(now))
+        };
         LinkStats {
             datagrams: get(&counts.datagrams),
             bytes: get(&counts.bytes),
@@ -192,7 +200,8 @@ impl Pipeline {
             blocks_lost: blocks.lost,
             usage,
             last_heard_ms: get(&counts.last_heard_ms),
-            windows: self.shared.lock_windows().get(self.shared.uptime_ms()),
+            windows,
+            senders,
         }
     }
 
@@ -416,13 +425,13 @@ fn tend(shared: &Shared) {
             intake.handle_timeout(shared.now());
             let kernel = shared.counts.kernel.iter().map(|count| count.load(Ordering::Relaxed)).sum();
             let memory = intake.drops().get(DropReason::Memory);
-            let sample = Sample { tally: intake.poll_tally(), kernel, memory };
+            let sample = Sample { tallies: intake.poll_tally(), kernel, memory };
             let expired = std::iter::from_fn(|| intake.poll_expired()).collect();
             let progress = intake.progress().collect();
             shared.unlock(intake);
             (expired, progress, sample)
         };
-        shared.lock_windows().add(shared.uptime_ms(), sample);
+        shared.lock_windows().add(shared.uptime_ms(), &sample);
         expired.into_iter().for_each(|bundle| shared.sink.expired(bundle));
         for p in progress {
             shared.sink.progress(p.bundle, p.kind, ObjectProgress::of(&p));

@@ -6,7 +6,7 @@ use std::io;
 
 use checkvalve_protocol::id::{BundleId, SessionId};
 use checkvalve_protocol::partition::{BlockSet, Oti};
-use checkvalve_protocol::receive::{Origin, ReceiveProgress, ReceivedBlock};
+use checkvalve_protocol::receive::{Origin, ReceiveProgress, ReceivedBlock, Sent};
 use checkvalve_protocol::wire::ObjectKind;
 
 /// What takes decoded blocks, signed objects and beacons. Every method may be called from several threads at once.
@@ -49,9 +49,9 @@ pub trait Sink: Send + Sync {
     fn manifest(&self, bundle: BundleId, kind: ObjectKind, bytes: &[u8]) -> Result<(), StoreError>;
 
     /// Takes a beacon that came in a datagram of a session. If many come, only some are passed on, in no order. Touches
-    /// no disk. `now_ms` as in [`Sink::tick`]. Returns how many datagrams the beacon says were sent before it, if it
+    /// no disk. `now_ms` as in [`Sink::tick`]. Returns what it says was sent before it, if it
     /// counts.
-    fn beacon(&self, now_ms: u64, session: SessionId, signed: &[u8]) -> Option<u64>;
+    fn beacon(&self, now_ms: u64, session: SessionId, signed: &[u8]) -> Option<Sent>;
 
     /// Bundles that a trusted key signed for, as became known since the last call.
     fn vouched(&self) -> Vec<BundleId> {

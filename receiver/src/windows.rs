@@ -1,7 +1,8 @@
 //! What the link did over the last minute, hour and day.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
+use checkvalve_protocol::id::KeyTag;
 use checkvalve_protocol::receive::Tally;
 use serde::{Deserialize, Serialize};
 
@@ -24,22 +25,39 @@ pub struct LinkWindow {
 }
 
 /// What was counted since the start.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Sample {
     /// Of the reassembly.
-    pub tally: Tally,
+    pub tallies: Vec<Tally>,
     /// Datagrams that the kernel dropped.
     pub kernel: u64,
     /// Datagrams dropped for want of memory.
     pub memory: u64,
 }
 
+/// The last minute, hour and day.
+pub type Spans = [LinkWindow; 3];
+
 /// The windows. Time is monotonic, in milliseconds.
 #[derive(Default)]
 pub struct Windows {
-    last: Sample,
-    rings: [Ring; 3],
+    /// Datagrams that the kernel dropped, and those dropped for want of memory, when that was told last.
+    last: (u64, u64),
+    /// What was dropped, whoever sent it.
+    dropped: Rings,
+    senders: BTreeMap<KeyTag, Sender>,
 }
+
+/// What the sender with one key says, and how much of it came.
+#[derive(Default)]
+struct Sender {
+    /// Datagrams sent and received when that was told last.
+    last: (u64, u64),
+    rings: Rings,
+}
+
+#[derive(Default)]
+struct Rings([Ring; 3]);
 
 #[derive(Default)]
 struct Ring {
@@ -52,28 +70,57 @@ const RINGS: [(u64, u64); 3] = [(1_000, 60), (60_000, 60), (900_000, 96)];
 
 impl Windows {
     /// Takes what was counted until now.
-    pub fn add(&mut self, now_ms: u64, sample: Sample) {
-        let (now, last) = (&sample, &self.last);
-        let lost = |s: &Sample| s.tally.sent.saturating_sub(s.tally.received);
+    pub fn add(&mut self, now_ms: u64, sample: &Sample) {
         let delta = LinkWindow {
-            sent: now.tally.sent.saturating_sub(last.tally.sent),
-            lost: lost(now).saturating_sub(lost(last)),
-            lost_kernel: now.kernel.saturating_sub(last.kernel),
-            dropped_memory: now.memory.saturating_sub(last.memory),
-            longest_burst: now.tally.longest_burst,
-            least_margin: now.tally.margin,
+            lost_kernel: sample.kernel.saturating_sub(self.last.0),
+            dropped_memory: sample.memory.saturating_sub(self.last.1),
+            ..LinkWindow::default()
         };
-        self.last = sample;
-        for (ring, (len, count)) in self.rings.iter_mut().zip(RINGS) {
-            ring.add(now_ms / len, count, &delta);
+        self.last = (sample.kernel, sample.memory);
+        self.dropped.add(now_ms, &delta);
+        for tally in &sample.tallies {
+            let sender = self.senders.entry(tally.key).or_default();
+            let (sent, received) = sender.last;
+            let lost = tally.sent.saturating_sub(tally.received).saturating_sub(sent.saturating_sub(received));
+            let delta = LinkWindow {
+                sent: tally.sent.saturating_sub(sent),
+                lost,
+                longest_burst: tally.longest_burst,
+                least_margin: tally.margin,
+                ..LinkWindow::default()
+            };
+            sender.last = (tally.sent, tally.received);
+            sender.rings.add(now_ms, &delta);
         }
     }
 
-    /// The last minute, hour and day.
+    /// What all senders say together, and what was dropped.
     #[must_use]
-    pub fn get(&self, now_ms: u64) -> [LinkWindow; 3] {
+    pub fn get(&self, now_ms: u64) -> Spans {
+        let mut all = self.dropped.get(now_ms);
+        for spans in self.senders(now_ms).values() {
+            all.iter_mut().zip(spans).for_each(|(all, one)| all.merge(one));
+        }
+        all
+    }
+
+    /// What the sender with each key says.
+    #[must_use]
+    pub fn senders(&self, now_ms: u64) -> BTreeMap<KeyTag, Spans> {
+        self.senders.iter().map(|(&key, sender)| (key, sender.rings.get(now_ms))).collect()
+    }
+}
+
+impl Rings {
+    fn add(&mut self, now_ms: u64, delta: &LinkWindow) {
+        for (ring, (len, count)) in self.0.iter_mut().zip(RINGS) {
+            ring.add(now_ms / len, count, delta);
+        }
+    }
+
+    fn get(&self, now_ms: u64) -> Spans {
         let mut all = [LinkWindow::default(); 3];
-        for ((window, ring), (len, count)) in all.iter_mut().zip(&self.rings).zip(RINGS) {
+        for ((window, ring), (len, count)) in all.iter_mut().zip(&self.0).zip(RINGS) {
             let oldest = (now_ms / len).saturating_sub(count - 1);
             ring.steps.iter().filter(|(step, _)| *step >= oldest).for_each(|(_, one)| window.merge(one));
         }
@@ -95,10 +142,10 @@ impl Ring {
 
 impl LinkWindow {
     fn merge(&mut self, other: &Self) {
-        self.sent += other.sent;
-        self.lost += other.lost;
-        self.lost_kernel += other.lost_kernel;
-        self.dropped_memory += other.dropped_memory;
+        self.sent = self.sent.saturating_add(other.sent);
+        self.lost = self.lost.saturating_add(other.lost);
+        self.lost_kernel = self.lost_kernel.saturating_add(other.lost_kernel);
+        self.dropped_memory = self.dropped_memory.saturating_add(other.dropped_memory);
         self.longest_burst = self.longest_burst.max(other.longest_burst);
         self.least_margin = [self.least_margin, other.least_margin].into_iter().flatten().min();
     }
@@ -106,27 +153,45 @@ impl LinkWindow {
 
 #[cfg(test)]
 mod tests {
+    use checkvalve_protocol::id::BundleId;
+
     use super::*;
 
     fn sample(sent: u64, received: u64, longest_burst: u64, margin: Option<i32>) -> Sample {
-        Sample { tally: Tally { sent, received, longest_burst, margin }, kernel: 0, memory: 0 }
+        let key = BundleId(1).tag();
+        Sample { tallies: vec![Tally { key, sent, received, longest_burst, margin }], kernel: 0, memory: 0 }
     }
 
     #[test]
     fn loss_leaves_the_minute_and_stays_in_the_hour() {
         let mut windows = Windows::default();
-        windows.add(1_000, sample(1_000, 990, 7, Some(400)));
-        windows.add(1_500, sample(2_000, 1_990, 0, None));
+        windows.add(1_000, &sample(1_000, 990, 7, Some(400)));
+        windows.add(1_500, &sample(2_000, 1_990, 0, None));
         let [minute, hour, day] = windows.get(2_000);
         assert_eq!((minute.sent, minute.lost, minute.longest_burst, minute.least_margin), (2_000, 10, 7, Some(400)));
         assert_eq!((minute, hour), (hour, day));
         for second in 2..200 {
-            windows.add(second * 1_000, sample(2_000 + second, 1_990 + second, 0, None));
+            windows.add(second * 1_000, &sample(2_000 + second, 1_990 + second, 0, None));
         }
         let [minute, hour, _] = windows.get(200_000);
         assert_eq!((minute.lost, minute.longest_burst, minute.least_margin), (0, 0, None));
         assert_eq!((hour.lost, hour.longest_burst, hour.least_margin), (10, 7, Some(400)));
-        assert!(windows.rings.iter().all(|ring| ring.steps.len() <= 96));
+        let rings = windows.senders.values().map(|sender| &sender.rings).chain([&windows.dropped]);
+        assert!(rings.flat_map(|rings| &rings.0).all(|ring| ring.steps.len() <= 96));
         assert_eq!(windows.get(100_000_000), [LinkWindow::default(); 3]);
+    }
+
+    #[test]
+    fn each_sender_has_its_own_and_all_have_what_was_dropped() {
+        let mut windows = Windows::default();
+        let [mine, other] = [1, 2].map(|id| BundleId(id).tag());
+        let tally = |key, sent, received| Tally { key, sent, received, longest_burst: 1, margin: None };
+        let tallies = vec![tally(mine, 1_000, 999), tally(other, u64::MAX, 0)];
+        windows.add(1_000, &Sample { tallies, kernel: 5, memory: 6 });
+        windows.add(2_000, &Sample { tallies: vec![tally(mine, 2_000, 1_990)], kernel: 7, memory: 6 });
+        let [minute, ..] = windows.senders(2_000)[&mine];
+        assert_eq!((minute.sent, minute.lost, minute.lost_kernel), (2_000, 10, 0));
+        let [minute, ..] = windows.get(2_000);
+        assert_eq!((minute.sent, minute.lost_kernel, minute.dropped_memory), (u64::MAX, 7, 6));
     }
 }

@@ -19,7 +19,7 @@ use checkvalve_protocol::limits::{HEADER_LEN, MAX_BEACON_LEN};
 use checkvalve_protocol::manifest::{Announce, EntryKind, Hashes, signed};
 use checkvalve_protocol::partition::{BlockSet, Oti};
 use checkvalve_protocol::path::{PathRef, SafePath};
-use checkvalve_protocol::receive::{DropReason, Limits, Origin, Reassembly, Wanted, recover};
+use checkvalve_protocol::receive::{DropReason, Limits, Origin, Reassembly, Sent, Wanted, recover};
 use checkvalve_protocol::seal::{Opener, Sealer};
 use checkvalve_protocol::ticket::{Data, Loss, Need, Subject, Ticket};
 use checkvalve_protocol::time::Time;
@@ -210,7 +210,10 @@ fn datagrams(bytes: &[u8]) {
             }
             240..=241 => receiver.forget(BundleId(input.byte().into())),
             242..=243 => receiver.vouch(now, BundleId(input.byte().into())),
-            244..=245 => receiver.sent(SessionId(7), u64::from_be_bytes(input.bytes())),
+            244..=245 => {
+                let by = BundleId(input.byte().into()).tag();
+                receiver.sent(SessionId(7), Sent { by, datagrams: u64::from_be_bytes(input.bytes()) });
+            }
             246..=247 => receiver.park_all(),
             _ => {
                 now = now + Duration::from_millis(u64::from(input.byte()) * 20);
@@ -243,14 +246,16 @@ fn datagrams(bytes: &[u8]) {
         }
         while receiver.poll_expired().is_some() {}
         let most = MEMORY + 32 * 256 + (HEADER_LEN as u64 + 256) * 8;
-        let (usage, tally) = (receiver.usage(), receiver.tally());
+        let usage = receiver.usage();
         assert!(receiver.memory() <= most, "it holds {} bytes", receiver.memory());
         assert!(usage.unsigned_memory <= usage.memory, "{usage:?}");
         assert!(usage.unsigned_objects <= 2 * UNSIGNED, "it knows too many objects that nobody signed for: {usage:?}");
         // The objects of a vouched bundle were known already.
         assert!(usage.objects <= OBJECTS + 4 * UNSIGNED, "it knows too many objects: {usage:?}");
         assert!(usage.open_blocks <= BLOCKS, "too many blocks are under way: {usage:?}");
-        assert!(tally.received <= tally.sent && tally.longest_burst <= tally.sent, "{tally:?}");
+        for tally in receiver.tally() {
+            assert!(tally.received <= tally.sent && tally.longest_burst <= tally.sent, "{tally:?}");
+        }
     }
 }
 

@@ -1,32 +1,45 @@
 //! What datagram counters tell of the link: how many of those that were sent came, and how long the gaps were.
 //!
 //! Signed beacons say how many datagrams were sent ([`Counters::sent`]); counters only say which of these came. So
-//! nobody without a signing key can fake losses, however high the counters that he sends are.
+//! nobody without a signing key can fake losses, however high the counters that he sends are. What a key says counts for that
+//! key only: it says nothing of what another one's sender sent, in whatever session.
 
-use std::collections::VecDeque;
-
-use crate::id::SessionId;
+use crate::id::{KeyTag, SessionId};
 
 /// Counters after the beacon before the newest that are kept: at 800,000 datagrams a second, five seconds.
 const SPAN: u64 = 1 << 22;
 const WORDS: usize = (SPAN / 64) as usize;
 /// Datagrams that may come while the first beacon of a session is checked: these are not counted, nor called lost.
 const UNCHECKED: u64 = 1 << 15;
-/// Sessions that are counted at once; the one that was heard of longest ago is forgotten.
-const SESSIONS: usize = 4;
+/// Sessions of one key that are counted at once; the one whose last beacon is oldest is forgotten.
+const SESSIONS: usize = 2;
+/// Keys whose sessions are counted; more keys have no sender that is counted.
+const KEYS: usize = 16;
 
 /// Datagrams of the sessions that a beacon vouched for.
 #[derive(Default)]
 pub(super) struct Counters {
-    /// The one of the last datagram first.
-    sessions: VecDeque<Session>,
-    sent: u64,
-    received: u64,
-    longest: u64,
+    /// By when their last beacon came, the oldest first.
+    sessions: Vec<Session>,
+    totals: Vec<Total>,
+}
+
+/// What is known of the datagrams of one key's sender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Total {
+    pub(super) key: KeyTag,
+    /// Datagrams sent.
+    pub(super) sent: u64,
+    /// Those of them that came.
+    pub(super) received: u64,
+    /// The most in a row that did not.
+    pub(super) longest: u64,
 }
 
 struct Session {
     id: SessionId,
+    /// Whose beacon vouched for it.
+    key: KeyTag,
     /// What the beacon before the newest said was sent: up to here all is counted.
     counted: u64,
     /// What the newest said.
@@ -42,24 +55,24 @@ struct Session {
 impl Counters {
     /// An authentic datagram came.
     pub(super) fn came(&mut self, session: SessionId, counter: u64) {
-        match self.sessions.iter().position(|s| s.id == session) {
-            Some(0) => {}
-            Some(at) => self.sessions.make_contiguous()[..=at].rotate_right(1),
-            None => return,
-        }
-        if let Some(session) = self.sessions.front_mut() {
-            session.came(counter);
+        for known in &mut self.sessions {
+            if known.id == session {
+                known.came(counter);
+            }
         }
     }
 
     /// A beacon of this session, which counts, says that `datagrams` were sent before it.
-    pub(super) fn sent(&mut self, session: SessionId, datagrams: u64) {
-        let Some(at) = self.sessions.iter().position(|s| s.id == session) else {
-            self.sessions.truncate(SESSIONS - 1);
-            self.sessions.push_front(Session::new(session, datagrams));
+    pub(super) fn sent(&mut self, session: SessionId, key: KeyTag, datagrams: u64) {
+        let Some(at) = self.sessions.iter().position(|s| s.id == session && s.key == key) else {
+            return self.begin(session, key, datagrams);
+        };
+        self.sessions[at..].rotate_left(1);
+        let (Some(session), Some(total)) =
+            (self.sessions.last_mut(), self.totals.iter_mut().find(|total| total.key == key))
+        else {
             return;
         };
-        let session = &mut self.sessions[at];
         if datagrams <= session.newest {
             return;
         }
@@ -67,25 +80,42 @@ impl Counters {
         // What lies beyond the span was not noted, and does not count.
         let end = session.newest.min(session.counted.saturating_add(SPAN));
         let (came, longest) = session.count_until(end);
-        self.sent = self.sent.saturating_add(end.saturating_sub(session.counted));
+        total.sent = total.sent.saturating_add(end.saturating_sub(session.counted));
         if end < session.newest {
             session.gap = 0;
         }
-        self.received = self.received.saturating_add(came);
-        self.longest = self.longest.max(longest);
+        total.received = total.received.saturating_add(came);
+        total.longest = total.longest.max(longest);
         session.counted = session.newest;
         session.newest = datagrams;
     }
 
-    /// Datagrams sent, those of them that came, and the most in a row that did not since this was asked last.
-    pub(super) fn tally(&mut self) -> (u64, u64, u64) {
-        (self.sent, self.received, std::mem::take(&mut self.longest))
+    fn begin(&mut self, session: SessionId, key: KeyTag, datagrams: u64) {
+        if !self.totals.iter().any(|total| total.key == key) {
+            if self.totals.len() >= KEYS {
+                return;
+            }
+            self.totals.push(Total { key, sent: 0, received: 0, longest: 0 });
+        }
+        if self.sessions.iter().filter(|s| s.key == key).count() >= SESSIONS
+            && let Some(oldest) = self.sessions.iter().position(|s| s.key == key)
+        {
+            self.sessions.remove(oldest);
+        }
+        self.sessions.push(Session::new(session, key, datagrams));
+    }
+
+    /// What was counted of each key's sender; the longest burst since this was asked last.
+    pub(super) fn tally(&mut self) -> Vec<Total> {
+        let totals = self.totals.clone();
+        self.totals.iter_mut().for_each(|total| total.longest = 0);
+        totals
     }
 }
 
 impl Session {
-    fn new(id: SessionId, datagrams: u64) -> Self {
-        Self { id, counted: datagrams, newest: datagrams, began: false, gap: 0, seen: vec![0; WORDS].into() }
+    fn new(id: SessionId, key: KeyTag, datagrams: u64) -> Self {
+        Self { id, key, counted: datagrams, newest: datagrams, began: false, gap: 0, seen: vec![0; WORDS].into() }
     }
 
     fn came(&mut self, counter: u64) {
@@ -140,37 +170,46 @@ fn place(counter: u64) -> (usize, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::BundleId;
 
     const S: SessionId = SessionId(1);
+    const KEY: KeyTag = BundleId(1).tag();
+    const OTHER: KeyTag = BundleId(2).tag();
+
+    fn tally(counters: &mut Counters) -> (u64, u64, u64) {
+        let totals = counters.tally();
+        assert!(totals.len() <= 1);
+        totals.first().map_or((0, 0, 0), |total| (total.sent, total.received, total.longest))
+    }
 
     #[test]
     fn loss_is_told_a_beacon_later() {
         let mut counters = Counters::default();
-        counters.sent(S, 0);
+        counters.sent(S, KEY, 0);
         (0..1_000).filter(|n| !(300..310).contains(n)).for_each(|n| counters.came(S, n));
-        counters.sent(S, 1_000);
-        assert_eq!(counters.tally(), (0, 0, 0));
+        counters.sent(S, KEY, 1_000);
+        assert_eq!(tally(&mut counters), (0, 0, 0));
         // One that was overtaken by the beacon.
         counters.came(S, 305);
         (1_000..1_500).for_each(|n| counters.came(S, n));
-        counters.sent(S, 2_000);
-        assert_eq!(counters.tally(), (1_000, 991, 5));
-        counters.sent(S, 2_001);
-        assert_eq!(counters.tally(), (2_000, 1_491, 500));
-        assert_eq!(counters.tally(), (2_000, 1_491, 0));
+        counters.sent(S, KEY, 2_000);
+        assert_eq!(tally(&mut counters), (1_000, 991, 5));
+        counters.sent(S, KEY, 2_001);
+        assert_eq!(tally(&mut counters), (2_000, 1_491, 500));
+        assert_eq!(tally(&mut counters), (2_000, 1_491, 0));
     }
 
     #[test]
     fn what_comes_while_the_first_beacon_is_checked_is_not_lost() {
         let mut counters = Counters::default();
-        counters.sent(S, 500);
+        counters.sent(S, KEY, 500);
         (505..1_000).for_each(|n| counters.came(S, n));
-        counters.sent(S, 1_000);
+        counters.sent(S, KEY, 1_000);
         (1_001..2_000).for_each(|n| counters.came(S, n));
-        counters.sent(S, 2_000);
-        assert_eq!(counters.tally(), (495, 495, 0));
-        counters.sent(S, 2_001);
-        assert_eq!(counters.tally(), (1_495, 1_494, 1));
+        counters.sent(S, KEY, 2_000);
+        assert_eq!(tally(&mut counters), (495, 495, 0));
+        counters.sent(S, KEY, 2_001);
+        assert_eq!(tally(&mut counters), (1_495, 1_494, 1));
     }
 
     #[test]
@@ -182,14 +221,14 @@ mod tests {
             }
         };
         flood(&mut counters);
-        assert_eq!(counters.tally(), (0, 0, 0));
+        assert_eq!(tally(&mut counters), (0, 0, 0));
         for second in 0..10_u64 {
-            counters.sent(S, second * 100);
+            counters.sent(S, KEY, second * 100);
             flood(&mut counters);
             (second * 100..(second + 1) * 100).for_each(|n| counters.came(S, n));
             flood(&mut counters);
         }
-        assert_eq!(counters.tally(), (800, 800, 0));
+        assert_eq!(tally(&mut counters), (800, 800, 0));
     }
 
     #[test]
@@ -197,16 +236,16 @@ mod tests {
         let mut counters = Counters::default();
         for session in 0..100 {
             for datagrams in [0, u64::MAX, 5, u64::MAX - 1, u64::MAX] {
-                counters.sent(SessionId(session), datagrams);
+                counters.sent(SessionId(session), KEY, datagrams);
                 counters.came(SessionId(session), datagrams);
             }
         }
         assert_eq!(counters.sessions.len(), SESSIONS);
         let mut counters = Counters::default();
-        counters.sent(S, 0);
-        counters.sent(S, SPAN * 5);
-        counters.sent(S, SPAN * 5 + 1);
-        assert_eq!(counters.tally(), (SPAN, 0, SPAN));
+        counters.sent(S, KEY, 0);
+        counters.sent(S, KEY, SPAN * 5);
+        counters.sent(S, KEY, SPAN * 5 + 1);
+        assert_eq!(tally(&mut counters), (SPAN, 0, SPAN));
     }
 
     #[test]
@@ -217,17 +256,35 @@ mod tests {
             (state >> 33) % n
         };
         let (mut counters, mut at, mut sent, mut plain) = (Counters::default(), 0, 0, Vec::new());
-        counters.sent(S, 0);
+        counters.sent(S, KEY, 0);
         for _ in 0..300 {
             let count = 1 + below(200_000);
             let outage = below(count)..below(count);
             plain.extend((0..count).map(|n| at + n == 0 || !outage.contains(&n) && below(50) > 0));
             (0..count).filter(|&n| plain[(at + n) as usize]).for_each(|n| counters.came(S, at + n));
             (sent, at) = (at, at + count);
-            counters.sent(S, at);
+            counters.sent(S, KEY, at);
         }
         let came = plain[..sent as usize].iter().filter(|came| **came).count() as u64;
         let longest = plain[..sent as usize].split(|came| *came).map(<[bool]>::len).max().unwrap() as u64;
-        assert_eq!(counters.tally(), (sent, came, longest));
+        assert_eq!(tally(&mut counters), (sent, came, longest));
+    }
+
+    /// A key that names the session of another's sender, with any number, changes nothing of what is counted for that.
+    #[test]
+    fn what_a_key_says_counts_for_that_key_only() {
+        let mut counters = Counters::default();
+        counters.sent(S, KEY, 0);
+        for session in 1..9 {
+            counters.sent(SessionId(session), OTHER, 1 << 60);
+        }
+        counters.sent(S, OTHER, 0);
+        (0..1_000).filter(|n| n % 10 > 0).for_each(|n| counters.came(S, n));
+        counters.sent(S, OTHER, u64::MAX);
+        counters.sent(S, KEY, 1_000);
+        counters.sent(S, KEY, 1_001);
+        let mine = counters.tally().into_iter().find(|total| total.key == KEY).unwrap();
+        assert_eq!((mine.sent, mine.received), (1_000, 900));
+        assert_eq!(counters.sessions.len(), 1 + SESSIONS);
     }
 }

@@ -22,8 +22,8 @@ use std::time::Duration;
 
 use self::queue::{BlockKey, StoreQueue, Turn};
 use super::{
-    BlockMemory, DropReason, Drops, Limits, NextCheck, Question, Reassembly, ReceiveProgress, ReceivedBlock, Taken,
-    Tally, Usage, Wanted,
+    BlockMemory, DropReason, Drops, Limits, NextCheck, Question, Reassembly, ReceiveProgress, ReceivedBlock, Sent,
+    Taken, Tally, Usage, Wanted,
 };
 use crate::id::{BundleId, SessionId};
 use crate::seal::Opener;
@@ -241,10 +241,10 @@ impl Intake {
         }
     }
 
-    /// A beacon was checked: how many datagrams were sent before it, if it counts.
-    pub fn handle_beacon(&mut self, session: SessionId, sent: Option<u64>) {
+    /// A beacon was checked: what it says, if it counts.
+    pub fn handle_beacon(&mut self, session: SessionId, sent: Option<Sent>) {
         match sent {
-            Some(datagrams) => self.reassembly.sent(session, datagrams),
+            Some(sent) => self.reassembly.sent(session, sent),
             None => self.drops.add(DropReason::Beacon),
         }
     }
@@ -323,8 +323,8 @@ impl Intake {
         self.reassembly.poll_question()
     }
 
-    /// What is known of the link; begins longest burst and margin anew.
-    pub fn poll_tally(&mut self) -> Tally {
+    /// What is known of the datagrams of each key's sender; begins longest burst and margin anew.
+    pub fn poll_tally(&mut self) -> Vec<Tally> {
         self.reassembly.tally()
     }
 

@@ -1,10 +1,11 @@
 //! What the counters and blocks of a session tell about the link: loss, bursts, and how near the repair came to its end.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use super::block::ReceivedBlock;
-use crate::id::BundleId;
+use super::counters::Total;
+use crate::id::{BundleId, KeyTag};
 use crate::time::Time;
 use crate::wire::Symbol;
 
@@ -15,9 +16,11 @@ const MOST_INTERRUPTED: usize = 256;
 /// How long after it was complete a block's surplus is counted.
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// What is known of the link so far. Counts only grow.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// What is known so far of the datagrams of one key's sender. Counts only grow. Nothing of it comes from another key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tally {
+    /// The key that signs its beacons and bundles.
+    pub key: KeyTag,
     /// Datagrams that were sent, as beacons say.
     pub sent: u64,
     /// How many of them came.
@@ -36,7 +39,8 @@ pub(super) struct Margins {
     order: VecDeque<(Time, BundleId, u32)>,
     /// What was refused or asked for again for another reason than loss: its symbols tell nothing of the link.
     interrupted: VecDeque<BundleId>,
-    least: Option<i32>,
+    /// By the key of the bundles.
+    least: BTreeMap<KeyTag, i32>,
 }
 
 struct TallyBlock {
@@ -80,7 +84,7 @@ impl Margins {
     /// A block waited in vain for symbols.
     pub(super) fn lacks(&mut self, bundle: BundleId, source: u32, lacking: u32, highest_esi: u32) {
         if lacking > 0 && highest_esi < 2 * source + 64 && !self.interrupted.contains(&bundle) {
-            self.take(-i64::from(lacking), highest_esi, source);
+            self.take(bundle.tag(), -i64::from(lacking), highest_esi, source);
         }
     }
 
@@ -94,18 +98,32 @@ impl Margins {
             }
             if let Some(block) = settled {
                 let spare = i64::from(block.received) - i64::from(block.source);
-                self.take(spare, block.highest_esi, block.source);
+                self.take(bundle.tag(), spare, block.highest_esi, block.source);
             }
         }
     }
 
-    pub(super) fn least(&mut self) -> Option<i32> {
-        self.least.take()
+    /// The counts of each key's sender, together with the margins since this was asked last.
+    pub(super) fn tally(&mut self, totals: Vec<Total>) -> Vec<Tally> {
+        let mut least = std::mem::take(&mut self.least);
+        let mut tallies: Vec<Tally> =
+            totals.into_iter().map(|total| Tally::new(total, least.remove(&total.key))).collect();
+        let none = |key| Total { key, sent: 0, received: 0, longest: 0 };
+        tallies.extend(least.into_iter().map(|(key, margin)| Tally::new(none(key), Some(margin))));
+        tallies
     }
 
-    fn take(&mut self, spare: i64, highest_esi: u32, source: u32) {
+    fn take(&mut self, key: KeyTag, spare: i64, highest_esi: u32, source: u32) {
         let repair = i64::from((highest_esi + 1).saturating_sub(source).max(1));
         let margin = i32::try_from((spare * 1_000 / repair).clamp(-1_000_000, 1_000)).unwrap_or(0);
-        self.least = Some(self.least.map_or(margin, |least| least.min(margin)));
+        let least = self.least.entry(key).or_insert(margin);
+        *least = margin.min(*least);
+    }
+}
+
+impl Tally {
+    fn new(total: Total, margin: Option<i32>) -> Self {
+        let Total { key, sent, received, longest } = total;
+        Self { key, sent, received, longest_burst: longest, margin }
     }
 }

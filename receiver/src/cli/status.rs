@@ -14,9 +14,10 @@ use super::{CommandError, ask, say, say_json};
 use crate::config::Config;
 use crate::control::alarms::newest_installed;
 use crate::control::{DaemonStatus, LinkView, Request};
-use crate::delivery::status::BundleStatus;
+use crate::delivery::status::{BundleStatus, SenderStatus};
 use crate::delivery::{NO_KEY, NOT_ITS};
 use crate::ledger::State;
+use crate::windows::LinkWindow;
 
 /// Bundles that the text shows of each state; JSON has more.
 const SHOWN: usize = 20;
@@ -63,7 +64,7 @@ fn write_text(out: &mut String, status: &DaemonStatus) -> fmt::Result {
     for alarm in &status.alarms {
         writeln!(out, "! {}", escape(&alarm.text))?;
     }
-    write_sender(out, status)?;
+    write_senders(out, status)?;
     write_link(out, status)?;
     write_loss(out, &status.link)?;
     let staging = &status.deliveries.staging;
@@ -105,13 +106,25 @@ fn write_text(out: &mut String, status: &DaemonStatus) -> fmt::Result {
     Ok(())
 }
 
-fn write_sender(out: &mut String, status: &DaemonStatus) -> fmt::Result {
-    let sender = &status.deliveries.sender;
-    let Some(last) = sender.last_beacon_at else {
+fn write_senders(out: &mut String, status: &DaemonStatus) -> fmt::Result {
+    let senders = &status.deliveries.senders;
+    if senders.is_empty() {
         return writeln!(out, "sender   nothing heard yet");
+    }
+    for sender in senders {
+        let name = if senders.len() > 1 { format!("{}: ", sender.name) } else { String::new() };
+        write_sender(out, status, sender, &name)?;
+    }
+    Ok(())
+}
+
+fn write_sender(out: &mut String, status: &DaemonStatus, sender: &SenderStatus, name: &str) -> fmt::Result {
+    let Some(last) = sender.last_beacon_at else {
+        return writeln!(out, "sender   {name}nothing heard yet");
     };
     let ago = human_duration(Duration::from_millis(status.deliveries.now_at.0.saturating_sub(last.0)));
-    write!(out, "sender   beacon {ago} ago, session {}, {}", sender.session_number, human_rate(sender.rate_bits))?;
+    let rate = human_rate(sender.rate_bits);
+    write!(out, "sender   {name}beacon {ago} ago, session {}, {rate}", sender.session_number)?;
     match &sender.on_wire {
         Some(wire) if !sender.silent => {
             let percent = u64::from(wire.blocks_sent)
@@ -162,28 +175,47 @@ fn write_loss(out: &mut String, link: &LinkView) -> fmt::Result {
         "\n{:<9}{:>13} {:>9} {:>13}   lost: {:>9} {:>9} {:>9}   worst block",
         "loss", "sent", "lost", "longest burst", "link", "kernel", "memory"
     )?;
-    for (span, window) in [("1 min", &link.minute), ("1 h", &link.hour), ("1 day", &link.day)] {
-        let share = if window.sent == 0 {
-            "-".to_owned()
-        } else {
-            format!("{:.3} %", window.lost as f64 * 100.0 / window.sent as f64)
-        };
-        let margin = match window.least_margin {
-            None => "-".to_owned(),
-            Some(margin) if margin < 0 => "lacked symbols".to_owned(),
-            Some(margin) => format!("{} % of its repair to spare", margin / 10),
-        };
-        writeln!(
-            out,
-            "{span:<9}{:>13} {share:>9} {:>13}         {:>9} {:>9} {:>9}   {margin}",
-            window.sent,
-            window.longest_burst,
-            window.lost.saturating_sub(window.lost_kernel),
-            window.lost_kernel,
-            window.dropped_memory,
-        )?;
+    let rows = [("1 min", &link.minute), ("1 h", &link.hour), ("1 day", &link.day)];
+    if link.senders.len() > 1 {
+        // What one sender says is no fact about the others.
+        for sender in &link.senders {
+            writeln!(out, "of {}:", sender.name)?;
+            for (span, window) in [("1 min", &sender.minute), ("1 h", &sender.hour), ("1 day", &sender.day)] {
+                write_window(out, span, window, window.lost, ["-".into(), "-".into()])?;
+            }
+        }
+        writeln!(out, "of all:")?;
+        for (span, window) in rows {
+            let dropped = [window.lost_kernel, window.dropped_memory].map(|count| count.to_string());
+            let nothing = LinkWindow { lost_kernel: window.lost_kernel, ..LinkWindow::default() };
+            write_window(out, span, &nothing, 0, dropped)?;
+        }
+        return Ok(());
+    }
+    for (span, window) in rows {
+        let dropped = [window.lost_kernel, window.dropped_memory].map(|count| count.to_string());
+        write_window(out, span, window, window.lost.saturating_sub(window.lost_kernel), dropped)?;
     }
     Ok(())
+}
+
+fn write_window(out: &mut String, span: &str, window: &LinkWindow, link: u64, dropped: [String; 2]) -> fmt::Result {
+    let share = if window.sent == 0 {
+        "-".to_owned()
+    } else {
+        format!("{:.3} %", window.lost as f64 * 100.0 / window.sent as f64)
+    };
+    let margin = match window.least_margin {
+        None => "-".to_owned(),
+        Some(margin) if margin < 0 => "lacked symbols".to_owned(),
+        Some(margin) => format!("{} % of its repair to spare", margin / 10),
+    };
+    let [kernel, memory] = dropped;
+    writeln!(
+        out,
+        "{span:<9}{:>13} {share:>9} {:>13}         {link:>9} {kernel:>9} {memory:>9}   {margin}",
+        window.sent, window.longest_burst,
+    )
 }
 
 fn write_bundles(out: &mut String, bundles: &[BundleStatus], state: State, now: Stamp) -> fmt::Result {

@@ -80,7 +80,7 @@ pub(super) fn ticket(args: &Args, config: &Path, json: bool) -> Result<(), Comma
             if number > 1 {
                 say("");
             }
-            say(text(view, &answer).trim_end());
+            say(text(view).trim_end());
         }
         if args.qr || args.png.is_some() || args.svg.is_some() {
             let code = picture::QrPicture::new(&view.text).map_err(|why| CommandError::new(Exit::DataErr, why))?;
@@ -100,7 +100,7 @@ pub(super) fn ticket(args: &Args, config: &Path, json: bool) -> Result<(), Comma
 }
 
 /// Comments for people, which the sender passes over, and the ticket.
-fn text(view: &TicketView, answer: &Tickets) -> String {
+fn text(view: &TicketView) -> String {
     let TicketView { bundle, name, lacking, text, .. } = view;
     let space = if name.is_empty() { "" } else { " " };
     let mut out = format!("# {bundle}{space}{name} lacks {lacking}.\n");
@@ -109,10 +109,10 @@ fn text(view: &TicketView, answer: &Tickets) -> String {
     {
         let bytes = |symbols: u64| human_bytes(symbols * u64::from(size));
         out += &format!("# It asks for {} of {} to be sent again", bytes(asked), bytes(total));
-        if answer.rate_bits > 0 {
-            let seconds = asked as f64 * (f64::from(size) + 130.0) * 8.0 / answer.rate_bits as f64;
+        if view.rate_bits > 0 {
+            let seconds = asked as f64 * (f64::from(size) + 130.0) * 8.0 / view.rate_bits as f64;
             let time = if seconds < 1.0 { "less than a second".to_owned() } else { format!("{seconds:.0} s") };
-            out += &format!(", {time} at {}", human_rate(answer.rate_bits));
+            out += &format!(", {time} at {}", human_rate(view.rate_bits));
         }
         out += ", and a margin.\n";
         if asked > lacks {
@@ -191,15 +191,10 @@ mod tests {
             symbols_asked: Some(130),
             symbols_total: Some(5_000_000),
             symbol_size: Some(1_408),
-        };
-        let answer = Tickets {
             rate_bits: 900_000_000,
             loss: "unknown".into(),
-            tickets: vec![view.clone()],
-            receiving: Vec::new(),
-            silent: false,
         };
-        let said = text(&view, &answer);
+        let said = text(&view);
         assert!(said.starts_with("# default/1 x lacks things.\n# It asks for "), "{said}");
         assert_eq!(Ticket::parse(&said).unwrap(), ticket);
         let code = picture::QrPicture::new(&view.text).unwrap();

@@ -6,9 +6,11 @@ use std::time::Duration;
 use checkvalve_host::json::Stamp;
 use checkvalve_host::progress::{counted, human_bytes, human_duration};
 
-use super::LinkView;
+use checkvalve_protocol::id::{BundleId, KeyId};
+
+use super::{LinkView, SenderLink};
 use crate::delivery::alarms::{Alarm, Code};
-use crate::delivery::status::{BundleStatus, Status};
+use crate::delivery::status::{BundleStatus, SenderStatus, Status};
 use crate::delivery::{NO_KEY, NOT_ITS};
 use crate::hook::Outcome;
 use crate::ledger::State;
@@ -30,22 +32,15 @@ pub(crate) fn of(status: &Status, link: &LinkView, noted: Vec<Alarm>) -> Vec<Ala
             "no key is trusted, so that nothing counts: `checkvalve-receiver trust add FILE.pub`".to_owned(),
         );
     }
-    match status.sender.last_beacon_at {
-        None if noted.iter().any(|alarm| is_disbelief(alarm.code)) => {
-            push(Code::NoBeaconYet, "no beacon that counts was heard yet: see above".to_owned());
+    let disbelief = noted.iter().any(|alarm| is_disbelief(alarm.code));
+    if status.senders.iter().all(|sender| sender.last_beacon_at.is_none()) {
+        let text =
+            if disbelief { "no beacon that counts was heard yet: see above".to_owned() } else { no_beacon(link) };
+        push(Code::NoBeaconYet, text);
+    } else {
+        for sender in status.senders.iter().filter(|sender| sender.silent) {
+            push(Code::Silent, silent(status, sender, disbelief));
         }
-        None => push(Code::NoBeaconYet, no_beacon(link)),
-        Some(_) if status.sender.silent && noted.iter().any(|alarm| is_disbelief(alarm.code)) => {
-            push(Code::Silent, "beacons come, and none of them counts: see above".to_owned())
-        }
-        Some(Stamp(at)) if status.sender.silent => {
-            let ago = human_duration(Duration::from_millis(status.now_at.0.saturating_sub(at)));
-            push(
-                Code::Silent,
-                format!("no beacon for {ago}: the sender or the link is down; what is sent now is not known of"),
-            );
-        }
-        Some(_) => {}
     }
     for bundle in status.bundles.iter().filter(|bundle| bundle.state == State::Held).take(NAMED) {
         push(Code::Held, format!("{} is held: {}", bundle.number(), reason(bundle)));
@@ -109,23 +104,11 @@ pub(crate) fn of(status: &Status, link: &LinkView, noted: Vec<Alarm>) -> Vec<Ala
     // A block that lacks symbols counts once it has waited for them; that its bundle is incomplete is known before.
     let lacks =
         |bundle: &BundleStatus| bundle.state == State::Incomplete && bundle.lacking.is_some_and(|l| l.symbols > 0);
-    let is_short = link.minute.lost > 0 && status.bundles.iter().any(lacks);
-    match link.minute.least_margin {
-        margin if is_short || margin.is_some_and(|margin| margin < 0) => push(
-            Code::Repair,
-            "the link loses more than `fec.repair` mends: in the last minute blocks lacked symbols; raise it on the sender. If a large share \
-             is lost, and always the same, compare `lanes`, addresses and MTU of both configs first"
-                .to_owned(),
-        ),
-        Some(margin) if margin < LEAST_MARGIN => push(
-            Code::RepairLow,
-            format!(
-                "the link loses nearly what `fec.repair` mends: the worst block of the last minute had {} % of its repair \
-                 symbols to spare; raise it on the sender",
-                margin / 10
-            ),
-        ),
-        _ => {}
+    for sender in &link.senders {
+        let tag = sender.key.tag();
+        let its = |bundle: &BundleStatus| bundle.id.parse().is_ok_and(|id: BundleId| id.tag() == tag);
+        let is_short = sender.minute.lost > 0 && status.bundles.iter().any(|bundle| its(bundle) && lacks(bundle));
+        margin(sender, is_short, &whose(status, sender.key, &sender.name), &mut push);
     }
     if link.minute.lost_kernel > 0 {
         let lost = link.minute.lost_kernel;
@@ -150,6 +133,51 @@ pub(crate) fn of(status: &Status, link: &LinkView, noted: Vec<Alarm>) -> Vec<Ala
     }
     // Events come before the states that they led to.
     noted.into_iter().chain(alarms).collect()
+}
+
+/// Names a sender where there are several.
+fn whose(status: &Status, key: KeyId, name: &str) -> String {
+    if status.senders.len() > 1 { format!(" of the sender with key {key} ({name})") } else { String::new() }
+}
+
+fn silent(status: &Status, sender: &SenderStatus, disbelief: bool) -> String {
+    let of = sender.key.map_or_else(String::new, |key| whose(status, key, &sender.name));
+    if disbelief && of.is_empty() {
+        return "beacons come, and none of them counts: see above".to_owned();
+    }
+    let since = sender.last_beacon_at.map_or_else(
+        || "since this daemon started".to_owned(),
+        |Stamp(at)| format!("for {}", human_duration(Duration::from_millis(status.now_at.0.saturating_sub(at)))),
+    );
+    let gone = match sender.key {
+        Some(key) if !of.is_empty() => {
+            format!("; if it is gone for good, `checkvalve-receiver trust remove {key}` ends this")
+        }
+        _ => String::new(),
+    };
+    format!("no beacon{of} {since}: the sender or the link is down; what is sent now is not known of{gone}")
+}
+
+/// How near the repair came to its end for what one sender sent. `is_short`: blocks of it lack symbols.
+fn margin(sender: &SenderLink, is_short: bool, of: &str, push: &mut impl FnMut(Code, String)) {
+    match sender.minute.least_margin {
+        margin if is_short || margin.is_some_and(|margin| margin < 0) => push(
+            Code::Repair,
+            format!(
+                "the link loses more than `fec.repair`{of} mends: in the last minute blocks lacked symbols; raise it on the sender. If a \
+                 large share is lost, and always the same, compare `lanes`, addresses and MTU of both configs first"
+            ),
+        ),
+        Some(margin) if margin < LEAST_MARGIN => push(
+            Code::RepairLow,
+            format!(
+                "the link loses nearly what `fec.repair`{of} mends: the worst block of the last minute had {} % of its repair \
+                 symbols to spare; raise it on the sender",
+                margin / 10
+            ),
+        ),
+        _ => {}
+    }
 }
 
 fn reason(bundle: &BundleStatus) -> &str {

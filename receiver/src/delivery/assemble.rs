@@ -8,7 +8,7 @@ use checkvalve_host::log::Throttle;
 use super::adopting::Adopting;
 use super::advance::{Proving, Publishing};
 use super::alarms::Alarms;
-use super::beacons::{Hearing, NewestBeacon};
+use super::beacons::{Hearing, NewestBeacons};
 use super::forget::Forgetting;
 use super::install::Installing;
 use super::jobs::Jobs;
@@ -60,7 +60,7 @@ impl Base {
         let jobs = Arc::new(Jobs::default());
         let waker = Arc::new(Waker::default());
         let discards = Arc::new(Discards::default());
-        let newest = Arc::new(NewestBeacon::default());
+        let newest = Arc::new(NewestBeacons::default());
         let alarms = Arc::new(Alarms::new(clock.clone(), log.clone()));
         let shares = Arc::new(Shares {
             ledger: ledger.clone(),
@@ -255,6 +255,7 @@ impl Base {
                 store: store.clone(),
                 staging: staging.clone(),
                 clearing: clearing.clone(),
+                newest: newest.clone(),
             },
             clock,
             ledger,

@@ -4,14 +4,15 @@
 //! 2. [`Order`](checkvalve_protocol::beacon::order::Order): is it news; if it is not, is it an alarm.
 //! 3. The channel, unless it jumps; then the bundles.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use checkvalve_host::log::Throttle;
 use checkvalve_protocol::beacon::order::Order;
 use checkvalve_protocol::beacon::{Beacon, ChannelState, OnWire, Recent, RecentState};
-use checkvalve_protocol::id::{BundleId, ChannelName, KeyId, SessionId};
+use checkvalve_protocol::id::{BundleId, ChannelName, KeyId, KeyTag, SessionId};
 use checkvalve_protocol::manifest::Opened;
+use checkvalve_protocol::receive::Sent;
 
 use super::alarms::{Alarms, Code};
 use super::jobs::{Job, Jobs};
@@ -28,12 +29,13 @@ const SILENT_MS: u64 = 3_000;
 /// After this many milliseconds without a late beacon, the count starts over.
 const LATE_MS: u64 = 60_000;
 
-/// What the newest beacon that counted said.
+/// What the newest beacon of a key that counted said.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LastBeacon {
-    /// When it came, in Unix milliseconds; 0: none yet.
+    /// When it came, in Unix milliseconds; 0: none since the start.
     pub at_ms: u64,
-    pub signer: Option<KeyId>,
+    /// Since when one is waited for, in Unix milliseconds.
+    pub since_ms: u64,
     pub session: Option<SessionId>,
     pub session_number: u64,
     pub epoch_number: u64,
@@ -43,20 +45,21 @@ pub(super) struct LastBeacon {
     pub on_wire: Option<OnWire>,
     /// Sessions heard of since the start.
     pub sessions: u64,
-    /// For each key, how many beacons of late sessions or old epochs came in quick succession, and when the last one
-    /// came. A few may just have been overtaken on the way.
-    late: BTreeMap<KeyId, (u32, u64)>,
+    /// How many beacons of late sessions or old epochs came in quick succession, and when the last one came. A few may
+    /// just have been overtaken on the way.
+    late: (u32, u64),
 }
 
-/// The newest beacon that counted, for all who tell of it.
+/// The newest beacon of each trusted key that counted, for all who tell of it: what one key says hides no other's silence. It
+/// has the keys that were heard of before the start, too.
 #[derive(Default)]
-pub(super) struct NewestBeacon(Mutex<LastBeacon>);
+pub(super) struct NewestBeacons(Mutex<BTreeMap<KeyId, LastBeacon>>);
 
 /// Takes beacons.
 pub(super) struct Hearing {
     pub(super) trust: Arc<CurrentTrust>,
     pub(super) ledger: Arc<LedgerFile>,
-    pub(super) newest: Arc<NewestBeacon>,
+    pub(super) newest: Arc<NewestBeacons>,
     pub(super) staging: Arc<Staging>,
     pub(super) jobs: Arc<Jobs>,
     pub(super) alarms: Arc<Alarms>,
@@ -68,29 +71,50 @@ pub(super) struct Hearing {
 
 impl LastBeacon {
     pub(super) fn is_silent(&self, now_ms: u64) -> bool {
-        self.at_ms == 0 || now_ms.saturating_sub(self.at_ms) > SILENT_MS
+        now_ms.saturating_sub(self.at_ms.max(self.since_ms)) > SILENT_MS
     }
 }
 
-impl NewestBeacon {
-    pub(super) fn lock(&self) -> MutexGuard<'_, LastBeacon> {
+impl NewestBeacons {
+    pub(super) fn lock(&self) -> MutexGuard<'_, BTreeMap<KeyId, LastBeacon>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether no beacon that counts came of late, or since the start.
-    pub(super) fn is_silent(&self, now_ms: u64) -> bool {
-        self.lock().is_silent(now_ms)
+    /// From now on beacons of these keys are waited for, and of no others but those that are heard.
+    pub(super) fn expect(&self, keys: &BTreeSet<KeyId>, now_ms: u64) {
+        let mut newest = self.lock();
+        newest.retain(|key, _| keys.contains(key));
+        for &key in keys {
+            newest.entry(key).or_insert_with(|| LastBeacon { since_ms: now_ms, ..LastBeacon::default() });
+        }
+    }
+
+    /// Whether no beacon that counts came of late from this key.
+    pub(super) fn is_silent(&self, key: KeyId, now_ms: u64) -> bool {
+        self.lock().get(&key).is_none_or(|last| last.at_ms == 0 || last.is_silent(now_ms))
+    }
+
+    /// Whether no beacon came of late from a key of which one was heard before, or from all.
+    pub(super) fn is_any_silent(&self, now_ms: u64) -> bool {
+        let newest = self.lock();
+        newest.is_empty() || newest.values().any(|last| last.at_ms == 0 || last.is_silent(now_ms))
+    }
+
+    /// The rate that the sender with this key is set to, in bits a second; 0: not heard yet.
+    pub(super) fn rate_bits(&self, key: KeyTag) -> u64 {
+        self.lock().iter().find(|(id, _)| id.tag() == key).map_or(0, |(_, last)| last.rate_bits)
     }
 
     /// The clock was set back: nothing may wait until it reaches the old time again.
     pub(super) fn clock_went_back(&self, now_ms: u64) {
-        let mut newest = self.lock();
-        newest.at_ms = newest.at_ms.min(now_ms);
+        for last in self.lock().values_mut() {
+            (last.at_ms, last.since_ms) = (last.at_ms.min(now_ms), last.since_ms.min(now_ms));
+        }
     }
 }
 
 impl Hearing {
-    pub(super) fn hear(&self, now_ms: u64, session: SessionId, signed: &[u8]) -> Option<u64> {
+    pub(super) fn hear(&self, now_ms: u64, session: SessionId, signed: &[u8]) -> Option<Sent> {
         let opened = match self.trust.get().hear(session, signed) {
             Ok(opened) => opened,
             Err(error) => {
@@ -112,7 +136,7 @@ impl Hearing {
         if let Some(on_wire) = &value.on_wire {
             self.hear_on_wire(now_ms, on_wire, &by);
         }
-        Some(value.datagrams)
+        Some(Sent { by: signer.tag(), datagrams: value.datagrams })
     }
 
     fn note_sender(&self, now_ms: u64, session: SessionId, order: Order, opened: &Opened<Beacon>) {
@@ -123,12 +147,12 @@ impl Hearing {
             let (number, epoch) = (beacon.session_number, beacon.epoch.number);
             tracing::info!(%session, number, epoch, %key, signer = opened.signer_name, suppressed, "session");
         }
-        let mut heard = self.newest.lock();
+        let mut newest = self.newest.lock();
+        let heard = newest.entry(key).or_default();
         if heard.session != Some(session) {
             heard.sessions = heard.sessions.saturating_add(1);
         }
         heard.at_ms = now_ms;
-        heard.signer = Some(key);
         heard.session = Some(session);
         heard.session_number = beacon.session_number;
         heard.epoch_number = beacon.epoch.number;
@@ -136,7 +160,7 @@ impl Hearing {
         heard.rate_bits = beacon.rate_bits;
         heard.datagrams = beacon.datagrams;
         heard.on_wire.clone_from(&beacon.on_wire);
-        drop(heard);
+        drop(newest);
         if order == Order::NewEpoch {
             for code in [Code::TwoSenders, Code::OlderState, Code::AnotherState, Code::OldEpoch] {
                 self.alarms.clear(code, &key.to_string());
@@ -155,8 +179,8 @@ impl Hearing {
             Order::OldEpoch => Code::OldEpoch,
         };
         if matches!(code, Code::TwoSenders | Code::OldEpoch) {
-            let mut heard = self.newest.lock();
-            let (late, last_ms) = heard.late.entry(key).or_default();
+            let mut newest = self.newest.lock();
+            let (late, last_ms) = &mut newest.entry(key).or_default().late;
             *late = if now_ms.saturating_sub(*last_ms) < LATE_MS { late.saturating_add(1) } else { 1 };
             *last_ms = now_ms;
             if *late < OVERTAKEN {

@@ -2,7 +2,7 @@
 
 use checkvalve_protocol::id::{BundleId, SessionId};
 use checkvalve_protocol::partition::Oti;
-use checkvalve_protocol::receive::ReceivedBlock;
+use checkvalve_protocol::receive::{ReceivedBlock, Sent};
 use checkvalve_protocol::wire::ObjectKind;
 
 use super::Delivery;
@@ -41,7 +41,7 @@ impl Sink for Delivery {
         self.admission.take_object(bundle, kind, bytes)
     }
 
-    fn beacon(&self, now_ms: u64, session: SessionId, signed: &[u8]) -> Option<u64> {
+    fn beacon(&self, now_ms: u64, session: SessionId, signed: &[u8]) -> Option<Sent> {
         self.hearing.hear(now_ms, session, signed)
     }
 

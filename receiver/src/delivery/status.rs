@@ -12,7 +12,7 @@ use checkvalve_protocol::beacon::OnWire;
 use checkvalve_protocol::id::{ChannelName, KeyId, SessionId};
 use serde::{Deserialize, Serialize};
 
-use super::beacons::NewestBeacon;
+use super::beacons::{LastBeacon, NewestBeacons};
 use super::shared::{CurrentTrust, Discards, Policies, Running};
 use super::staging::Staging;
 use super::telling::{Words, handle};
@@ -38,8 +38,11 @@ pub struct Status {
     pub bundles: Vec<BundleStatus>,
     /// Channels by name.
     pub channels: Vec<ChannelStatus>,
-    /// The other side, as far as it is heard.
+    /// The sender that was not heard for longest: where there is but one, that one.
     pub sender: SenderStatus,
+    /// All senders that are heard of, by the key that signs their beacons.
+    #[serde(default)]
+    pub senders: Vec<SenderStatus>,
     /// Staging.
     pub staging: StagingStatus,
     /// Whose signatures are accepted.
@@ -156,14 +159,17 @@ pub struct ChannelStatus {
     pub running: bool,
 }
 
-/// What beacons said.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// What the beacons of one key said.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct SenderStatus {
     /// When the last beacon came that counts; null before the first.
     pub last_beacon_at: Option<Stamp>,
-    /// The key that signed it.
+    /// The key that signed it; null: no key was heard yet.
     #[serde(default)]
     pub key: Option<KeyId>,
+    /// The operator's name for it.
+    #[serde(default)]
+    pub name: String,
     /// The sender's epoch.
     #[serde(default)]
     pub epoch_number: u64,
@@ -236,7 +242,7 @@ pub(super) struct Telling {
     pub(super) store: Arc<Store>,
     pub(super) inbox: Arc<Inbox>,
     pub(super) staging: Arc<Staging>,
-    pub(super) newest: Arc<NewestBeacon>,
+    pub(super) newest: Arc<NewestBeacons>,
     pub(super) discards: Arc<Discards>,
     pub(super) words: Arc<Words>,
     /// The directory of hook logs.
@@ -309,11 +315,16 @@ impl Telling {
             name: name.to_owned(),
             channels: channels_of(key),
         });
+        let senders = self.senders(now_ms);
         Status {
             now_at: Stamp(now_ms),
             bundles,
             channels,
-            sender: self.sender_status(now_ms),
+            sender: senders
+                .first()
+                .cloned()
+                .unwrap_or_else(|| SenderStatus { silent: true, ..SenderStatus::default() }),
+            senders,
             staging: StagingStatus {
                 bytes: self.store.space().staged(),
                 free: self.store.space().free(),
@@ -381,22 +392,34 @@ impl Telling {
         }
     }
 
-    fn sender_status(&self, now_ms: u64) -> SenderStatus {
-        let heard = self.newest.lock();
-        let last = (heard.at_ms > 0).then_some(heard.at_ms);
-        SenderStatus {
-            last_beacon_at: last.map(Stamp),
-            key: heard.signer,
-            epoch_number: heard.epoch_number,
-            silent: heard.is_silent(now_ms),
-            session: heard.session,
-            session_number: heard.session_number,
-            sessions: heard.sessions,
-            clock_offset_ms: last.map_or(0, |at| heard.sender_clock_ms.cast_signed().wrapping_sub(at.cast_signed())),
-            rate_bits: heard.rate_bits,
-            datagrams: heard.datagrams,
-            on_wire: heard.on_wire.as_ref().map(on_wire),
-        }
+    /// The senders, the one first that was not heard for longest.
+    fn senders(&self, now_ms: u64) -> Vec<SenderStatus> {
+        let trust = self.trust.get();
+        let name = |key: KeyId| trust.keys.get(&key).map(|(_, name)| name.to_owned()).unwrap_or_default();
+        let newest = self.newest.lock();
+        let mut senders: Vec<_> = newest.iter().map(|(&key, last)| sender(key, name(key), last, now_ms)).collect();
+        senders.sort_by_key(|sender| sender.last_beacon_at);
+        senders
+    }
+}
+
+fn sender(key: KeyId, name: String, heard: &LastBeacon, now_ms: u64) -> SenderStatus {
+    let last = (heard.at_ms > 0).then_some(heard.at_ms);
+    let clock = |at: u64| i128::from(heard.sender_clock_ms) - i128::from(at);
+    SenderStatus {
+        last_beacon_at: last.map(Stamp),
+        key: Some(key),
+        name,
+        epoch_number: heard.epoch_number,
+        silent: last.is_none() || heard.is_silent(now_ms),
+        session: heard.session,
+        session_number: heard.session_number,
+        sessions: heard.sessions,
+        clock_offset_ms: last
+            .map_or(0, |at| clock(at).clamp(i64::MIN.into(), i64::MAX.into()).try_into().unwrap_or_default()),
+        rate_bits: heard.rate_bits,
+        datagrams: heard.datagrams,
+        on_wire: heard.on_wire.as_ref().map(on_wire),
     }
 }
 

@@ -7,7 +7,7 @@ use checkvalve_protocol::id::KeyId;
 use checkvalve_protocol::manifest::{Announce, Opened};
 
 use super::alarms::{Alarms, Code};
-use super::beacons::NewestBeacon;
+use super::beacons::NewestBeacons;
 use super::shared::Clock;
 use crate::audit::Subject;
 use crate::ledger::file::LedgerFile;
@@ -17,7 +17,7 @@ use crate::ledger::{Announced, Entry, Hold, Signer};
 pub(super) struct Words {
     pub(super) clock: Arc<Clock>,
     pub(super) ledger: Arc<LedgerFile>,
-    pub(super) newest: Arc<NewestBeacon>,
+    pub(super) newest: Arc<NewestBeacons>,
     pub(super) alarms: Arc<Alarms>,
 }
 
@@ -76,12 +76,13 @@ impl Words {
         }
     }
 
-    /// Whether none of these alarms is active for the channel or the key. None: no alarm is active, but no sender is heard.
+    /// Whether none of these alarms is active for the channel or the key. None: no alarm is active, but the key's sender is not heard.
     fn is_mended(&self, codes: &[Code], channel: &str, key: Option<KeyId>) -> Option<bool> {
+        let is_silent = key.is_none_or(|key| self.newest.is_silent(key, self.clock.now()));
         let key = key.map(|key| key.to_string()).unwrap_or_default();
         let stands =
             codes.iter().any(|&code| self.alarms.is_raised(code, channel) || self.alarms.is_raised(code, &key));
-        (stands || !self.newest.is_silent(self.clock.now())).then_some(!stands)
+        (stands || !is_silent).then_some(!stands)
     }
 
     /// The command for the low side that gives the sender with `key` a new epoch, with its arguments filled in.

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use checkvalve_host::log::escape_bytes;
 use checkvalve_host::progress::counted;
-use checkvalve_protocol::id::{BundleId, ChannelName};
+use checkvalve_protocol::id::{BundleId, ChannelName, KeyTag};
 use checkvalve_protocol::limits::MAX_TICKET_SEQUENCES;
 use checkvalve_protocol::partition::Oti;
 use checkvalve_protocol::ticket::{Data, Lack, Loss, Need, Subject, Ticket};
 use checkvalve_protocol::wire::ObjectKind;
 use serde::{Deserialize, Serialize};
 
+use super::beacons::NewestBeacons;
 use super::operator::find;
 use super::spoilt::Clearing;
 use super::staging::Staging;
@@ -46,6 +47,12 @@ pub struct TicketView {
     pub symbols_total: Option<u64>,
     /// Bytes of a symbol.
     pub symbol_size: Option<u16>,
+    /// The rate that its sender is set to, in bits a second; 0 while unknown.
+    #[serde(default)]
+    pub rate_bits: u64,
+    /// The loss that it states.
+    #[serde(default)]
+    pub loss: String,
 }
 
 /// Why there is no ticket.
@@ -65,12 +72,16 @@ pub enum TicketError {
 /// Which blocks of a bundle have some of their symbols in memory, and how many they lack.
 pub type LackingOf<'a> = &'a dyn Fn(BundleId) -> Vec<(u32, u32)>;
 
+/// What the link loses of what the sender with a key sends; without a key: of a sender that is not known.
+pub type LossOf<'a> = &'a dyn Fn(Option<KeyTag>) -> Loss;
+
 /// Writes tickets.
 pub(super) struct Ticketing {
     pub(super) ledger: Arc<LedgerFile>,
     pub(super) store: Arc<Store>,
     pub(super) staging: Arc<Staging>,
     pub(super) clearing: Arc<Clearing>,
+    pub(super) newest: Arc<NewestBeacons>,
 }
 
 impl Ticketing {
@@ -79,7 +90,7 @@ impl Ticketing {
     pub(super) fn tickets(
         &self,
         which: &[String],
-        loss: Loss,
+        loss: LossOf<'_>,
         max_lines: usize,
         lacking: LackingOf<'_>,
     ) -> Result<Vec<TicketView>, TicketError> {
@@ -106,9 +117,9 @@ impl Ticketing {
             });
             views.extend(entries.iter().filter_map(|entry| self.ticket_of(entry, loss, max_lines, lacking)));
             for (name, gaps) in gaps {
-                views.extend(
-                    gaps.iter().flat_map(parts).filter_map(|(first, last)| sequences(&name, first, last, loss)),
-                );
+                let key = self.key_of(&name);
+                let view = |(first, last)| self.sequences(&name, first, last, key, loss);
+                views.extend(gaps.iter().flat_map(parts).filter_map(view));
             }
         }
         for text in which {
@@ -119,7 +130,8 @@ impl Ticketing {
                 (Err(DecideError::Unknown), Which::Sequence(channel, sequence)) => {
                     let gaps = self.ledger.lock().channel(&channel).map(|c| c.gaps(sequence, 1)).unwrap_or_default();
                     let is_gap = gaps.first().is_some_and(|(first, last)| (*first..=*last).contains(&sequence));
-                    let view = is_gap.then(|| sequences(&channel, sequence, sequence, loss)).flatten();
+                    let key = self.key_of(&channel);
+                    let view = is_gap.then(|| self.sequences(&channel, sequence, sequence, key, loss)).flatten();
                     views.push(view.ok_or_else(|| wrong(DecideError::Unknown))?);
                     continue;
                 }
@@ -170,7 +182,49 @@ impl Ticketing {
         Some((blocks, oti.blocks(), lacks.iter().map(symbols).sum()))
     }
 
-    fn ticket_of(&self, entry: &Entry, loss: Loss, max_lines: usize, lacking: LackingOf<'_>) -> Option<TicketView> {
+    /// The key whose sender sends to a channel, as its newest bundle says.
+    fn key_of(&self, channel: &ChannelName) -> Option<KeyTag> {
+        let ledger = self.ledger.lock();
+        let its = ledger.entries().filter(|entry| entry.channel.as_ref() == Some(channel));
+        its.max_by_key(|entry| entry.sequence).map(|entry| entry.id.tag())
+    }
+
+    /// The ticket for bundles of which nothing came.
+    fn sequences(
+        &self,
+        channel: &ChannelName,
+        first: u64,
+        last: u64,
+        key: Option<KeyTag>,
+        loss: LossOf<'_>,
+    ) -> Option<TicketView> {
+        let count = last.checked_sub(first)?.checked_add(1)?;
+        let loss = loss(key);
+        let ticket = Ticket::new(Subject::Sequences { channel: channel.clone(), first, count }, loss).ok()?;
+        let bundle =
+            if count == 1 { format!("{channel}/{first}") } else { format!("{channel}/{first} to {channel}/{last}") };
+        Some(TicketView {
+            bundle,
+            name: String::new(),
+            text: ticket.to_text()?,
+            lines: ticket.lines(),
+            lacking: "everything, even the announce".to_owned(),
+            symbols_lacking: None,
+            symbols_asked: None,
+            symbols_total: None,
+            symbol_size: None,
+            rate_bits: key.map_or(0, |key| self.newest.rate_bits(key)),
+            loss: loss.to_string(),
+        })
+    }
+
+    fn ticket_of(
+        &self,
+        entry: &Entry,
+        loss: LossOf<'_>,
+        max_lines: usize,
+        lacking: LackingOf<'_>,
+    ) -> Option<TicketView> {
         let id = entry.id;
         // The data plane hears a moment later that it has nothing of what was thrown away.
         let cleared = self.clearing.clear(id, true);
@@ -189,6 +243,7 @@ impl Ticketing {
             _ => Data::All,
         };
         let subject = Subject::Bundle { bundle: id, announce: !announced, hashes: !hashes, data };
+        let loss = loss(Some(id.tag()));
         let exact = Ticket::new(subject, loss).ok()?;
         let number = entry.channel.as_ref().map(|channel| format!("{channel}/{}", entry.sequence));
         let mut view = TicketView {
@@ -201,6 +256,8 @@ impl Ticketing {
             symbols_asked: None,
             symbols_total: None,
             symbol_size: None,
+            rate_bits: self.newest.rate_bits(id.tag()),
+            loss: loss.to_string(),
         };
         let mut ticket = exact.clone();
         let mut missing = Vec::new();
@@ -269,24 +326,6 @@ impl Ticketing {
         }
         lacks
     }
-}
-
-fn sequences(channel: &ChannelName, first: u64, last: u64, loss: Loss) -> Option<TicketView> {
-    let count = last.checked_sub(first)?.checked_add(1)?;
-    let ticket = Ticket::new(Subject::Sequences { channel: channel.clone(), first, count }, loss).ok()?;
-    let bundle =
-        if count == 1 { format!("{channel}/{first}") } else { format!("{channel}/{first} to {channel}/{last}") };
-    Some(TicketView {
-        bundle,
-        name: String::new(),
-        text: ticket.to_text()?,
-        lines: ticket.lines(),
-        lacking: "everything, even the announce".to_owned(),
-        symbols_lacking: None,
-        symbols_asked: None,
-        symbols_total: None,
-        symbol_size: None,
-    })
 }
 
 /// The first and the last of as many as one ticket may name, [`MOST_GAPS`] times at most.

@@ -11,7 +11,7 @@ use checkvalve_protocol::crypto::TrustStore;
 use checkvalve_protocol::fec::Plans;
 use checkvalve_protocol::id::{BundleId, SessionId};
 use checkvalve_protocol::receive::intake::{BlockOutcome, Intake, NextWork};
-use checkvalve_protocol::receive::{Check, Drops, Limits, NextCheck, Question, ReceivedBlock, Usage, Wanted};
+use checkvalve_protocol::receive::{Check, Drops, Limits, NextCheck, Question, ReceivedBlock, Sent, Usage, Wanted};
 use checkvalve_protocol::seal::Opener;
 use checkvalve_protocol::ticket::Loss;
 use checkvalve_protocol::time::Time;
@@ -94,7 +94,7 @@ enum Thread {
 enum Report {
     Block(ReceivedBlock, BlockOutcome),
     Parked(ReceivedBlock, u32),
-    Beacon(SessionId, Option<u64>),
+    Beacon(SessionId, Option<Sent>),
 }
 
 impl High {
@@ -269,8 +269,9 @@ impl High {
     /// What the command `ticket` prints. Without any name: `ticket --all`.
     pub(super) fn tickets(&mut self, which: &[String]) -> Result<Vec<TicketView>, TicketError> {
         let tally = self.intake.poll_tally();
-        let loss = Loss::of(tally.sent - tally.received, tally.sent);
-        self.delivery.tickets(which, loss, TICKET_LINES, &|bundle| self.intake.lacking(bundle))
+        let of = |key| tally.iter().find(|tally| Some(tally.key) == key);
+        let loss = |key| of(key).map_or(Loss::UNKNOWN, |tally| Loss::of(tally.sent - tally.received, tally.sent));
+        self.delivery.tickets(which, &loss, TICKET_LINES, &|bundle| self.intake.lacking(bundle))
     }
 
     /// Stops the process: complete blocks are stored, and the symbols of others are kept. Waiting beacons are not checked.

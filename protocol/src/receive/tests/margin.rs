@@ -45,7 +45,7 @@ fn margin_after(refused: std::ops::Range<u32>, lost: impl Fn(usize) -> bool) -> 
             high.parked(last, block, 1);
         }
     }
-    high.tally().margin
+    high.tally().iter().find_map(|tally| tally.margin)
 }
 
 #[test]

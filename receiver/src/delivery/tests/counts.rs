@@ -166,7 +166,7 @@ fn a_ticket_asks_for_all_that_may_be_spoilt_once() {
     work(&delivery);
     let lacks = |partial: &[(u32, u32)]| {
         let partial = partial.to_vec();
-        let ticket = delivery.tickets(&["default/1".into()], Loss::UNKNOWN, 40, &move |_| partial.clone());
+        let ticket = delivery.tickets(&["default/1".into()], &|_| Loss::UNKNOWN, 40, &move |_| partial.clone());
         ticket.unwrap()[0].symbols_lacking.unwrap()
     };
     // He goes on now and then: the data plane has some symbols of a block.

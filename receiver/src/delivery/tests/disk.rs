@@ -32,7 +32,7 @@ fn have(delivery: &Delivery, sample: &Sample) -> Vec<u32> {
 }
 
 fn tickets(delivery: &Delivery, which: &[String]) -> Result<usize, TicketError> {
-    delivery.tickets(which, Loss::of(1, 100), 40, &|_| Vec::new()).map(|tickets| tickets.len())
+    delivery.tickets(which, &|_| Loss::of(1, 100), 40, &|_| Vec::new()).map(|tickets| tickets.len())
 }
 
 /// Every ticket that status offers is there, and no other.

@@ -239,7 +239,7 @@ fn missing_bundles_are_asked_for_together() {
     work(&delivery);
     delivery.tick(2_000);
     delivery.tick(20_000);
-    let tickets = delivery.tickets(&[], Loss::UNKNOWN, 40, &|_| Vec::new()).unwrap();
+    let tickets = delivery.tickets(&[], &|_| Loss::UNKNOWN, 40, &|_| Vec::new()).unwrap();
     let names: Vec<&str> = tickets.iter().map(|ticket| ticket.bundle.as_str()).collect();
     assert_eq!(names, ["default/20", "default/2 to default/19"]);
     assert!(delivery.receiving().is_empty());
@@ -248,7 +248,7 @@ fn missing_bundles_are_asked_for_together() {
     announce(&delivery, &other).unwrap();
     delivery.tick(20_500);
     assert_eq!(delivery.receiving(), ["default/18"]);
-    let tickets = delivery.tickets(&[], Loss::UNKNOWN, 40, &|_| Vec::new()).unwrap();
+    let tickets = delivery.tickets(&[], &|_| Loss::UNKNOWN, 40, &|_| Vec::new()).unwrap();
     let names: Vec<&str> = tickets.iter().map(|ticket| ticket.bundle.as_str()).collect();
     assert_eq!(names, ["default/20", "default/2 to default/17", "default/19"]);
 }

@@ -118,7 +118,7 @@ fn tickets_and_status_count_ranges_not_blocks() {
     delivery.tick(100_000);
     assert_eq!(state(&delivery, &sample), Some(State::Incomplete));
     for _ in 0..50 {
-        let tickets = delivery.tickets(&[], Loss::of(1, 100), 40, &|_| vec![(7, 1), (u32::MAX, 9)]).unwrap();
+        let tickets = delivery.tickets(&[], &|_| Loss::of(1, 100), 40, &|_| vec![(7, 1), (u32::MAX, 9)]).unwrap();
         assert_eq!(tickets[0].symbols_lacking, Some(u64::from(u32::MAX) - stored.len() as u64));
         let mut status = delivery.status(100_000);
         delivery.count_lacking(&mut status, &|_| Vec::new());
