@@ -13,6 +13,7 @@ mod prune;
 pub mod reception;
 mod record;
 mod transitions;
+mod turns;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
@@ -26,6 +27,7 @@ use entries::Entries;
 pub use entry::{Announced, Conflict, Entry, Heard, Hold, Signer, Standing, State};
 pub use prune::HISTORY;
 pub use reception::{Live, Reception};
+pub use turns::Unchanged;
 
 /// Bundles of a channel that are still to be received and that only beacons have named.
 pub const HEARD_ONLY: usize = 4_096;
@@ -59,6 +61,8 @@ pub struct Ledger {
     counted_ms: u64,
     /// Bundles while they are received.
     pub reception: Reception,
+    /// Bundles whose hook must not start now.
+    suspended: BTreeSet<BundleId>,
     /// [`HISTORY`], except in tests.
     history: usize,
     /// Forgotten because another bundle was announced for their sequence: [`Ledger::prune`] gives them.
@@ -77,6 +81,7 @@ impl Default for Ledger {
             senders: BTreeMap::new(),
             changed_senders: BTreeSet::new(),
             counted_ms: 0,
+            suspended: BTreeSet::new(),
             history: HISTORY,
             released: Vec::new(),
             reception: Reception::default(),
@@ -429,13 +434,6 @@ impl Ledger {
         if takes {
             self.take_slot(heard.id, name, heard.sequence);
         }
-    }
-
-    /// Whose turn it is in a channel; `wait_ms` as in [`Channel::next`].
-    pub fn next(&mut self, name: &ChannelName, now_ms: u64, wait_ms: Option<u64>) -> Next {
-        let entries = &self.entries;
-        let Some(channel) = self.channels.get_mut(name) else { return Next::Idle };
-        channel.next(|id| entries.get(&id), now_ms, wait_ms)
     }
 
     /// Forgets a bundle as if it had never been heard of.

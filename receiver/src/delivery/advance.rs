@@ -186,22 +186,7 @@ impl Publishing {
             &Event::Published { bundle: subject(entry), bytes: entry.bytes, manifest: manifest.unwrap_or_default() },
         );
         self.clearing.published(entry.id);
-        let hook = self.policies.has_hook(channel);
-        {
-            let mut ledger = self.ledger.lock();
-            let passed = ledger.channel(channel).map_or(0, crate::ledger::Channel::passed);
-            let late = hook && passed > entry.sequence;
-            ledger.change(entry.id, now, |e| {
-                if late {
-                    e.supersede(Some(format!("sequence {passed} went to the hook before it arrived")));
-                } else {
-                    e.complete();
-                }
-            });
-            if !hook {
-                ledger.change_channel(channel, |c| c.pass(entry.sequence));
-            }
-        }
+        self.ledger.lock().published(entry.id, channel, self.policies.has_hook(channel), now);
         if !self.ledger.keep() {
             self.ledger.lock().reception.published_untold(entry.id);
             return;

@@ -16,7 +16,7 @@ use super::manifests::Admission;
 use super::operator::Deciding;
 use super::receive::Receiving;
 use super::refusing::Refusing;
-use super::shared::{Clock, CurrentTrust, Discards, Policies, Running, Waker};
+use super::shared::{Clock, CurrentTrust, Discards, Policies, Waker};
 use super::shares::Shares;
 use super::spoilt::Clearing;
 use super::staging::Staging;
@@ -56,7 +56,6 @@ impl Base {
         let log = Arc::new(Throttle::new(20, MINUTE_MS));
         let trust = Arc::new(CurrentTrust::default());
         let policies = Arc::new(Policies(settings.channels));
-        let running = Arc::new(Running::default());
         let jobs = Arc::new(Jobs::default());
         let waker = Arc::new(Waker::default());
         let discards = Arc::new(Discards::default());
@@ -187,7 +186,6 @@ impl Base {
             },
             installing: Installing {
                 policies: policies.clone(),
-                running: running.clone(),
                 trust: trust.clone(),
                 ledger: ledger.clone(),
                 audit: audit.clone(),
@@ -215,7 +213,6 @@ impl Base {
                 path: settings.state.join("trust.json"),
                 trust: trust.clone(),
                 policies: policies.clone(),
-                running: running.clone(),
                 ledger: ledger.clone(),
                 store: store.clone(),
                 audit: audit.clone(),
@@ -226,7 +223,6 @@ impl Base {
             deciding: Deciding {
                 clock: clock.clone(),
                 trust: trust.clone(),
-                running: running.clone(),
                 ledger: ledger.clone(),
                 store: store.clone(),
                 audit: audit.clone(),
@@ -238,7 +234,6 @@ impl Base {
             },
             telling: Telling {
                 policies: policies.clone(),
-                running: running.clone(),
                 trust: trust.clone(),
                 disk: disk.clone(),
                 ledger: ledger.clone(),

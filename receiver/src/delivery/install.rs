@@ -7,22 +7,21 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use checkvalve_host::disk::Disk;
-use checkvalve_protocol::id::{BundleId, ChannelName};
+use checkvalve_protocol::id::ChannelName;
 use checkvalve_protocol::manifest::Announce;
 
 use super::refusing::Refusing;
-use super::shared::{CurrentTrust, Policies, Running, Waker};
+use super::shared::{CurrentTrust, Policies, Waker};
 use super::telling::subject;
 use crate::audit::{Audit, Event};
 use crate::hook::{HookPolicy, HookRun, Outcome};
 use crate::inbox::{Address, Inbox};
 use crate::ledger::file::LedgerFile;
-use crate::ledger::{Entry, Next, State};
+use crate::ledger::{Entry, State};
 
 /// Whose turn it is.
 pub(super) struct Installing {
     pub(super) policies: Arc<Policies>,
-    pub(super) running: Arc<Running>,
     pub(super) trust: Arc<CurrentTrust>,
     pub(super) ledger: Arc<LedgerFile>,
     pub(super) audit: Arc<Audit>,
@@ -36,20 +35,12 @@ impl Installing {
     /// The hooks that are to start now, one a channel at most; each is written down as started. The caller runs each and
     /// then says [`Installing::hook_ended`].
     pub(super) fn due_hooks(&self, now_ms: u64) -> Vec<HookRun> {
+        let with_hook =
+            self.policies.0.iter().filter_map(|(channel, policy)| Some((channel, policy.hook.as_ref()?, policy)));
         let mut due = Vec::new();
-        for (channel, policy) in &self.policies.0 {
-            let Some(hook) = &policy.hook else { continue };
-            let mut running = self.running.lock();
-            if running.contains(channel) {
-                continue;
-            }
-            let next = self.ledger.lock().next(channel, now_ms, policy.wait_for_missing_ms);
-            if let Next::Run(id) = next
-                && let Some(run) = self.start_hook(channel, hook, id, now_ms)
-            {
-                running.insert(channel.clone());
-                due.push(run);
-            }
+        for (channel, hook, policy) in with_hook {
+            let started = self.ledger.lock().start_next(channel, now_ms, policy.wait_for_missing_ms);
+            due.extend(started.and_then(|entry| self.start(channel, hook, entry, now_ms)));
         }
         due
     }
@@ -108,27 +99,16 @@ impl Installing {
         if state == State::Quarantined {
             self.refusing.move_to_quarantine(run.id);
         }
-        self.running.lock().remove(&run.channel);
+        self.ledger.lock().hook_over(&run.channel);
         self.waker.wake();
     }
 
-    fn start_hook(&self, channel: &ChannelName, hook: &Arc<HookPolicy>, id: BundleId, now_ms: u64) -> Option<HookRun> {
-        let entry = {
-            let mut ledger = self.ledger.lock();
-            let entry = ledger
-                .change(id, now_ms, |entry| {
-                    entry.install();
-                    entry.attempt += 1;
-                    entry.not_before_ms = 0;
-                })
-                .cloned()?;
-            ledger.change_channel(channel, |c| c.pass(entry.sequence));
-            entry
-        };
+    /// Makes a start durable. None: it is not started, since a crash would not know of it. The attempt counts nonetheless.
+    fn start(&self, channel: &ChannelName, hook: &Arc<HookPolicy>, entry: Entry, now_ms: u64) -> Option<HookRun> {
+        let id = entry.id;
         if !self.ledger.keep() {
-            // Not started, since a crash would not know of it. The attempt counts nonetheless.
             let later = now_ms.saturating_add(hook.backoff_ms(1));
-            self.ledger.lock().change(id, now_ms, |entry| entry.not_before_ms = later);
+            self.ledger.lock().not_started(id, channel, now_ms, later);
             return None;
         }
         Some(HookRun {

@@ -5,13 +5,13 @@ use std::sync::{Arc, PoisonError};
 use checkvalve_protocol::id::{BundleId, ChannelName};
 
 use super::alarms::{Alarms, Code};
-use super::shared::{Clock, CurrentTrust, Running, Waker};
+use super::shared::{Clock, CurrentTrust, Waker};
 use super::staging::Staging;
 use super::telling::{Words, number, subject};
 use super::undo::Undoing;
 use crate::audit::{Audit, Event, Subject};
 use crate::ledger::file::LedgerFile;
-use crate::ledger::{Entry, Hold, State};
+use crate::ledger::{Entry, Hold, State, Unchanged};
 use crate::store::Store;
 
 /// Which bundle an operator means: `channel/sequence`, or the first digits of an id.
@@ -68,6 +68,16 @@ pub enum DecideError {
     Older(String),
 }
 
+impl From<Unchanged> for DecideError {
+    fn from(unchanged: Unchanged) -> Self {
+        match unchanged {
+            Unchanged::Unknown => Self::Unknown,
+            Unchanged::Over(state) => Self::Over(state),
+            Unchanged::Busy => Self::Running,
+        }
+    }
+}
+
 impl std::str::FromStr for Which {
     type Err = DecideError;
     fn from_str(text: &str) -> Result<Self, DecideError> {
@@ -88,7 +98,6 @@ impl std::str::FromStr for Which {
 pub(super) struct Deciding {
     pub(super) clock: Arc<Clock>,
     pub(super) trust: Arc<CurrentTrust>,
-    pub(super) running: Arc<Running>,
     pub(super) ledger: Arc<LedgerFile>,
     pub(super) store: Arc<Store>,
     pub(super) audit: Arc<Audit>,
@@ -109,21 +118,7 @@ impl Deciding {
         let now = self.clock.now();
         let staged = self.store.get(id);
         let _alone = staged.as_ref().map(|s| s.advancing.lock().unwrap_or_else(PoisonError::into_inner));
-        let entry = self.ledger.lock().entry(id).cloned().ok_or(DecideError::Unknown)?;
-        // What was refused or failed may be given up: then it is no longer kept in mind.
-        if entry.state().is_over() && !matches!(entry.state(), State::Quarantined | State::Failed) {
-            return Err(DecideError::Over(entry.state()));
-        }
-        {
-            // Held until the state has changed, so that the hook does not start in between.
-            let running = self.running.lock();
-            if entry.state() == State::Installing && entry.channel.as_ref().is_some_and(|c| running.contains(c)) {
-                return Err(DecideError::Running);
-            }
-            self.ledger.lock().change(id, now, |e| {
-                e.reject(Some("given up by an operator".into()));
-            });
-        }
+        let entry = self.ledger.lock().reject(id, now)?;
         self.audit.note(now, &Event::Rejected { bundle: subject(&entry), through: None });
         let saved = self.ledger.keep();
         self.staging.discard(id);
@@ -183,38 +178,18 @@ impl Deciding {
         let (number, handle) = (number(&entry), self.words.handle(&entry));
         match entry.state() {
             State::Failed => {
-                self.undoing.check_newest(&entry)?;
+                self.check_newest(&entry)?;
                 let (now, from) = (self.clock.now(), entry.state().as_str());
                 self.audit.note(now, &Event::Retried { bundle: subject(&entry), from });
-                let mut ledger = self.ledger.lock();
-                ledger.change(id, now, |e| {
-                    e.complete();
-                    e.not_before_ms = 0;
-                });
-                if let Some(channel) = &entry.channel {
-                    ledger.change_channel(channel, |channel| channel.turn_back(entry.sequence));
-                }
-                drop(ledger);
+                self.ledger.lock().turn_back(id, now);
                 let saved = self.ledger.keep();
                 self.waker.wake();
                 if saved { Ok(format!("the hook of {number} runs again")) } else { Err(DecideError::Disk) }
             }
             // It waits to be run again.
             State::Installing => {
-                let running = self.running.lock();
-                if entry.channel.as_ref().is_some_and(|channel| running.contains(channel)) {
-                    return Err(DecideError::Running);
-                }
                 let now = self.clock.now();
-                let mut waits = false;
-                self.ledger.lock().change(id, now, |e| {
-                    waits = e.state() == State::Installing;
-                    e.not_before_ms = if waits { 0 } else { e.not_before_ms };
-                });
-                drop(running);
-                if !waits {
-                    return Err(DecideError::Running); // it was a moment ago
-                }
+                self.ledger.lock().run_now(id, now)?;
                 self.audit.note(now, &Event::Retried { bundle: subject(&entry), from: entry.state().as_str() });
                 let saved = self.ledger.keep();
                 self.waker.wake();
@@ -227,7 +202,7 @@ impl Deciding {
                     return Err(DecideError::Trust(error.to_string()));
                 }
                 if entry.rule.as_deref() == Some("hook") {
-                    self.undoing.check_newest(&entry)?;
+                    self.check_newest(&entry)?;
                 }
                 self.undoing.undo(&entry).map_err(|_| DecideError::Disk)?;
                 self.ledger.lock().place(id);
@@ -242,6 +217,12 @@ impl Deciding {
             }
             state => Err(DecideError::NothingToRetry(state)),
         }
+    }
+
+    /// What is installed is never replaced by something older. Errors: [`DecideError::Older`].
+    fn check_newest(&self, entry: &Entry) -> Result<(), DecideError> {
+        let ledger = self.ledger.lock();
+        ledger.newer_installed(entry).map_or(Ok(()), |newer| Err(DecideError::Older(number(newer))))
     }
 
     /// As [`find`], but of several with one sequence the one that waits for an operator.

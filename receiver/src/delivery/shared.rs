@@ -1,10 +1,10 @@
 //! Small things that several parts share. None of them calls another part, and none keeps its lock while others run.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use checkvalve_host::disk::Disk;
 use checkvalve_protocol::admit::Trust;
@@ -21,10 +21,6 @@ pub(super) struct CurrentTrust(RwLock<Arc<Trust>>);
 
 /// What is done with the bundles of each channel.
 pub(super) struct Policies(pub(super) BTreeMap<ChannelName, Policy>);
-
-/// Channels whose hook runs. Whoever changes what a hook may run for holds the lock meanwhile, so that none starts.
-#[derive(Default)]
-pub(super) struct Running(Mutex<BTreeSet<ChannelName>>);
 
 /// Tells whoever runs hooks that one may have become due.
 #[derive(Default)]
@@ -66,12 +62,6 @@ impl Policies {
 
     pub(super) fn has_hook(&self, channel: &ChannelName) -> bool {
         self.0.get(channel).is_some_and(|policy| policy.hook.is_some())
-    }
-}
-
-impl Running {
-    pub(super) fn lock(&self) -> MutexGuard<'_, BTreeSet<ChannelName>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

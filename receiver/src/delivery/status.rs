@@ -13,13 +13,13 @@ use checkvalve_protocol::id::{ChannelName, KeyId, SessionId};
 use serde::{Deserialize, Serialize};
 
 use super::beacons::{LastBeacon, NewestBeacons};
-use super::shared::{CurrentTrust, Discards, Policies, Running};
+use super::shared::{CurrentTrust, Discards, Policies};
 use super::staging::Staging;
 use super::telling::{Words, handle};
 use crate::hook::log::log_path;
 use crate::inbox::Inbox;
 use crate::ledger::file::LedgerFile;
-use crate::ledger::{Entry, Next, Signer, State};
+use crate::ledger::{Channel, Entry, Next, Signer, State};
 use crate::sink::NO_ROOM;
 use crate::store::Store;
 use crate::store::space::Bound;
@@ -235,7 +235,6 @@ pub struct TrustedKey {
 /// Tells what there is to tell.
 pub(super) struct Telling {
     pub(super) policies: Arc<Policies>,
-    pub(super) running: Arc<Running>,
     pub(super) trust: Arc<CurrentTrust>,
     pub(super) disk: Arc<dyn Disk>,
     pub(super) ledger: Arc<LedgerFile>,
@@ -254,7 +253,6 @@ impl Telling {
         let mut bundles = Vec::new();
         let mut channels = Vec::new();
         let mut waiting = BTreeMap::new();
-        let running = self.running.lock().clone();
         let names: Vec<ChannelName> = self.ledger.lock().channels().map(|(name, _)| name.clone()).collect();
         for name in names {
             let policy = self.policies.get(&name);
@@ -277,19 +275,27 @@ impl Telling {
                 begins_at: channel.baseline(),
                 blocked_by,
                 hook: policy.hook.is_some(),
-                running: running.contains(&name),
+                running: channel.is_running(),
                 name: name.clone(),
             });
             waiting.insert(name, blocked_by);
         }
-        let mut entries: Vec<Entry> = self.ledger.lock().entries().cloned().collect();
-        // Its hook sent it to quarantine, but it is still being moved: a bundle should be where its state says.
-        let moving = self.running.lock().clone();
-        for entry in entries.iter_mut().filter(|entry| entry.state() == State::Quarantined && entry.is_published()) {
-            if entry.channel.as_ref().is_some_and(|channel| moving.contains(channel)) {
-                entry.install();
-            }
-        }
+        let mut entries: Vec<Entry> = {
+            let ledger = self.ledger.lock();
+            let as_it_is_told = |entry: &Entry| {
+                let mut entry = entry.clone();
+                let channel = entry.channel.as_ref().and_then(|name| ledger.channel(name));
+                // Its hook sent it to quarantine, but it is still being moved: a bundle should be where its state says.
+                if entry.state() == State::Quarantined
+                    && entry.is_published()
+                    && channel.is_some_and(Channel::is_running)
+                {
+                    entry.install();
+                }
+                entry
+            };
+            ledger.entries().map(as_it_is_told).collect()
+        };
         entries.sort_by(|a, b| (&a.channel, b.sequence, a.id).cmp(&(&b.channel, a.sequence, b.id)));
         let mut claims: BTreeMap<(Option<ChannelName>, u64), usize> = BTreeMap::new();
         for entry in &entries {

@@ -24,6 +24,7 @@ mod hostile;
 mod install;
 mod interleave;
 
+mod senders;
 mod told;
 mod trusting;
 mod verify;

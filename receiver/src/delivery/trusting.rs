@@ -14,7 +14,7 @@ use checkvalve_protocol::manifest::ManifestError;
 use serde::{Deserialize, Serialize};
 
 use super::refusing::{Refusal, Refusing};
-use super::shared::{CurrentTrust, Policies, Running};
+use super::shared::{CurrentTrust, Policies};
 use super::shares::Shares;
 use super::telling::number;
 use super::undo::Undoing;
@@ -48,7 +48,6 @@ pub(super) struct Trusting {
     pub(super) path: PathBuf,
     pub(super) trust: Arc<CurrentTrust>,
     pub(super) policies: Arc<Policies>,
-    pub(super) running: Arc<Running>,
     pub(super) ledger: Arc<LedgerFile>,
     pub(super) store: Arc<Store>,
     pub(super) audit: Arc<Audit>,
@@ -131,16 +130,16 @@ impl Trusting {
     fn refuse_for_key(&self, id: BundleId, error: &ManifestError) -> bool {
         let staged = self.store.get(id);
         let _alone = staged.as_ref().map(|s| s.advancing.lock().unwrap_or_else(PoisonError::into_inner));
-        // Held until the state has changed, so that no hook starts in between.
-        let running = self.running.lock();
-        let Some(entry) = self.ledger.lock().entry(id).cloned() else { return false };
-        let runs = entry.state() == State::Installing
-            && entry.channel.as_ref().is_some_and(|channel| running.contains(channel));
-        if runs || !self.is_judged_again(&entry) {
-            return false;
-        }
+        let entry = {
+            let mut ledger = self.ledger.lock();
+            let Some(entry) = ledger.entry(id).cloned() else { return false };
+            if !self.is_judged_again(&entry) || !ledger.suspend(id) {
+                return false;
+            }
+            entry
+        };
         self.refusing.quarantine(id, &Refusal::of(error), None);
-        drop(running);
+        self.ledger.lock().resume(id);
         if entry.is_published() {
             self.refusing.move_to_quarantine(id);
         }

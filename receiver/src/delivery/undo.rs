@@ -5,14 +5,13 @@ use std::sync::Arc;
 
 use checkvalve_host::disk::Disk;
 
-use super::DecideError;
 use super::shared::{Clock, Policies, Waker, is_missing};
 use super::staging::Staging;
-use super::telling::{number, subject};
+use super::telling::subject;
 use crate::audit::{Audit, Event};
 use crate::inbox::{Address, Inbox};
+use crate::ledger::Entry;
 use crate::ledger::file::LedgerFile;
-use crate::ledger::{Entry, State};
 use crate::sink::Lost;
 
 /// Undoes refusals.
@@ -40,33 +39,13 @@ impl Undoing {
                 }
                 None => false,
             };
-        let older = self.check_newest(entry).is_err();
         self.audit.note(now, &Event::Retried { bundle: subject(entry), from: entry.state().as_str() });
-        {
-            let mut ledger = self.ledger.lock();
-            ledger.retry(id, now);
-            if here {
-                ledger.change(id, now, |e| if older { e.supersede(None) } else { e.complete() });
-                if let Some(name) = entry.channel.as_ref().filter(|name| !older && self.policies.has_hook(name)) {
-                    ledger.change_channel(name, |channel| channel.turn_back(entry.sequence));
-                }
-            }
-        }
-        self.ledger.lock().reception.unspurn(id);
+        let has_hook = entry.channel.as_ref().is_some_and(|name| self.policies.has_hook(name));
+        self.ledger.lock().undo(id, here, has_hook, now);
         self.ledger.keep();
         self.staging.lose(id, Lost::All);
         self.waker.wake();
         Ok(())
-    }
-
-    /// What is installed is never replaced by something older. Errors: [`DecideError::Older`].
-    pub(super) fn check_newest(&self, entry: &Entry) -> Result<(), DecideError> {
-        let Some(name) = &entry.channel else { return Ok(()) };
-        let ledger = self.ledger.lock();
-        let Some(channel) = ledger.channel(name) else { return Ok(()) };
-        let later = channel.slots(entry.sequence.saturating_add(1)..);
-        let installed = later.filter_map(|(_, id)| ledger.entry(id)).find(|e| e.state() == State::Installed);
-        installed.map_or(Ok(()), |e| Err(DecideError::Older(number(e))))
     }
 
     /// From quarantine back to the inbox, if that is where it is. Gives whether it was. Errors: of the disk.

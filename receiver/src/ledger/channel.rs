@@ -31,6 +31,8 @@ pub struct Channel {
     missing_since: BTreeMap<u64, u64>,
     /// How many sequences were left after the last complete pruning.
     kept: usize,
+    /// Its hook runs.
+    running: bool,
 }
 
 /// What a channel has to do next.
@@ -202,6 +204,16 @@ impl Channel {
         for (&known, _) in self.slots.range(sequences.clone()) {
             self.over.remove(known..known.saturating_add(1));
         }
+    }
+
+    /// Whether its hook runs.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.running
+    }
+
+    pub(super) fn set_running(&mut self, running: bool) {
+        self.running = running;
     }
 
     /// Gives a failed bundle another turn.

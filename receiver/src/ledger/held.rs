@@ -47,11 +47,22 @@ impl Ledger {
         true
     }
 
-    /// Forgets why a bundle was refused, so that it is received again, or published.
-    pub fn retry(&mut self, id: BundleId, now_ms: u64) {
-        self.change(id, now_ms, |entry| {
-            entry.miss(Some("it is to come again".into()));
+    /// Forgets why a bundle was refused, so that it is received again. If it is in the inbox (`is_here`), its hook has its turn
+    /// again, unless a later one is installed.
+    pub fn undo(&mut self, id: BundleId, is_here: bool, has_hook: bool, now_ms: u64) {
+        let is_older = self.entry(id).is_some_and(|entry| self.newer_installed(entry).is_some());
+        let undone = self.change(id, now_ms, |entry| {
+            match is_here {
+                true if is_older => entry.supersede(None),
+                true => entry.complete(),
+                false => entry.miss(Some("it is to come again".into())),
+            }
             (entry.rule, entry.hold, entry.spoilt) = (None, None, 0);
         });
+        let undone = undone.map(|entry| (entry.channel.clone(), entry.sequence));
+        if let Some((Some(name), sequence)) = undone.filter(|_| is_here && !is_older && has_hook) {
+            self.change_channel(&name, |channel| channel.turn_back(sequence));
+        }
+        self.reception.unspurn(id);
     }
 }

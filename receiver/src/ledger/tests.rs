@@ -87,6 +87,31 @@ fn an_interrupted_or_postponed_hook_comes_before_later_ones() {
 }
 
 #[test]
+fn no_hook_starts_for_what_is_judged_and_nothing_is_judged_whose_hook_runs() {
+    let mut ledger = Ledger::new();
+    ledger.announced(announced(1, 1), 0).unwrap();
+    ledger.published(BundleId(1), &channel(), true, 0);
+    assert!(ledger.suspend(BundleId(1)));
+    assert_eq!(ledger.start_next(&channel(), 0, None), None);
+    assert_eq!(ledger.reject(BundleId(1), 0), Err(Unchanged::Busy));
+    assert!(!ledger.suspend(BundleId(1)), "once at a time");
+    ledger.resume(BundleId(1));
+    assert_eq!(ledger.run_now(BundleId(1), 0), Err(Unchanged::Busy), "it waits for its turn, not for its time");
+    assert_eq!(ledger.start_next(&channel(), 0, None).map(|entry| entry.attempt), Some(1));
+    assert!(!ledger.suspend(BundleId(1)));
+    assert_eq!(ledger.reject(BundleId(1), 0), Err(Unchanged::Busy));
+    assert_eq!(ledger.start_next(&channel(), 0, None), None, "it runs");
+    ledger.not_started(BundleId(1), &channel(), 0, 500);
+    assert_eq!(ledger.start_next(&channel(), 0, None), None, "not yet");
+    ledger.run_now(BundleId(1), 0).unwrap();
+    assert_eq!(ledger.start_next(&channel(), 0, None).map(|entry| entry.attempt), Some(2));
+    ledger.hook_over(&channel());
+    assert_eq!(ledger.reject(BundleId(1), 0).map(|entry| entry.state()), Ok(State::Installing));
+    assert_eq!(ledger.reject(BundleId(1), 0), Err(Unchanged::Over(State::Rejected)));
+    assert!(ledger.entry(BundleId(1)).unwrap().is_published(), "what is in the inbox stays there");
+}
+
+#[test]
 fn a_clock_that_is_set_back_makes_nothing_wait() {
     let mut ledger = Ledger::new();
     ledger.announced(announced(1, 1), 9_000).unwrap();
