@@ -23,7 +23,7 @@ pub mod syncs;
 pub mod tree;
 mod write;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -58,7 +58,7 @@ pub struct Store {
     disk: Arc<dyn Disk>,
     root: PathBuf,
     boot: BootId,
-    bundles: RwLock<HashMap<BundleId, Arc<Staged>>>,
+    bundles: RwLock<BTreeMap<BundleId, Arc<Staged>>>,
     /// Taken before any bundle's `blocks`.
     log: Mutex<Log>,
     space: Arc<Space>,
@@ -97,7 +97,7 @@ impl Store {
         disk.set_mode(root, 0o700)?;
         let (log, mut known, was_unsynced) = Log::open(&disk, &root.join(JOURNAL), boot)?;
         let space = Arc::new(space);
-        let mut bundles = HashMap::new();
+        let mut bundles = BTreeMap::new();
         for name in disk.read_dir(root)? {
             let id = name.to_str().and_then(|name| name.parse::<BundleId>().ok());
             let dir = root.join(&name);
@@ -139,7 +139,7 @@ impl Store {
         self.bundles.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
     }
 
-    /// All bundles in staging, in no order.
+    /// All bundles in staging, in the order of their ids, so that a simulated run replays.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Staged>> {
         self.bundles.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
@@ -185,7 +185,7 @@ impl Store {
         }
     }
 
-    fn make(&self, bundles: &mut HashMap<BundleId, Arc<Staged>>, id: BundleId) -> Arc<Staged> {
+    fn make(&self, bundles: &mut BTreeMap<BundleId, Arc<Staged>>, id: BundleId) -> Arc<Staged> {
         let account = Account::unsigned(Arc::clone(&self.space), id.tag());
         let staged = Staged::new(id, self.root.join(id.to_string()), Place::New, Stored::default(), account);
         let staged = Arc::new(staged);

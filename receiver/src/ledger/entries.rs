@@ -10,7 +10,7 @@ use super::{Entry, Standing, State};
 /// All entries by bundle. Every change goes through [`Entries::insert`], [`Entries::remove`] and [`Entries::change`].
 #[derive(Default)]
 pub(super) struct Entries {
-    by_id: HashMap<BundleId, Entry>,
+    by_id: BTreeMap<BundleId, Entry>,
     counts: Counts,
 }
 

@@ -1,6 +1,6 @@
 //! The state of bundles in reception that is neither in the ledger's journal nor in staging.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,9 +22,9 @@ const MAX_SPURNED: usize = 4_096;
 /// All bundles in reception, and what the data plane must be told about them.
 #[derive(Default)]
 pub struct Reception {
-    bundles: HashMap<BundleId, Live>,
+    bundles: BTreeMap<BundleId, Live>,
     /// When the last block came, in Unix milliseconds, for each bundle in staging that nobody signed for.
-    unsigned: HashMap<BundleId, u64>,
+    unsigned: BTreeMap<BundleId, u64>,
     spurned: Spurned,
     /// Bundles of which something was given up. The data plane has not been told yet.
     lost: BTreeMap<BundleId, Lost>,
@@ -117,7 +117,7 @@ impl Reception {
         self.bundles.entry(id).or_default()
     }
 
-    /// All bundles that somebody signed for, in no particular order.
+    /// All bundles that somebody signed for, in the order of their ids, so that a simulated run replays.
     pub fn iter(&self) -> impl Iterator<Item = (BundleId, &Live)> {
         self.bundles.iter().map(|(&id, live)| (id, live))
     }

@@ -1,7 +1,7 @@
 //! How much staging may still take, counted as the disk does: in pages and in files. What was not signed for has a part of it
 //! only, and so has each channel and each signing key, whichever channels it signs for.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::iter::Sum;
 use std::ops::Add;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -106,9 +106,9 @@ struct Used {
     all: Cost,
     unsigned: Cost,
     unsigned_bundles: u64,
-    channels: HashMap<ChannelName, (Cost, Share)>,
+    channels: BTreeMap<ChannelName, (Cost, Share)>,
     /// What the bundles of each key take; no entry: nothing.
-    keys: HashMap<KeyTag, Cost>,
+    keys: BTreeMap<KeyTag, Cost>,
     key_share: Share,
 }
 
@@ -120,8 +120,8 @@ impl Default for Used {
             all: Cost::default(),
             unsigned: Cost::default(),
             unsigned_bundles: 0,
-            channels: HashMap::new(),
-            keys: HashMap::new(),
+            channels: BTreeMap::new(),
+            keys: BTreeMap::new(),
             key_share: Share::ALL,
         }
     }
