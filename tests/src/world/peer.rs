@@ -15,7 +15,7 @@ use checkvalve_receiver::ledger::State;
 use super::book::Held;
 use super::low::{LINK_KEY, Started};
 use super::play::{MS, World};
-use super::script::{Forgery, Script, What};
+use super::script::{Forgery, Script};
 use crate::rng::Rng;
 
 /// How many beacons of the sender the peer remembers.
@@ -75,7 +75,7 @@ impl Peer {
         let mut rng = Rng::new(script.seed ^ 0x9ee5);
         Self {
             key: peer_key(),
-            there: script.events.iter().any(|event| matches!(event.what, What::Forge { .. })),
+            there: script.is_hostile(),
             session: SessionId(rng.next_u64()),
             rng,
             counter: 0,

@@ -4,6 +4,7 @@ mod drops;
 mod hooks;
 mod life;
 
+use std::ops::AddAssign;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -41,6 +42,18 @@ pub struct Stats {
     pub lasted_ms: u64,
     /// A hash of everything that happened. The same script always gives the same hash.
     pub trace: u64,
+}
+
+impl AddAssign for Stats {
+    /// Adds what another run came to; the hash becomes that of both, in any order.
+    fn add_assign(&mut self, other: Self) {
+        self.dropped += other.dropped;
+        self.published += other.published;
+        self.crashes += other.crashes;
+        self.tickets += other.tickets;
+        self.lasted_ms += other.lasted_ms;
+        self.trace ^= other.trace;
+    }
 }
 
 /// A violated invariant.
