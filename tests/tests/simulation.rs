@@ -8,6 +8,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use checkvalve_tests::world::{Line, Script, Stats, read_seeds, run, shrink};
 
+/// A run allocates and frees all the time, which glibc's allocator takes long for.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Plays a script. If it fails, finds a shorter one and prints how to replay it.
 fn play(script: &Script) -> Stats {
     run(script, &mut |_| ()).unwrap_or_else(|failure| {

@@ -8,6 +8,10 @@ use checkvalve_tests::world::{Failure, Line, Options, Script, Stats, run, shrink
 use clap::{Parser, ValueEnum};
 use rustix::time::{ClockId, clock_gettime};
 
+/// A run allocates and frees all the time, which glibc's allocator takes long for.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Plays whole transfers over a simulated line, disks and clocks, and checks what must hold.
 #[derive(Parser)]
 struct Args {
