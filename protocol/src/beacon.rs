@@ -202,6 +202,13 @@ impl Beacon {
         Ok(Opened { value, signer, signer_name, digest: [0; 32] })
     }
 
+    /// Decodes and checks without any trust in what comes out: for who signed it, or records it.
+    /// Errors: as [`Beacon::open`], without those of the signature.
+    pub fn peek(bytes: &[u8]) -> Result<Self, BeaconError> {
+        let envelope = signed::parse(bytes).map_err(BeaconError::Signed)?;
+        Self::decode(envelope.payload, envelope.signer.tag())
+    }
+
     fn encode(&self, limit: usize) -> Vec<u8> {
         RawBeacon::from(self).encode(limit)
     }

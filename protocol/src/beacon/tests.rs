@@ -63,6 +63,18 @@ fn a_beacon_reads_what_it_writes() {
 }
 
 #[test]
+fn a_beacon_can_be_read_without_trust() {
+    let (beacon, mut trust) = (beacon(&[0, 255, 4]), TrustStore::new());
+    trust.insert(key().public(), "low");
+    let mut signed = beacon.sign(&key(), 1_408);
+    assert_eq!(Beacon::open(&signed, &trust).map(|opened| opened.value), Ok(beacon.clone()));
+    signed[signed::PREFIX_LEN - 1] ^= 1;
+    assert!(Beacon::open(&signed, &trust).is_err());
+    assert_eq!(Beacon::peek(&signed), Ok(beacon));
+    assert!(Beacon::peek(&signed[..signed.len() - 1]).is_err());
+}
+
+#[test]
 fn a_beacon_fits_and_keeps_the_newest() {
     for count in [0, 1, 2, 3, 10, 1_000] {
         let full = beacon(&(0..count).map(|i| i * 37 % 256).collect::<Vec<_>>());

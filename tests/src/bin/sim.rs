@@ -1,10 +1,16 @@
-//! `checkvalve-sim`: plays scripts of the simulated pair, and shrinks one that fails.
+//! `checkvalve-sim`: plays scripts of the simulated pair on all cores, and shrinks those that fail.
 
 use std::process::ExitCode;
-use std::time::Instant;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use checkvalve_tests::world::{Line, Script, Stats, run, shrink};
-use clap::Parser;
+use checkvalve_tests::world::{Failure, Line, Options, Script, Stats, run, shrink};
+use clap::{Parser, ValueEnum};
+use rustix::time::{ClockId, clock_gettime};
+
+/// A run allocates and frees all the time, which glibc's allocator takes long for.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Plays whole transfers over a simulated line, disks and clocks, and checks what must hold.
 #[derive(Parser)]
@@ -15,13 +21,19 @@ struct Args {
     /// How many seeds, one after the other.
     #[arg(long, default_value_t = 1)]
     count: u64,
+    /// Only seeds without forged datagrams, or only those with them; others are passed over and not counted.
+    #[arg(long)]
+    only: Option<Only>,
+    /// How many are played at once; by default, one for each core.
+    #[arg(long)]
+    jobs: Option<usize>,
     /// Events to keep of one seed's script, by number: `2,5`.
     #[arg(long)]
     keep: Option<String>,
     /// Options of it to put back to their defaults: `loss,burst`.
     #[arg(long)]
     calm: Option<String>,
-    /// Tell each step.
+    /// Tell each step, of one seed after the other.
     #[arg(long)]
     steps: bool,
     /// Print a failure as it is, without looking for a shorter script.
@@ -30,6 +42,84 @@ struct Args {
     /// Go on after a failure, to so many.
     #[arg(long, default_value_t = 1)]
     failures: u64,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Only {
+    Honest,
+    Hostile,
+}
+
+/// What came of the seeds so far.
+#[derive(Default)]
+struct Sum {
+    seeds: u64,
+    failures: u64,
+    stats: Stats,
+}
+
+impl Args {
+    fn jobs(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, Into::into);
+        if self.steps { 1 } else { self.jobs.unwrap_or_else(cores).max(1) }
+    }
+
+    fn script(&self, seed: u64) -> Script {
+        let mut text = seed.to_string();
+        for (word, value) in [("keep", &self.keep), ("calm", &self.calm)] {
+            if let Some(value) = value {
+                text += &format!(" {word}={value}");
+            }
+        }
+        let line: Line = text.parse().unwrap_or_else(|error| panic!("{error}"));
+        line.script()
+    }
+
+    fn wants(&self, script: &Script) -> bool {
+        self.only.is_none_or(|only| matches!(only, Only::Hostile) == script.is_hostile())
+    }
+
+    /// Plays one script after the other until there are no more, or enough of them failed.
+    fn play(&self, scripts: &Mutex<impl Iterator<Item = Script>>, sum: &Mutex<Sum>) {
+        let lock = || sum.lock().unwrap_or_else(PoisonError::into_inner);
+        while lock().failures < self.failures
+            && let Some(script) = { scripts.lock().unwrap_or_else(PoisonError::into_inner).next() }
+        {
+            let result = self.play_one(&script);
+            let mut sum = lock();
+            sum.seeds += 1;
+            match result {
+                Ok(stats) => sum.stats += stats,
+                Err(()) => sum.failures += 1,
+            }
+        }
+    }
+
+    fn play_one(&self, script: &Script) -> Result<Stats, ()> {
+        let mut tell = |text: &str| {
+            if self.steps {
+                println!("{text}");
+            }
+        };
+        if self.steps {
+            println!("{:#?}", script.options);
+        }
+        match run(script, &mut tell) {
+            Ok(stats) => {
+                if self.steps {
+                    println!("{stats:?}");
+                }
+                Ok(stats)
+            }
+            Err(failure) => {
+                println!("seed {} fails at {} ms: {}", script.seed, failure.at_ms, failure.what);
+                if !self.no_shrink {
+                    report(script, &failure);
+                }
+                Err(())
+            }
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -41,69 +131,48 @@ fn main() -> ExitCode {
     }));
     let replay: Option<u64> = std::env::var("SEED").ok().map(|seed| seed.parse().expect("SEED is a number"));
     let (first, count) = replay.map_or((args.seed, args.count), |seed| (seed, 1));
-    let begun = Instant::now();
-    let (mut sum, mut failures) = (Stats::default(), 0);
-    for seed in first..first + count {
-        let mut text = seed.to_string();
-        for (word, value) in [("keep", &args.keep), ("calm", &args.calm)] {
-            if let Some(value) = value {
-                text += &format!(" {word}={value}");
-            }
+    let scripts = (first..).map(|seed| args.script(seed)).filter(|script| replay.is_some() || args.wants(script));
+    let scripts = Mutex::new(scripts.take(usize::try_from(count).expect("a number of seeds")));
+    let (begun, jobs, sum) = (Instant::now(), args.jobs(), Mutex::new(Sum::default()));
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| args.play(&scripts, &sum));
         }
-        let line: Line = text.parse().unwrap_or_else(|error| panic!("{error}"));
-        let script = line.script();
-        if args.steps {
-            println!("{:#?}", script.options);
-        }
-        match run(&script, &mut |text| {
-            if args.steps {
-                println!("{text}")
-            }
-        }) {
-            Ok(stats) => {
-                sum.dropped += stats.dropped;
-                sum.published += stats.published;
-                sum.crashes += stats.crashes;
-                sum.tickets += stats.tickets;
-                sum.lasted_ms += stats.lasted_ms;
-                if args.steps {
-                    println!("{stats:?}");
-                }
-            }
-            Err(failure) => {
-                println!("seed {seed} fails at {} ms: {}", failure.at_ms, failure.what);
-                failures += 1;
-                if !args.no_shrink {
-                    report(&script, &failure);
-                }
-                if failures >= args.failures {
-                    return ExitCode::FAILURE;
-                }
-            }
-        }
-    }
-    let minutes = begun.elapsed().as_secs_f64() / 60.0;
+    });
+    let Sum { seeds, failures, stats } = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let transfers_a_minute = |seconds: f64| stats.published as f64 / seconds * 60.0;
+    let (elapsed, cpu) = (begun.elapsed().as_secs_f64(), cpu_time().as_secs_f64());
     println!(
-        "{count} seeds from {first}: {} bundles dropped, {} published, {} crashes, {} tickets, {:.1} simulated hours; {:.0} transfers a minute; {failures} failures",
-        sum.dropped,
-        sum.published,
-        sum.crashes,
-        sum.tickets,
-        sum.lasted_ms as f64 / 3.6e6,
-        sum.published as f64 / minutes,
+        "{seeds} seeds from {first}: {} bundles dropped, {} published, {} crashes, {} tickets, {:.1} simulated hours, trace {:016x}; {failures} failures",
+        stats.dropped,
+        stats.published,
+        stats.crashes,
+        stats.tickets,
+        stats.lasted_ms as f64 / 3.6e6,
+        stats.trace,
+    );
+    println!(
+        "{elapsed:.1} s, {jobs} at once: {:.0} transfers a minute; {cpu:.1} s of one core: {:.0} transfers a minute",
+        transfers_a_minute(elapsed),
+        transfers_a_minute(cpu),
     );
     if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn report(script: &Script, failure: &checkvalve_tests::world::Failure) {
+/// How long the cores have worked on this process.
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::try_from(time).expect("a time since the start")
+}
+
+fn report(script: &Script, failure: &Failure) {
     let (short, failure) = shrink(script, failure);
     let line = Line::of(&short);
     println!("shrunk: {line}\n  {}", failure.what);
     for event in &short.events {
         println!("  [{}] at {} ms: {:?}", event.number, event.at_ms, event.what);
     }
-    let default = checkvalve_tests::world::Options::default();
-    if short.options != default {
+    if short.options != Options::default() {
         println!("  {:?}", short.options);
     }
     let keep = line.keep.map_or(String::new(), |keep| {

@@ -305,7 +305,7 @@ impl World {
         if path.as_os_str().len() > 4095 {
             return Err(errno(errno::NAMETOOLONG));
         }
-        let mut todo: VecDeque<OsString> = names(path).collect();
+        let mut todo: VecDeque<&OsStr> = names(path).collect();
         let mut way = vec![ROOT];
         let mut links = 0;
         while let Some(name) = todo.pop_front() {
@@ -319,7 +319,7 @@ impl World {
             if name.len() > 255 {
                 return Err(errno(errno::NAMETOOLONG));
             }
-            let ino = *entries.get(&name).ok_or_else(|| errno(errno::NOENT))?;
+            let ino = *entries.get(name).ok_or_else(|| errno(errno::NOENT))?;
             match &self.node(ino).body {
                 Body::Symlink(target) if follow || !todo.is_empty() => {
                     links += 1;
@@ -393,10 +393,10 @@ impl Device {
 }
 
 /// The names on the path, including `..`.
-fn names(path: &Path) -> impl Iterator<Item = OsString> {
+fn names(path: &Path) -> impl Iterator<Item = &OsStr> {
     path.components().filter_map(|component| match component {
-        Component::Normal(name) => Some(name.to_owned()),
-        Component::ParentDir => Some("..".into()),
+        Component::Normal(name) => Some(name),
+        Component::ParentDir => Some(component.as_os_str()),
         _ => None,
     })
 }

@@ -146,7 +146,7 @@ impl Book {
         only(&all, &["inbox", "quarantine", "state"])?;
         let inbox = Path::new(super::high::INBOX);
         let mut there = BTreeSet::new();
-        for found in &all {
+        for (nth, found) in all.iter().enumerate() {
             let Ok(path) = found.path.strip_prefix(inbox) else { continue };
             let parts: Vec<_> = path.components().map(|c| c.as_os_str()).collect();
             match parts[..] {
@@ -155,7 +155,7 @@ impl Book {
                 [_] if found.kind == Kind::Directory => {}
                 [channel, number] => {
                     let at = place(channel, number).ok_or_else(|| format!("{path:?} is in the inbox"))?;
-                    self.is_exact(&all, &at, &found.path)?;
+                    self.is_exact(&all[nth..], &at, &found.path)?;
                     there.insert(at);
                 }
                 [_, _, ..] => {}
@@ -201,15 +201,16 @@ impl Book {
         ended.is_some_and(|ended| matches!(ended.outcome, Outcome::Quarantine(_)))
     }
 
-    fn is_exact(&self, all: &[Found], at: &(String, u64), directory: &Path) -> Held {
+    /// Checks a directory, with which `found` begins.
+    fn is_exact(&self, found: &[Found], at: &(String, u64), directory: &Path) -> Held {
         let Some(&(_, id)) = self.sequences.get(at) else { return Err(format!("{at:?} was never sent")) };
         let drop = &self.drops[self.by_id[&id]];
         let expected = directory.join(&drop.name);
-        let others = all.iter().filter(|f| f.path.starts_with(directory) && f.path != directory);
-        if others.clone().any(|f| !f.path.starts_with(&expected)) {
+        let below = found.iter().skip(1).take_while(|f| f.path.starts_with(directory));
+        if below.clone().any(|f| !f.path.starts_with(&expected)) {
             return Err(format!("{at:?} has more than was dropped"));
         }
-        let found = nodes(all, &expected);
+        let found = nodes(found, &expected);
         if found != drop.tree {
             let first = drop.tree.iter().find(|node| !found.contains(node));
             let first = first.map(|n| (&n.path, n.kind, n.mode, n.mtime, n.bytes.len()));
@@ -314,10 +315,11 @@ fn copies<'a>(all: &'a [Found], name: &'a OsStr) -> impl Iterator<Item = &'a Pat
     all.iter().map(|found| found.path.as_path()).filter(move |path| path.file_name() == Some(name))
 }
 
-/// The tree at `place`, with paths relative to its parent directory.
+/// The tree at `place`, with paths relative to its parent directory. It is listed in one piece.
 fn nodes(all: &[Found], place: &Path) -> Vec<Node> {
     let parent = place.parent().expect("not the root");
-    let below = all.iter().filter(|found| found.path.starts_with(place));
+    let first = all.iter().position(|found| found.path.as_os_str() == place.as_os_str()).unwrap_or(all.len());
+    let below = all[first..].iter().take_while(|found| found.path.starts_with(place));
     let node = |found: &Found| Node {
         path: found.path.strip_prefix(parent).expect("it is below").to_owned(),
         kind: found.kind,

@@ -39,6 +39,11 @@ impl World<'_> {
     pub(super) fn is_true(&self, status: &Status) -> Held {
         self.nothing_forged(status)?;
         self.book.said.is_all(status, self.script.options.neighbour)?;
+        // A death in the middle of a write, or a disk that fails, may damage what was kept of signed objects.
+        let intact = self.high.epoch == 1 && self.high.failed_until == 0;
+        if !self.peer.there && intact && !status.discarded.is_empty() {
+            return Err(format!("the receiver does not believe the sender: {:?}", status.discarded));
+        }
         self.records_are_bounded(status)
     }
 

@@ -15,11 +15,13 @@ use checkvalve_receiver::ledger::State;
 use super::book::Held;
 use super::low::{LINK_KEY, Started};
 use super::play::{MS, World};
-use super::script::{Forgery, Script, What};
+use super::script::{Forgery, Script};
 use crate::rng::Rng;
 
 /// How many beacons of the sender the peer remembers.
 const BEACONS: usize = 8;
+/// How many sealers the peer keeps: to make one takes longer than to seal.
+const SEALERS: usize = 8;
 /// How many datagrams of the sender the peer remembers.
 const HEARD: usize = 50_000;
 /// The longest time that the receiver may remember unsigned bundles, with some seconds of slack.
@@ -32,6 +34,8 @@ pub(super) struct Peer {
     /// Whether the script has a peer at all.
     pub(super) there: bool,
     session: SessionId,
+    /// The sealers of the sessions that it used last.
+    sealers: VecDeque<Sealer>,
     counter: u64,
     /// How many beacons it signed.
     pub(super) told: u64,
@@ -75,9 +79,10 @@ impl Peer {
         let mut rng = Rng::new(script.seed ^ 0x9ee5);
         Self {
             key: peer_key(),
-            there: script.events.iter().any(|event| matches!(event.what, What::Forge { .. })),
+            there: script.is_hostile(),
             session: SessionId(rng.next_u64()),
             rng,
+            sealers: VecDeque::new(),
             counter: 0,
             told: 0,
             theirs: SessionId(1),
@@ -186,10 +191,19 @@ impl Peer {
                 self.counter
             }
         };
-        let sealer = Sealer::new(Some(&LINK_KEY), session);
+        let sealer = self.sealer(session);
         let mut datagram = vec![0; sealer.datagram_len(payload.len())];
         sealer.seal(&Header { sealed: true, session, counter, content }, payload, &mut datagram);
         datagram
+    }
+
+    fn sealer(&mut self, session: SessionId) -> &Sealer {
+        let at = self.sealers.iter().position(|sealer| sealer.session() == session).unwrap_or_else(|| {
+            self.sealers.truncate(SEALERS - 1);
+            self.sealers.push_front(Sealer::new(Some(&LINK_KEY), session));
+            0
+        });
+        &self.sealers[at]
     }
 
     /// All source symbols of an object.

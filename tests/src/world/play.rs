@@ -4,8 +4,9 @@ mod drops;
 mod hooks;
 mod life;
 
+use std::ops::AddAssign;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use checkvalve_protocol::fec::Plans;
 use checkvalve_protocol::id::ChannelName;
@@ -43,6 +44,18 @@ pub struct Stats {
     pub trace: u64,
 }
 
+impl AddAssign for Stats {
+    /// Adds what another run came to; the hash becomes that of both, in any order.
+    fn add_assign(&mut self, other: Self) {
+        self.dropped += other.dropped;
+        self.published += other.published;
+        self.crashes += other.crashes;
+        self.tickets += other.tickets;
+        self.lasted_ms += other.lasted_ms;
+        self.trace ^= other.trace;
+    }
+}
+
 /// A violated invariant.
 #[derive(Debug, Clone)]
 pub struct Failure {
@@ -67,9 +80,18 @@ pub fn run(script: &Script, tell: &mut dyn FnMut(&str)) -> Result<Stats, Failure
     Err(Failure { what, at_ms: world.now / MS })
 }
 
+/// The names of the channels of every run.
+pub(super) const CHANNELS: [&str; 2] = ["default", "urgent"];
+
 /// The channels of every run.
 pub(super) fn channels() -> [ChannelName; 2] {
-    ["default", "urgent"].map(|name| ChannelName::new(name).expect("a name"))
+    CHANNELS.map(|name| ChannelName::new(name).expect("a name"))
+}
+
+/// What is known of the code, which is the same in every run.
+pub(super) fn plans() -> &'static Arc<Plans> {
+    static PLANS: LazyLock<Arc<Plans>> = LazyLock::new(Arc::default);
+    &PLANS
 }
 
 /// Both machines, the line between them, and everything around them.
@@ -88,7 +110,6 @@ pub(super) struct World<'a> {
     pub(super) peer: Peer,
     pub(super) book: Book,
     hooks: Vec<Running>,
-    plans: Arc<Plans>,
     rng: Rng,
     renames: u64,
     crashes: u64,
@@ -117,7 +138,6 @@ impl<'a> World<'a> {
             peer: Peer::new(&script),
             book: Book::default(),
             hooks: Vec::new(),
-            plans: Arc::new(Plans::new()),
             rng,
             renames: 0,
             crashes: 0,

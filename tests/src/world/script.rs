@@ -24,6 +24,13 @@ pub struct Script {
     pub events: Vec<Event>,
 }
 
+impl Script {
+    /// Whether somebody sends forged datagrams beside the sender.
+    pub fn is_hostile(&self) -> bool {
+        self.events.iter().any(|event| matches!(event.what, What::Forge { .. }))
+    }
+}
+
 /// Something that happens.
 #[derive(Debug, Clone)]
 pub struct Event {

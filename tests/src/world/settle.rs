@@ -8,7 +8,7 @@ use checkvalve_sender::engine::{BundleState, ResendError, View};
 
 use super::book::Held;
 use super::high::SILENCE_MS;
-use super::play::{MS, World};
+use super::play::{CHANNELS, MS, World};
 use crate::simdisk::SimDisk;
 
 /// How many rounds of waiting and carrying tickets there are at most.
@@ -231,7 +231,7 @@ impl World<'_> {
 
 /// Whether a channel is one of the sender's.
 pub(super) fn is_ours(channel: &str) -> bool {
-    super::play::channels().iter().any(|ours| ours.as_str() == channel)
+    CHANNELS.contains(&channel)
 }
 
 /// A bundle that has not arrived yet.

@@ -23,10 +23,9 @@ impl Peer {
         let Some(session) = self.recorded_header().map(|header| header.session) else { return Vec::new() };
         let (any, most) = (self.rng.chance(200), self.pick(&[20, 200, 2_000]));
         let is_meant = |datagram: &&Vec<u8>| any || Header::parse(datagram).is_ok_and(|h| h.session == session);
-        let mut meant: Datagrams = self.heard.iter().filter(is_meant).cloned().collect();
+        let meant: Vec<&Vec<u8>> = self.heard.iter().filter(is_meant).collect();
         let first = usize::try_from(self.rng.below(meant.len() as u64)).expect("few");
-        meant.drain(..first);
-        meant.truncate(most);
+        let mut meant: Datagrams = meant[first..].iter().take(most).copied().cloned().collect();
         match self.rng.below(4) {
             0 => meant.reverse(),
             1 | 2 => {

@@ -9,7 +9,7 @@ use super::super::hook::Running;
 use super::super::low::Low;
 use super::super::machine::bury;
 use super::super::script::{Cut, Side};
-use super::{MS, World};
+use super::{MS, World, plans};
 use crate::simdisk::SimDisk;
 
 impl World<'_> {
@@ -32,13 +32,13 @@ impl World<'_> {
 
     pub(super) fn start_low(&mut self) -> Held {
         let (now, seed) = (self.now, self.rng.next_u64());
-        let (low, plans) = (&mut self.low, &self.plans);
+        let low = &mut self.low;
         low.started = now;
         low.epoch += 1;
         low.faulty = low.faulty_until.is_some();
         low.stamp(now);
         let clock = low.clock(now);
-        let opened = SimDisk::until_power_cut(|| Low::open(&low.disk, &self.script.options, plans, clock, seed));
+        let opened = SimDisk::until_power_cut(|| Low::open(&low.disk, &self.script.options, plans(), clock, seed));
         match opened {
             None => return self.die_armed(Side::Low, None),
             Some(Err(error)) if low.faulty => {
@@ -61,9 +61,9 @@ impl World<'_> {
         high.epoch += 1;
         high.faulty = high.faulty_until.is_some();
         high.stamp(now);
-        let (boot, wall, plans) = (high.boot, high.wall_ms(now), &self.plans);
+        let (boot, wall) = (high.boot, high.wall_ms(now));
         let opened = SimDisk::until_power_cut(|| {
-            High::open(&high.disk, &self.memory, &self.script.options, plans, boot, wall, seed)
+            High::open(&high.disk, &self.memory, &self.script.options, plans(), boot, wall, seed)
         });
         match opened {
             None => return self.die_armed(Side::High, None),
