@@ -114,6 +114,8 @@ pub struct Settings {
     /// A block in which so many files begin is stored in one piece first; [`CROWD`](crate::store::CROWD).
     pub crowd: usize,
 }
+    /// Files of staging that stay open between blocks.
+    pub open_files: usize,
 
 /// What is done with a channel's bundles.
 #[derive(Clone, Debug, Default)]
@@ -185,6 +187,7 @@ impl Delivery {
         let space = Space::new(settings.space);
         let store = Store::open(Arc::clone(&disk), &settings.staging, boot, space, settings.crowd)?;
         let manifests = settings.state.join("manifests");
+        store.keep_open(settings.open_files);
         disk.create_dir_all(&manifests, 0o750).map_err(OpenError::State)?;
         let inbox = Inbox::new(
             Arc::clone(&disk),

@@ -23,6 +23,7 @@ use checkvalve_host::progress::human_bytes;
 use checkvalve_protocol::admit::Trust;
 use checkvalve_protocol::id::BundleId;
 use checkvalve_protocol::receive::Limits;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
@@ -92,8 +93,9 @@ pub fn run(config: &Path) -> Result<(), RunError> {
     let disk: Arc<dyn Disk> = Arc::new(OsDisk);
     let boot = boot_id()?;
     let trust = Trust { keys: checked.trusted.clone(), signers: checked.config.signers() };
-    let delivery = Delivery::open(disk, settings(&checked), trust, boot, now_ms())?;
+    let delivery = Delivery::open(disk, settings(&checked, open_files), trust, boot, now_ms())?;
     let delivery = Arc::new(delivery);
+    let open_files = raise_open_files();
     let server = Server::bind(&checked.config.control)?;
     let pipeline = start_pipeline(&checked, boot, &delivery)?;
     let workers = Workers::start(&delivery)?;
@@ -109,6 +111,7 @@ pub fn run(config: &Path) -> Result<(), RunError> {
         "started"
     );
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        open_files,
     let pipeline = Arc::new(Mutex::new(Some(pipeline)));
     let served = runtime.block_on(serve(config, &checked, server, &delivery, &pipeline, &workers));
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -287,7 +290,28 @@ fn limits(checked: &Checked) -> Limits {
     }
 }
 
-fn settings(checked: &Checked) -> Settings {
+/// Raises how many files the daemon may have open as far as the system lets it. Gives how many these are.
+fn raise_open_files() -> u64 {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let (current, most) = (current.unwrap_or(u64::MAX), maximum.unwrap_or(u64::MAX).min(OPEN_FILES));
+    if current >= most {
+        return current;
+    }
+    match setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum }) {
+        Ok(()) => most,
+        Err(error) => {
+            tracing::warn!(%error, current, wanted = most, "the limit on open files cannot be raised");
+            current
+        }
+    }
+}
+
+/// Files of staging that stay open: half of what may be, so that the rest is there for what is opened and closed again.
+fn open_in_staging(open_files: u64) -> usize {
+    usize::try_from((open_files / 2).clamp(16, OPEN_IN_STAGING)).unwrap_or(usize::MAX)
+}
+
+fn settings(checked: &Checked, open_files: u64) -> Settings {
     let config = &checked.config;
     let channels = config.channels.iter().map(|(name, channel)| {
         let hook = channel.hook.as_ref().map(|hook| {
@@ -323,6 +347,7 @@ fn settings(checked: &Checked) -> Settings {
     }
 }
 
+        open_files: open_in_staging(open_files),
 fn about(checked: &Checked) -> About {
     About {
         started_ms: now_ms(),

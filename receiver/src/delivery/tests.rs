@@ -57,6 +57,7 @@ impl Bench {
             space: space::Limits::new(0, u64::MAX),
             crowd: crate::store::CROWD,
         };
+            open_files: 2,
         Self { disk: Arc::new(FailNth::new(Arc::new(OsDisk))), dir, settings }
     }
 
