@@ -84,6 +84,7 @@ use crate::store::log::BootId;
 use crate::store::space::{self, Space};
 use crate::store::{Store, StoreOpenError};
 
+pub use self::jobs::THREADS;
 pub use crate::hook::HookRun;
 pub use operator::{DecideError, Which};
 pub use trusting::Judged;

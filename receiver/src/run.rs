@@ -1,7 +1,7 @@
 //! The daemon: threads, sockets, signals and clocks around [`Delivery`] and [`Pipeline`].
 //!
 //! 1. Lock the state directory, open the deliveries, bind the control socket, start the pipeline.
-//! 2. Two threads do what may take long: moving, hashing, publishing ([`Delivery::work`]).
+//! 2. Three threads do what may take long: moving, hashing, publishing ([`Delivery::work`]).
 //! 3. The main thread runs tokio: hooks, control socket, signals, watchdog.
 //! 4. Stop: hooks are ended, the pipeline stores what is whole, the workers finish what they have begun.
 
@@ -29,15 +29,18 @@ use tokio::sync::{Notify, watch};
 
 use crate::config::{Checked, Config};
 use crate::control::{About, answer, reload_trust};
-use crate::delivery::{Delivery, OpenError, Policy, Settings};
+use crate::delivery::{Delivery, OpenError, Policy, Settings, THREADS};
 use crate::hook::HookPolicy;
 use crate::pipeline::{LinkStats, Pipeline, PipelineConfig};
 use crate::store::StoreOpenError;
 use crate::store::log::BootId;
 use crate::store::space;
 
-/// Threads for what may take long.
-const WORKERS: usize = 2;
+/// Most files that the daemon asks to have open. What it starts inherits the limit, and some programs close as many at
+/// their start.
+const OPEN_FILES: u64 = 65_536;
+/// Most files of staging that stay open between blocks: each is some KiB of the kernel's memory.
+const OPEN_IN_STAGING: u64 = 4_096;
 /// How often the daemon looks after itself.
 const ROUND: Duration = Duration::from_millis(200);
 /// How often systemd hears a new line, in rounds.
@@ -92,10 +95,10 @@ pub fn run(config: &Path) -> Result<(), RunError> {
     let lock = Lock::acquire(&checked.config.state.join("lock"))?;
     let disk: Arc<dyn Disk> = Arc::new(OsDisk);
     let boot = boot_id()?;
+    let open_files = raise_open_files();
     let trust = Trust { keys: checked.trusted.clone(), signers: checked.config.signers() };
     let delivery = Delivery::open(disk, settings(&checked, open_files), trust, boot, now_ms())?;
     let delivery = Arc::new(delivery);
-    let open_files = raise_open_files();
     let server = Server::bind(&checked.config.control)?;
     let pipeline = start_pipeline(&checked, boot, &delivery)?;
     let workers = Workers::start(&delivery)?;
@@ -108,10 +111,10 @@ pub fn run(config: &Path) -> Result<(), RunError> {
         lanes = checked.listen.len(),
         sealed = checked.link_key.is_some(),
         workers = checked.workers,
+        open_files,
         "started"
     );
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        open_files,
     let pipeline = Arc::new(Mutex::new(Some(pipeline)));
     let served = runtime.block_on(serve(config, &checked, server, &delivery, &pipeline, &workers));
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -209,7 +212,7 @@ impl Workers {
     fn start(delivery: &Arc<Delivery>) -> Result<Self, RunError> {
         let stop = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
-        for n in 0..WORKERS {
+        for n in 0..THREADS {
             let (delivery, stop) = (Arc::clone(delivery), Arc::clone(&stop));
             threads.push(std::thread::Builder::new().name(format!("publish-{n}")).spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
@@ -344,10 +347,10 @@ fn settings(checked: &Checked, open_files: u64) -> Settings {
             ..space::Limits::new(config.reserve.bytes(), config.quota.map_or(u64::MAX, |quota| quota.bytes()))
         },
         crowd: crate::store::CROWD,
+        open_files: open_in_staging(open_files),
     }
 }
 
-        open_files: open_in_staging(open_files),
 fn about(checked: &Checked) -> About {
     About {
         started_ms: now_ms(),
