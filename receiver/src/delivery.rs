@@ -49,7 +49,7 @@ use std::time::Duration;
 use checkvalve_host::disk::Disk;
 use checkvalve_host::journal::{JournalError, Sync as Durable};
 use checkvalve_protocol::admit::Trust;
-use checkvalve_protocol::id::{ChannelName, KeyId};
+use checkvalve_protocol::id::{BundleId, ChannelName, KeyId};
 use checkvalve_protocol::limits::MAX_MANIFEST_LEN;
 use checkvalve_protocol::manifest::Announce;
 use checkvalve_protocol::wire::ObjectKind;
@@ -83,6 +83,7 @@ use crate::store::log::BootId;
 use crate::store::space::{self, Space};
 use crate::store::{Store, StoreOpenError};
 
+pub use self::jobs::THREADS;
 pub use crate::hook::HookRun;
 pub use operator::{DecideError, Which};
 pub use trusting::Judged;
@@ -112,6 +113,8 @@ pub struct Settings {
     pub space: space::Limits,
     /// A block in which so many files begin is stored in one piece first; [`CROWD`](crate::store::CROWD).
     pub crowd: usize,
+    /// Files of staging that stay open between blocks.
+    pub open_files: usize,
 }
 
 /// What is done with a channel's bundles.
@@ -183,6 +186,7 @@ impl Delivery {
         let audit = Audit::open(&disk, &settings.state.join("audit.jsonl")).map_err(OpenError::State)?;
         let space = Space::new(settings.space);
         let store = Store::open(Arc::clone(&disk), &settings.staging, boot, space, settings.crowd)?;
+        store.keep_open(settings.open_files);
         let manifests = settings.state.join("manifests");
         disk.create_dir_all(&manifests, 0o750).map_err(OpenError::State)?;
         let inbox = Inbox::new(
@@ -241,12 +245,15 @@ impl Delivery {
     pub fn tick_last(&self, now_ms: u64) {
         self.clock.set(now_ms);
         let waiting = self.ledger.lock().reception.waiting_for_disk();
+        let mut failed = Failures::default();
         for id in waiting {
             let Some(staged) = self.staging.begin(id) else { continue };
             let _alone = staged.advancing.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Err(error) = self.adopting.adopt(&staged) {
-                tracing::warn!(bundle = %id, %error, "what came last is not kept");
-            }
+            failed.note(id, self.adopting.adopt(&staged).err());
+        }
+        if let Some((id, error)) = failed.first {
+            let bundles = failed.count;
+            tracing::warn!(bundles, first = %id, %error, "what came last is not kept");
         }
         self.ledger.lock().keep_counters();
         self.ledger.keep();
@@ -352,6 +359,7 @@ impl Delivery {
 
     /// Goes on with every bundle that the last run left in staging.
     fn recover(&self) {
+        let mut refused = Failures::default();
         for staged in self.store.all() {
             let id = staged.id;
             let known = self.ledger.lock().entry(id).map(|entry| entry.state());
@@ -377,9 +385,7 @@ impl Delivery {
                 };
                 match taken {
                     Ok(()) => {}
-                    Err(StoreError::Refused) => {
-                        tracing::warn!(bundle = %id, ?kind, "a signed object in staging does not count and has to come again");
-                    }
+                    Err(StoreError::Refused) => refused.note(id, Some(kind)),
                     Err(error) => self.staging.trouble(id, &error.to_string()),
                 }
             }
@@ -389,10 +395,33 @@ impl Delivery {
             self.staging.sleep(&staged);
             self.jobs.push(Job::Advance(id));
         }
+        if let Some((id, kind)) = refused.first {
+            let objects = refused.count;
+            tracing::warn!(objects, first = %id, ?kind, "signed objects in staging do not count and have to come again");
+        }
         self.refusing.finish_moves();
         if let Err(error) = self.ledger.save(Durable::No) {
             tracing::error!(%error, "ledger cannot be written");
         }
+    }
+}
+
+/// What went wrong with many bundles at once, for one line of the log.
+struct Failures<T> {
+    count: usize,
+    first: Option<(BundleId, T)>,
+}
+
+impl<T> Default for Failures<T> {
+    fn default() -> Self {
+        Self { count: 0, first: None }
+    }
+}
+
+impl<T> Failures<T> {
+    fn note(&mut self, id: BundleId, what: Option<T>) {
+        self.count += usize::from(what.is_some());
+        self.first = self.first.take().or(what.map(|what| (id, what)));
     }
 }
 

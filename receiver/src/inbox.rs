@@ -42,6 +42,9 @@ pub enum Durability {
     Fsync,
 }
 
+/// Runs a sync.
+pub type Synced<'a> = &'a dyn Fn(&dyn Fn() -> io::Result<()>) -> io::Result<()>;
+
 /// Why a bundle's files are not as they shall be.
 #[derive(Debug, thiserror::Error)]
 pub enum FinishError {
@@ -143,8 +146,8 @@ impl Inbox {
         self.quarantine.join(channel).join(format!("{:08}-{}", place.sequence, place.id))
     }
 
-    /// Step 1. Every regular file with bytes is in its place already.
-    pub fn finish(&self, tree: &Tree) -> Result<(), FinishError> {
+    /// Step 1. Every regular file with bytes is in its place already. `synced` is given each sync, and runs it.
+    pub fn finish(&self, tree: &Tree, synced: Synced<'_>) -> Result<(), FinishError> {
         let disk = self.disk.as_ref();
         tree.close();
         tree.create_directories()?;
@@ -179,7 +182,7 @@ impl Inbox {
         if self.durability == Durability::Fsync {
             for span in tree.files().iter() {
                 let path = tree.root().join(entries.at(span.entry as usize).path.as_path());
-                self.sync_file(&path).map_err(FinishError::Sync)?;
+                synced(&|| self.sync_file(&path)).map_err(FinishError::Sync)?;
             }
         }
         // From the innermost outwards: a directory's mode may forbid what is still to be done in it.
@@ -189,7 +192,7 @@ impl Inbox {
                 disk.set_mtime(&path, entry.mtime.secs, entry.mtime.nanos)?;
                 disk.set_mode(&path, u32::from(mode))?;
                 if self.durability == Durability::Fsync && is_readable(mode) {
-                    disk.sync_dir(&path).map_err(FinishError::Sync)?;
+                    synced(&|| disk.sync_dir(&path)).map_err(FinishError::Sync)?;
                 }
             }
         }

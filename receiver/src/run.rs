@@ -1,7 +1,7 @@
 //! The daemon: threads, sockets, signals and clocks around [`Delivery`] and [`Pipeline`].
 //!
 //! 1. Lock the state directory, open the deliveries, bind the control socket, start the pipeline.
-//! 2. Two threads do what may take long: moving, hashing, publishing ([`Delivery::work`]).
+//! 2. Three threads do what may take long: moving, hashing, publishing ([`Delivery::work`]).
 //! 3. The main thread runs tokio: hooks, control socket, signals, watchdog.
 //! 4. Stop: hooks are ended, the pipeline stores what is whole, the workers finish what they have begun.
 
@@ -23,20 +23,24 @@ use checkvalve_host::progress::human_bytes;
 use checkvalve_protocol::admit::Trust;
 use checkvalve_protocol::id::BundleId;
 use checkvalve_protocol::receive::Limits;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
 use crate::config::{Checked, Config};
 use crate::control::{About, answer, reload_trust};
-use crate::delivery::{Delivery, OpenError, Policy, Settings};
+use crate::delivery::{Delivery, OpenError, Policy, Settings, THREADS};
 use crate::hook::HookPolicy;
 use crate::pipeline::{LinkStats, Pipeline, PipelineConfig};
 use crate::store::StoreOpenError;
 use crate::store::log::BootId;
 use crate::store::space;
 
-/// Threads for what may take long.
-const WORKERS: usize = 2;
+/// Most files that the daemon asks to have open. What it starts inherits the limit, and some programs close as many at
+/// their start.
+const OPEN_FILES: u64 = 65_536;
+/// Most files of staging that stay open between blocks: each is some KiB of the kernel's memory.
+const OPEN_IN_STAGING: u64 = 4_096;
 /// How often the daemon looks after itself.
 const ROUND: Duration = Duration::from_millis(200);
 /// How often systemd hears a new line, in rounds.
@@ -91,8 +95,9 @@ pub fn run(config: &Path) -> Result<(), RunError> {
     let lock = Lock::acquire(&checked.config.state.join("lock"))?;
     let disk: Arc<dyn Disk> = Arc::new(OsDisk);
     let boot = boot_id()?;
+    let open_files = raise_open_files();
     let trust = Trust { keys: checked.trusted.clone(), signers: checked.config.signers() };
-    let delivery = Delivery::open(disk, settings(&checked), trust, boot, now_ms())?;
+    let delivery = Delivery::open(disk, settings(&checked, open_files), trust, boot, now_ms())?;
     let delivery = Arc::new(delivery);
     let server = Server::bind(&checked.config.control)?;
     let pipeline = start_pipeline(&checked, boot, &delivery)?;
@@ -106,6 +111,7 @@ pub fn run(config: &Path) -> Result<(), RunError> {
         lanes = checked.listen.len(),
         sealed = checked.link_key.is_some(),
         workers = checked.workers,
+        open_files,
         "started"
     );
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -206,7 +212,7 @@ impl Workers {
     fn start(delivery: &Arc<Delivery>) -> Result<Self, RunError> {
         let stop = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
-        for n in 0..WORKERS {
+        for n in 0..THREADS {
             let (delivery, stop) = (Arc::clone(delivery), Arc::clone(&stop));
             threads.push(std::thread::Builder::new().name(format!("publish-{n}")).spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
@@ -287,7 +293,28 @@ fn limits(checked: &Checked) -> Limits {
     }
 }
 
-fn settings(checked: &Checked) -> Settings {
+/// Raises how many files the daemon may have open as far as the system lets it. Gives how many these are.
+fn raise_open_files() -> u64 {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let (current, most) = (current.unwrap_or(u64::MAX), maximum.unwrap_or(u64::MAX).min(OPEN_FILES));
+    if current >= most {
+        return current;
+    }
+    match setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum }) {
+        Ok(()) => most,
+        Err(error) => {
+            tracing::warn!(%error, current, wanted = most, "the limit on open files cannot be raised");
+            current
+        }
+    }
+}
+
+/// Files of staging that stay open: half of what may be, so that the rest is there for what is opened and closed again.
+fn open_in_staging(open_files: u64) -> usize {
+    usize::try_from((open_files / 2).clamp(16, OPEN_IN_STAGING)).unwrap_or(usize::MAX)
+}
+
+fn settings(checked: &Checked, open_files: u64) -> Settings {
     let config = &checked.config;
     let channels = config.channels.iter().map(|(name, channel)| {
         let hook = channel.hook.as_ref().map(|hook| {
@@ -320,6 +347,7 @@ fn settings(checked: &Checked) -> Settings {
             ..space::Limits::new(config.reserve.bytes(), config.quota.map_or(u64::MAX, |quota| quota.bytes()))
         },
         crowd: crate::store::CROWD,
+        open_files: open_in_staging(open_files),
     }
 }
 

@@ -16,6 +16,7 @@ mod discard;
 mod durable;
 pub mod hashing;
 pub mod log;
+pub mod open;
 mod parked;
 pub mod space;
 pub mod staged;
@@ -40,6 +41,7 @@ use checkvalve_protocol::wire::ObjectKind;
 use crate::sink::StoreError;
 use account::{Account, Item, Reserved};
 use log::{BootId, Log, Stored};
+use open::OpenFiles;
 use space::{Bound, Cost, Share, Space};
 use staged::Place;
 pub use staged::Staged;
@@ -52,6 +54,8 @@ const SLICE: u64 = 256 << 10;
 /// The `crowd` of [`Store::open`] for real disks: files of 40 KB on average. Most disks take longer to create such
 /// files than to write their bytes.
 pub const CROWD: usize = 8;
+/// Files that stay open between blocks, until [`Store::keep_open`] says another number.
+const OPEN_FILES: usize = 256;
 
 /// All of staging.
 pub struct Store {
@@ -62,6 +66,7 @@ pub struct Store {
     /// Taken before any bundle's `blocks`.
     log: Mutex<Log>,
     space: Arc<Space>,
+    open: Arc<OpenFiles>,
     /// Bytes of data objects that were stored since this run began.
     written: AtomicU64,
     /// A block in which so many files begin goes to the flat file first.
@@ -96,7 +101,7 @@ impl Store {
         disk.create_dir_all(root, 0o700)?;
         disk.set_mode(root, 0o700)?;
         let (log, mut known, was_unsynced) = Log::open(&disk, &root.join(JOURNAL), boot)?;
-        let space = Arc::new(space);
+        let (space, open) = (Arc::new(space), OpenFiles::new(OPEN_FILES));
         let mut bundles = BTreeMap::new();
         for name in disk.read_dir(root)? {
             let id = name.to_str().and_then(|name| name.parse::<BundleId>().ok());
@@ -105,7 +110,7 @@ impl Store {
                 let stored = known.remove(&id).unwrap_or_default();
                 space.count_unsigned();
                 let account = Account::unsigned(Arc::clone(&space), id.tag());
-                let staged = Staged::new(id, dir, Place::Asleep(None), stored, account);
+                let staged = Staged::new(id, dir, Place::Asleep(None), stored, account, open.group());
                 staged.find(disk.as_ref())?;
                 bundles.insert(id, Arc::new(staged));
             } else if !name.as_encoded_bytes().starts_with(b"journal")
@@ -122,6 +127,7 @@ impl Store {
             bundles: RwLock::new(bundles),
             log: Mutex::new(log),
             space,
+            open,
             written: AtomicU64::new(0),
             crowd,
             syncs: syncs::Syncs::default(),
@@ -187,8 +193,8 @@ impl Store {
 
     fn make(&self, bundles: &mut BTreeMap<BundleId, Arc<Staged>>, id: BundleId) -> Arc<Staged> {
         let account = Account::unsigned(Arc::clone(&self.space), id.tag());
-        let staged = Staged::new(id, self.root.join(id.to_string()), Place::New, Stored::default(), account);
-        let staged = Arc::new(staged);
+        let (dir, open) = (self.root.join(id.to_string()), self.open.group());
+        let staged = Arc::new(Staged::new(id, dir, Place::New, Stored::default(), account, open));
         bundles.insert(id, Arc::clone(&staged));
         staged
     }
@@ -217,6 +223,11 @@ impl Store {
     #[must_use]
     pub fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
+    }
+
+    /// Keeps so many files open between blocks, of all bundles together.
+    pub fn keep_open(&self, files: usize) {
+        self.open.limit(files);
     }
 
     /// Room in staging.
@@ -320,7 +331,7 @@ impl Store {
     ) -> Result<Option<Vec<u8>>, StoreError> {
         let mut assembly = staged.assembly.lock().unwrap_or_else(PoisonError::into_inner);
         if oti.blocks() == 1 {
-            return Ok(assembly.add(self.disk.as_ref(), staged.dir(), kind, oti, sbn, buf)?);
+            return Ok(assembly.add(self.disk.as_ref(), staged, kind, oti, sbn, buf)?);
         }
         let _room = self.reserve(staged, Cost::file(buf.len() as u64))?;
         let place = staged.read_place();
@@ -328,7 +339,7 @@ impl Store {
             return Err(StoreError::Unwanted);
         }
         staged.create_dir(self.disk.as_ref())?;
-        let whole = assembly.add(self.disk.as_ref(), staged.dir(), kind, oti, sbn, buf);
+        let whole = assembly.add(self.disk.as_ref(), staged, kind, oti, sbn, buf);
         let item = if kind == ObjectKind::Announce { Item::AnnouncePart } else { Item::HashesPart };
         staged.account.set(item, || assembly.cost(kind));
         Ok(whole?)
@@ -364,9 +375,9 @@ impl Store {
     /// Gives back the memory that a bundle takes while nothing comes for it.
     pub fn sleep(&self, staged: &Staged, announce: Option<[u8; 32]>) {
         let Ok(mut place) = staged.place.try_write() else { return };
-        if matches!(*place, Place::Tree(_) if announce.is_some()) || matches!(*place, Place::Flat(_)) {
+        if matches!(*place, Place::Tree(_) if announce.is_some()) || matches!(*place, Place::Flat) {
             *place = Place::Asleep(announce);
-            *staged.flat() = None;
+            staged.open.close_all();
             *staged.hashing() = hashing::Hashing::default();
         }
     }
@@ -378,10 +389,10 @@ impl Store {
         };
         *staged.place.write().unwrap_or_else(PoisonError::into_inner) = Place::Gone;
         staged.account.close();
-        if let Err(error) = self.log().forget(id) {
-            tracing::warn!(%error, "staging journal");
-        }
-        ignore_missing(self.disk.remove_tree(staged.dir()))
+        staged.open.close_all();
+        let forgotten = self.log().forget(id);
+        ignore_missing(self.disk.remove_tree(staged.dir()))?;
+        forgotten.map_err(io::Error::other)
     }
 
     fn rewrite(&self, log: &mut Log) -> io::Result<()> {

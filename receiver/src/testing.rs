@@ -3,6 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use checkvalve_host::disk::fault::FailNth;
 use checkvalve_host::disk::{Disk, OsDisk};
@@ -233,4 +234,33 @@ fn os() -> Arc<dyn Disk> {
 /// The bytes of a file in `tests/records`.
 pub(crate) fn records_of(name: &str) -> Vec<u8> {
     std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/records").join(name)).unwrap()
+}
+
+/// How many warnings and errors `body` logs.
+pub(crate) fn warnings(body: impl FnOnce()) -> usize {
+    struct Counting(Arc<AtomicUsize>);
+    impl tracing::Subscriber for Counting {
+        fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+            *metadata.level() <= tracing::Level::WARN
+        }
+
+        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            tracing::span::Id::from_u64(1)
+        }
+
+        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+        fn event(&self, event: &tracing::Event<'_>) {
+            self.0.fetch_add(usize::from(self.enabled(event.metadata())), Ordering::Relaxed);
+        }
+
+        fn enter(&self, _: &tracing::span::Id) {}
+
+        fn exit(&self, _: &tracing::span::Id) {}
+    }
+    let count = Arc::new(AtomicUsize::new(0));
+    tracing::subscriber::with_default(Counting(Arc::clone(&count)), body);
+    count.load(Ordering::Relaxed)
 }

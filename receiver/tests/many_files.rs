@@ -229,7 +229,7 @@ fn receive_and_publish() {
         assert_eq!(store.differing(&staged, &tree, &files).unwrap(), [0; 0]);
     }
     steps.end("proven");
-    inbox.finish(&tree).unwrap();
+    inbox.finish(&tree, &|sync| sync()).unwrap();
     steps.end("made");
     inbox.record(&place, &staged.object(ObjectKind::Announce), &staged.object(ObjectKind::Hashes)).unwrap();
     inbox.settle(&tree).unwrap();

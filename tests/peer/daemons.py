@@ -6,6 +6,7 @@ The programs are taken from $CHECKVALVE_BIN, or else from target/release.
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -16,6 +17,8 @@ from checkvalve_peer.datagram import DATA, Opener
 from checkvalve_peer.errors import Refused
 from checkvalve_peer.keys import LinkKey, SigningKey
 
+# What the receiver may have open, and what it may ask for: so little that an attack finds its end.
+OPEN_FILES = (256, 512)
 BIN = Path(os.environ.get("CHECKVALVE_BIN") or Path(__file__).resolve().parents[2] / "target" / "release")
 
 
@@ -56,9 +59,11 @@ class Daemon:
 
     def start(self):
         environment = {k: v for k, v in os.environ.items() if k not in ("RUST_BACKTRACE", "CHECKVALVE_LOG")}
+        limited = self.program.name == "checkvalve-receiver"
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
-                [self.program, "--config", self.config, "run"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+                [self.program, "--config", self.config, "run"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
+                preexec_fn=(lambda: resource.setrlimit(resource.RLIMIT_NOFILE, OPEN_FILES)) if limited else None,
             )
         wait(self.tail, lambda: self.alive() and self.run("status").returncode == 0, 30)
 

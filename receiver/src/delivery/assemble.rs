@@ -115,11 +115,13 @@ impl Base {
             waker: waker.clone(),
         });
         let forgetting = Arc::new(Forgetting {
+            clock: clock.clone(),
             disk: disk.clone(),
             ledger: ledger.clone(),
             inbox: inbox.clone(),
             state: settings.state.clone(),
             quarantine: settings.quarantine.clone(),
+            log: log.clone(),
         });
         let proving = Proving {
             trust: trust.clone(),

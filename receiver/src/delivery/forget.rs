@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use checkvalve_host::disk::Disk;
-use checkvalve_host::log::escape_path;
+use checkvalve_host::log::{Throttle, escape_path};
 use checkvalve_protocol::id::{BundleId, ChannelName};
 
+use super::shared::Clock;
 use crate::hook::log::kept_logs;
 use crate::inbox::{Address, Inbox};
 use crate::ledger::Entry;
@@ -20,12 +21,14 @@ const AT_ONCE: usize = 256;
 
 /// Forgets.
 pub(super) struct Forgetting {
+    pub(super) clock: Arc<Clock>,
     pub(super) disk: Arc<dyn Disk>,
     pub(super) ledger: Arc<LedgerFile>,
     pub(super) inbox: Arc<Inbox>,
     /// The directory of manifests and hook logs.
     pub(super) state: PathBuf,
     pub(super) quarantine: PathBuf,
+    pub(super) log: Arc<Throttle>,
 }
 
 impl Forgetting {
@@ -41,25 +44,24 @@ impl Forgetting {
     pub(super) fn sweep(&self) {
         let (disk, state) = (self.disk.as_ref(), &self.state);
         for file in self.forgotten(&state.join("manifests")).into_iter().chain(self.forgotten(&state.join("logs"))) {
-            let removed = disk.remove_file(&file);
-            log_failed_removal(&file, removed);
+            self.told(&file, disk.remove_file(&file));
         }
         for directory in self.forgotten(&self.quarantine) {
-            let removed = self.inbox.forget_refusal(&directory);
-            log_failed_removal(&directory, removed);
+            self.told(&directory, self.inbox.forget_refusal(&directory));
         }
     }
 
     fn forget_files(&self, entry: &Entry) {
         let place = Address { id: entry.id, channel: entry.channel.clone(), sequence: entry.sequence };
-        if let Err(error) = self.inbox.forget(&place) {
-            tracing::warn!(bundle = %entry.id, %error, "the manifest of an old bundle cannot be removed; the next start does it");
+        if let Err(error) = self.inbox.forget(&place)
+            && let Some(suppressed) = self.log.allow(self.clock.now())
+        {
+            tracing::warn!(bundle = %entry.id, %error, suppressed, "the manifest of an old bundle cannot be removed; the next start does it");
         }
         let Some(channel) = &entry.channel else { return };
         let logs = self.state.join("logs");
         for log in kept_logs(&logs, channel, entry.sequence, entry.id, entry.attempt) {
-            let removed = self.disk.remove_file(&log);
-            log_failed_removal(&log, removed);
+            self.told(&log, self.disk.remove_file(&log));
         }
     }
 
@@ -84,9 +86,21 @@ impl Forgetting {
             Ok(names) => names,
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Vec::new(),
             Err(error) => {
-                log_failed_removal(dir, Err(error));
+                self.told(dir, Err(error));
                 Vec::new()
             }
+        }
+    }
+
+    /// The log is told if something could not be removed.
+    fn told(&self, path: &Path, removed: io::Result<()>) {
+        match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                if let Some(suppressed) = self.log.allow(self.clock.now()) {
+                    tracing::warn!(path = %escape_path(path), %error, suppressed, "what is left of an old bundle cannot be removed; the next start does it");
+                }
+            }
+            _ => {}
         }
     }
 }
@@ -97,13 +111,4 @@ fn bundle_of(name: &OsStr) -> Option<(u64, BundleId)> {
     let id = rest.split_once('.').map_or(rest, |(id, _)| id);
     let is_ours = sequence.len() >= 8 && sequence.bytes().all(|b| b.is_ascii_digit()) && id.len() == 16;
     Some((sequence.parse().ok()?, id.parse().ok()?)).filter(|_| is_ours)
-}
-
-fn log_failed_removal(path: &Path, removed: io::Result<()>) {
-    match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!(path = %escape_path(path), %error, "what is left of an old bundle cannot be removed; the next start does it");
-        }
-        _ => {}
-    }
 }

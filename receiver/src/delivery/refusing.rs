@@ -121,8 +121,10 @@ impl Refusing {
             signer: entry.signer.as_ref().map(|s| s.key.to_string()),
             at: Stamp(now),
         };
-        if let Err(error) = self.inbox.quarantine(&place, &reason, announce.or(kept.as_deref())) {
-            tracing::error!(bundle = %id, %error, "reason cannot be written to quarantine");
+        if let Err(error) = self.inbox.quarantine(&place, &reason, announce.or(kept.as_deref()))
+            && let Some(suppressed) = self.log.allow(now)
+        {
+            tracing::error!(bundle = %id, %error, suppressed, "reason cannot be written to quarantine");
         }
         if let Some(suppressed) = self.log.allow(now) {
             let (name, rule, reason) = (&reason.name, &reason.rule, &reason.reason);
@@ -161,7 +163,9 @@ impl Refusing {
                 self.ledger.keep();
             }
             Err(error) => {
-                tracing::error!(bundle = %id, %error, "bundle cannot be moved to quarantine; the next start tries again")
+                if let Some(suppressed) = self.log.allow(self.clock.now()) {
+                    tracing::error!(bundle = %id, %error, suppressed, "bundle cannot be moved to quarantine; the next start tries again");
+                }
             }
         }
     }

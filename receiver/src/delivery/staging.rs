@@ -151,8 +151,10 @@ impl Staging {
     /// Removes what staging has of a bundle that is published.
     pub(super) fn clean_up(&self, id: BundleId) {
         self.ledger.lock().reception.remove(id);
-        if let Err(error) = self.store.remove(id) {
-            tracing::warn!(bundle = %id, %error, "staging cannot be cleaned; the next start does it");
+        if let Err(error) = self.store.remove(id)
+            && let Some(suppressed) = self.log.allow(self.clock.now())
+        {
+            tracing::warn!(bundle = %id, %error, suppressed, "staging cannot be cleaned; the next start does it");
         }
     }
 

@@ -23,6 +23,7 @@ mod disk;
 mod hostile;
 mod install;
 mod interleave;
+mod lines;
 
 mod senders;
 mod told;
@@ -57,6 +58,7 @@ impl Bench {
             silence_ms: 10_000,
             space: space::Limits::new(0, u64::MAX),
             crowd: crate::store::CROWD,
+            open_files: 2,
         };
         Self { disk: Arc::new(FailNth::new(Arc::new(OsDisk))), dir, settings }
     }

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use checkvalve_host::disk::Disk;
@@ -22,6 +23,8 @@ pub struct LedgerFile {
     ledger: Mutex<Ledger>,
     /// When both locks are needed, this one is taken first.
     journal: Mutex<Kept>,
+    /// It could not be written when that was tried last, and the log says so.
+    is_failing: AtomicBool,
 }
 
 struct Kept {
@@ -56,7 +59,7 @@ impl LedgerFile {
     /// found, which stays visible until [`LedgerFile::rewrite`]. Errors: as [`Journal::open`] and [`Journal::rewrite`].
     pub fn open(disk: &Arc<dyn Disk>, path: &Path) -> Result<(Self, Damage), JournalError> {
         let (journal, mut recovered) = Journal::open(disk, path, SCHEMA)?;
-        let (mut ledger, mut unreadable) = (Ledger::new(), 0);
+        let (mut ledger, mut unreadable, mut first) = (Ledger::new(), 0, None);
         for bytes in std::mem::take(&mut recovered.records) {
             match decode(recovered.version, &bytes) {
                 Ok(Record::Entry(entry)) => ledger.restore(entry.into()),
@@ -66,10 +69,13 @@ impl LedgerFile {
                 }
                 Ok(Record::Sender(key, known)) => drop(ledger.senders.insert(key, known)),
                 Err(error) => {
-                    tracing::error!(%error, path = %path.display(), "a ledger record cannot be read");
                     unreadable += 1;
+                    first.get_or_insert(error);
                 }
             }
+        }
+        if let Some(error) = first {
+            tracing::error!(records = unreadable, first = %error, path = %path.display(), "ledger records cannot be read");
         }
         ledger.rebuild_slots();
         let mut kept = Kept { journal, compact: 0, begun: ledger.begun_channels() };
@@ -77,7 +83,7 @@ impl LedgerFile {
         if !damage.is_any() && (kept.journal.is_older() || kept.journal.len() > REWRITE_AT) {
             kept.replace(&ledger.all_records())?;
         }
-        Ok((Self { ledger: Mutex::new(ledger), journal: Mutex::new(kept) }, damage))
+        Ok((Self { ledger: Mutex::new(ledger), journal: Mutex::new(kept), is_failing: AtomicBool::new(false) }, damage))
     }
 
     /// Locks the ledger to read or change it. Hold the lock briefly: the receive thread waits for it.
@@ -92,9 +98,13 @@ impl LedgerFile {
         kept.replace(&all)
     }
 
-    /// Makes all changes durable. False: that failed, the log says so, and the next save tries again.
+    /// Makes all changes durable. False: that failed, the log says so once until it goes again, and the next save tries again.
     pub fn keep(&self) -> bool {
-        self.save(Sync::Yes).inspect_err(|error| tracing::error!(%error, "ledger cannot be written")).is_ok()
+        let kept = self.save(Sync::Yes);
+        if let (false, Err(error)) = (self.is_failing.swap(kept.is_err(), Ordering::Relaxed), &kept) {
+            tracing::error!(%error, "ledger cannot be written");
+        }
+        kept.is_ok()
     }
 
     /// Writes the changes since the last call. With [`Sync::Yes`], they and all earlier changes are durable when this returns.

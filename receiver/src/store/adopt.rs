@@ -14,7 +14,7 @@ use super::account::Item;
 use super::hashing::Hashing;
 use super::log::Stored;
 use super::space::Cost;
-use super::staged::Place;
+use super::staged::{FLAT, Place};
 use super::tree::{Tree, read_exact};
 use super::{SLICE, Staged, Store, ignore_missing, journal_error};
 use crate::ranges::Ranges;
@@ -46,7 +46,7 @@ impl Store {
         } else {
             staged.account.set(Item::Out, || made); // made before a restart
         }
-        let tree = Tree::new(Arc::clone(&self.disk), staged.out(), announce);
+        let tree = Tree::new(Arc::clone(&self.disk), staged.out(), announce, self.open.group());
         let made_now = tree.create_directories()?;
         if made_now && staged.stored().all.len() > staged.stored().flat.len() {
             self.clear(staged)?; // somebody took its files away
@@ -118,12 +118,12 @@ impl Store {
             staged.recount(&blocks);
             return Ok(());
         }
-        *staged.flat() = None;
         self.remove_flat(staged)
     }
 
     /// Nothing is in the flat file, and nobody writes to it.
     fn remove_flat(&self, staged: &Staged) -> Result<(), StoreError> {
+        staged.open.close(FLAT);
         ignore_missing(self.disk.remove_file(&staged.object(ObjectKind::Data)))?;
         staged.account.set(Item::Data, Cost::default);
         let mut blocks = staged.blocks();
@@ -158,6 +158,7 @@ impl Store {
         if staged.blocks().stored.flat.is_empty() {
             return self.remove_flat(staged);
         }
+        staged.open.close(FLAT);
         let exists = |path: &Path| self.is_missing(path).map(|missing| !missing);
         match (exists(&data)?, tree.sole_file()) {
             (true, Some(file)) => self.disk.rename(&data, &file)?,

@@ -2,14 +2,15 @@
 //! its size costs no memory.
 
 use std::io;
-use std::path::Path;
 
-use checkvalve_host::disk::{Disk, DiskFile, read_to_end};
+use checkvalve_host::disk::{Disk, read_to_end};
 use checkvalve_protocol::limits::MAX_MANIFEST_LEN;
 use checkvalve_protocol::partition::{BlockSet, Oti};
 use checkvalve_protocol::wire::ObjectKind;
 
+use super::Staged;
 use super::space::Cost;
+use super::staged::FLAT;
 
 /// The signed objects of a bundle that are under way.
 #[derive(Default)]
@@ -23,7 +24,6 @@ struct Part {
     have: BlockSet,
     /// What its file takes.
     cost: Cost,
-    file: Box<dyn DiskFile>,
 }
 
 impl Assembly {
@@ -31,7 +31,7 @@ impl Assembly {
     pub(super) fn add(
         &mut self,
         disk: &dyn Disk,
-        dir: &Path,
+        staged: &Staged,
         kind: ObjectKind,
         oti: &Oti,
         sbn: u32,
@@ -44,30 +44,33 @@ impl Assembly {
             ObjectKind::Announce => (&mut self.announce, "announce.part"),
             _ => (&mut self.hashes, "hashes.part"),
         };
+        let (number, path) = (FLAT + 1 + u32::from(kind as u8), staged.dir().join(name));
         let part = match slot {
             Some(part) if part.oti == *oti => part,
             _ => {
-                let path = dir.join(name);
+                staged.open.close(number);
                 match disk.remove_file(&path) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                     _ => {
-                        let file = disk.create_new(&path, 0o600)?;
-                        slot.insert(Part { oti: *oti, have: BlockSet::new(), cost: Cost::files(1), file })
+                        staged.open.get(number, || disk.create_new(&path, 0o600))?;
+                        slot.insert(Part { oti: *oti, have: BlockSet::new(), cost: Cost::files(1) })
                     }
                 }
             }
         };
         let offset = oti.block_offset(sbn).ok_or(io::ErrorKind::InvalidInput)?;
-        part.file.write_all_at(buf, offset)?;
+        let file = staged.open.get(number, || disk.open_rw(&path))?;
+        file.write_all_at(buf, offset)?;
         if part.have.add(sbn) {
             part.cost = part.cost + Cost::bytes(buf.len() as u64);
         }
         if part.have.len() < u64::from(oti.blocks()) {
             return Ok(None);
         }
-        let whole = read_to_end(part.file.as_ref(), MAX_MANIFEST_LEN as u64)?;
+        let whole = read_to_end(file.as_ref(), MAX_MANIFEST_LEN as u64)?;
         *slot = None;
-        match disk.remove_file(&dir.join(name)) {
+        staged.open.close(number);
+        match disk.remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(Some(whole)),
         }

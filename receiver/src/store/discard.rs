@@ -21,7 +21,7 @@ impl Store {
         let tree = match &*place {
             Place::Gone => return Err(StoreError::Unwanted),
             Place::Tree(tree) => Some(tree),
-            Place::New | Place::Flat(_) | Place::Asleep(_) => None,
+            Place::New | Place::Flat | Place::Asleep(_) => None,
         };
         // Neighbours become one: files are many, blocks are not.
         let ranges: &[Range<u64>] = &ranges.iter().cloned().collect::<Ranges>().iter().collect::<Vec<_>>();

@@ -106,12 +106,15 @@ impl Log {
                 "staging journal damaged"
             );
         }
-        let mut replay = Replay::default();
+        let (mut replay, mut unreadable) = (Replay::default(), Vec::new());
         for bytes in &recovered.records {
             match decode(recovered.version, bytes) {
                 Ok(record) => replay.apply(record),
-                Err(error) => tracing::error!(%error, "a staging record cannot be read"),
+                Err(error) => unreadable.push(error),
             }
+        }
+        if let Some(error) = unreadable.first() {
+            tracing::error!(records = unreadable.len(), first = %error, "staging records cannot be read");
         }
         let unsynced = replay.unsynced && replay.boot == Some(boot);
         // A damaged middle may have held that something was forgotten, so nothing that is not synced is believed.

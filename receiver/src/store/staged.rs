@@ -16,6 +16,7 @@ use super::account::{Account, Item};
 use super::assembly::Assembly;
 use super::hashing::Hashing;
 use super::log::Stored;
+use super::open::Group;
 use super::parked::Parked;
 use super::space::{Cost, PAGE};
 use super::tree::Tree;
@@ -25,6 +26,8 @@ use crate::ranges::Ranges;
 const OTI: &str = "oti";
 /// Its length in bytes.
 const OTI_LEN: u64 = 12;
+/// As which the flat file is open.
+pub(super) const FLAT: u32 = 0;
 
 /// A bundle's bytes in staging, and what is known of them. Shared between threads.
 ///
@@ -38,8 +41,8 @@ pub struct Staged {
     /// Announce and hashes that come in several blocks.
     pub(super) assembly: Mutex<Assembly>,
     pub(super) place: RwLock<Place>,
-    /// The flat file, open while blocks of many files go to it although the files are known.
-    flat: Mutex<Option<Arc<dyn DiskFile>>>,
+    /// Its files that are open, those of the tree excepted.
+    pub(super) open: Group,
     pub(super) hashing: Mutex<Hashing>,
     pub(super) parked: Parked,
     pub(super) blocks: Mutex<Blocks>,
@@ -53,7 +56,7 @@ pub(super) enum Place {
     /// Nothing is on the disk yet.
     New,
     /// Into one file, until the announce says which files there are.
-    Flat(Box<dyn DiskFile>),
+    Flat,
     /// Into its files; where a block is of many, into the flat file first.
     Tree(Arc<Tree>),
     /// On the disk but not in memory. With the digest of the announce, if it had come.
@@ -77,7 +80,7 @@ pub(super) struct Blocks {
 }
 
 impl Staged {
-    pub(super) fn new(id: BundleId, dir: PathBuf, place: Place, stored: Stored, account: Account) -> Self {
+    pub(super) fn new(id: BundleId, dir: PathBuf, place: Place, stored: Stored, account: Account, open: Group) -> Self {
         let blocks = Mutex::new(Blocks { stored, ..Blocks::default() });
         Self {
             id,
@@ -85,7 +88,7 @@ impl Staged {
             advancing: Mutex::default(),
             assembly: Mutex::default(),
             place: RwLock::new(place),
-            flat: Mutex::default(),
+            open,
             hashing: Mutex::default(),
             parked: Parked::default(),
             blocks,
@@ -277,20 +280,20 @@ impl Staged {
         !self.blocks().stored.flat.is_empty() && matches!(*self.read_place(), Place::Tree(_))
     }
 
-    pub(super) fn flat(&self) -> MutexGuard<'_, Option<Arc<dyn DiskFile>>> {
-        self.flat.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The flat file, opened or created if it is not open. The caller holds the place.
     pub(super) fn open_flat(&self, disk: &dyn Disk) -> io::Result<Arc<dyn DiskFile>> {
-        let mut flat = self.flat();
-        if let Some(file) = &*flat {
-            return Ok(Arc::clone(file));
-        }
-        self.account.charge(Item::Data, Cost::files(1))?;
-        let file: Arc<dyn DiskFile> = open_or_create(disk, &self.object(ObjectKind::Data))?.into();
-        *flat = Some(Arc::clone(&file));
-        Ok(file)
+        self.open.get(FLAT, || {
+            self.account.charge(Item::Data, Cost::files(1))?;
+            let path = self.object(ObjectKind::Data);
+            // Somebody removed it: a new one would not have what is stored.
+            if !self.blocks().stored.flat.is_empty() {
+                return disk.open_rw(&path);
+            }
+            match disk.create_new(&path, 0o600) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => disk.open_rw(&path),
+                other => other,
+            }
+        })
     }
 
     pub(super) fn read_place(&self) -> RwLockReadGuard<'_, Place> {
@@ -309,8 +312,8 @@ impl Staged {
             match &*place {
                 Place::New | Place::Asleep(None) => {
                     self.create_dir(disk.as_ref())?;
-                    self.account.charge(Item::Data, Cost::files(1))?;
-                    *place = Place::Flat(open_or_create(disk.as_ref(), &self.object(ObjectKind::Data))?);
+                    self.open_flat(disk.as_ref())?;
+                    *place = Place::Flat;
                 }
                 Place::Asleep(Some(digest)) => {
                     let bytes = read_all(disk.as_ref(), &self.object(ObjectKind::Announce), MAX_MANIFEST_LEN as u64)?;
@@ -319,7 +322,8 @@ impl Staged {
                     }
                     // It was opened with its signature before; only the memory was given back since.
                     let announce = Announce::peek(&bytes).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
-                    *place = Place::Tree(Arc::new(Tree::new(Arc::clone(disk), self.out(), Arc::new(announce))));
+                    let tree = Tree::new(Arc::clone(disk), self.out(), Arc::new(announce), self.open.another());
+                    *place = Place::Tree(Arc::new(tree));
                 }
                 _ => {}
             }
@@ -332,13 +336,6 @@ impl Staged {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             other => other,
         }
-    }
-}
-
-fn open_or_create(disk: &dyn Disk, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-    match disk.create_new(path, 0o600) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => disk.open_rw(path),
-        other => other,
     }
 }
 

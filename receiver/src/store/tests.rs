@@ -1,5 +1,6 @@
 mod costs;
 mod discard;
+mod open;
 
 use checkvalve_host::disk::OsDisk;
 use checkvalve_host::disk::fault::FailNth;
@@ -125,7 +126,12 @@ fn a_block_of_many_files_is_one_write_until_it_moves() {
 fn reading_back_leaves_a_finished_file_its_mode() {
     let dir = dir();
     let sample = Sample::tree(1, 1, &[3_000, 5_000, 4_000, 2_000]);
-    let tree = Tree::new(Arc::new(OsDisk), dir.path().join("out"), Arc::new(sample.announce.clone()));
+    let tree = Tree::new(
+        Arc::new(OsDisk),
+        dir.path().join("out"),
+        Arc::new(sample.announce.clone()),
+        OpenFiles::new(1).group(),
+    );
     tree.create_directories().unwrap();
     tree.write(0, &sample.data).unwrap();
     for (n, part) in sample.data.chunks(700).enumerate() {

@@ -1,16 +1,16 @@
-//! The files of a bundle in staging: where each byte of the data object belongs, and the few files that are open.
+//! The files of a bundle in staging: where each byte of the data object belongs.
 
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use checkvalve_host::disk::{Disk, DiskFile};
 use checkvalve_protocol::manifest::{Announce, EntryKind};
 
-/// Files that stay open between blocks, per bundle.
-const OPEN_FILES: usize = 16;
+use super::open::Group;
+
 /// Writes of so many bytes to one file are sent to the device at once, so that a later sync finds little to do.
 const WRITEBACK: usize = 128 << 10;
 /// Longest path that the kernel takes (`PATH_MAX` less the NUL).
@@ -41,16 +41,9 @@ pub struct Tree {
     root: PathBuf,
     announce: Arc<Announce>,
     files: Files,
-    open: Mutex<Vec<Open>>,
+    open: Group,
     /// One bit a file: it is whole and has its mode and time.
     finished: Vec<AtomicU64>,
-    clock: AtomicU64,
-}
-
-struct Open {
-    file: u32,
-    used: u64,
-    handle: Arc<dyn DiskFile>,
 }
 
 impl Span {
@@ -114,12 +107,12 @@ impl Files {
 }
 
 impl Tree {
-    /// The files of `announce` below `root`. Touches no disk.
+    /// The files of `announce` below `root`, which are open in `open`. Touches no disk.
     #[must_use]
-    pub fn new(disk: Arc<dyn Disk>, root: PathBuf, announce: Arc<Announce>) -> Self {
+    pub fn new(disk: Arc<dyn Disk>, root: PathBuf, announce: Arc<Announce>, open: Group) -> Self {
         let files = Files::new(&announce);
         let finished = (0..files.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
-        Self { disk, root, announce, files, open: Mutex::default(), finished, clock: AtomicU64::new(0) }
+        Self { disk, root, announce, files, open, finished }
     }
 
     /// Creates the directories, those that are there already excepted. True: not even the outermost was there. Errors: of
@@ -214,7 +207,7 @@ impl Tree {
     /// Removes a file whose contents are wrong. Nobody writes to it meanwhile. Errors: it is there as before.
     pub fn discard(&self, index: usize) -> io::Result<()> {
         let Some(span) = self.files.get(index) else { return Ok(()) };
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).retain(|o| o.file as usize != index);
+        self.open.close(number(index));
         self.finished[index / 64].fetch_and(!(1 << (index % 64)), Ordering::Relaxed);
         match self.disk.remove_file(&self.path(span)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -224,7 +217,7 @@ impl Tree {
 
     /// Closes what is open.
     pub fn close(&self) {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.open.close_all();
     }
 
     /// The regular files in the order of their bytes.
@@ -301,7 +294,7 @@ impl Tree {
         let file = match self.disk.create_new(path, u32::from(mode)) {
             // An earlier attempt left it; its mode may forbid opening it.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                self.open.lock().unwrap_or_else(PoisonError::into_inner).retain(|o| o.file as usize != index);
+                self.open.close(number(index));
                 self.disk.remove_file(path)?;
                 self.disk.create_new(path, u32::from(mode))?
             }
@@ -332,29 +325,22 @@ impl Tree {
 
     /// The open file, opened or created if it is not open.
     fn open_file(&self, index: usize, span: Span) -> io::Result<Arc<dyn DiskFile>> {
-        let file = u32::try_from(index).unwrap_or(u32::MAX);
-        let used = self.clock.fetch_add(1, Ordering::Relaxed);
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = open.iter_mut().find(|o| o.file == file) {
-            found.used = used;
-            return Ok(Arc::clone(&found.handle));
-        }
-        let path = self.path(span);
-        let handle: Arc<dyn DiskFile> = match self.disk.create_new(&path, 0o600) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                self.disk.set_mode(&path, 0o600)?;
-                self.disk.open_rw(&path)?.into()
+        self.open.get(number(index), || {
+            let path = self.path(span);
+            match self.disk.create_new(&path, 0o600) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    self.disk.set_mode(&path, 0o600)?;
+                    self.disk.open_rw(&path)
+                }
+                other => other,
             }
-            other => other?.into(),
-        };
-        if open.len() >= OPEN_FILES
-            && let Some(oldest) = open.iter().enumerate().min_by_key(|(_, o)| o.used).map(|(at, _)| at)
-        {
-            open.swap_remove(oldest);
-        }
-        open.push(Open { file, used, handle: Arc::clone(&handle) });
-        Ok(handle)
+        })
     }
+}
+
+/// As which a file is open.
+fn number(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
 }
 
 /// Fills `buf` from `offset`. Errors: `UnexpectedEof` if the file ends before.

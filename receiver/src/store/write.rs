@@ -95,7 +95,8 @@ impl Store {
         let mut flat = true;
         let tree = match &*place {
             Place::Gone | Place::New | Place::Asleep(_) => return Err(StoreError::Unwanted),
-            Place::Flat(file) => {
+            Place::Flat => {
+                let file = staged.open_flat(self.disk.as_ref())?;
                 for range in claimed {
                     file.write_all_at(part(range), range.start)?;
                     file.start_writeback(range.start, range.end - range.start)?;

@@ -268,6 +268,16 @@ def announce_symbol_short(p):
 
 
 @attack("signer")
+def unfinished_bundles(p):
+    """A thousand own bundles of two blocks, of which one comes: a file for each is open, until there are no more to be had."""
+    s = p.sender()
+    for n in range(1000):
+        m = own(p, f"u{n}", p.noise(128), sequence=p.sequence + 3000 + n, symbol=64, most=1)
+        yield from send_manifest(s, m, hashes=False)
+        yield from list(send_data(s, m))[:1]
+
+
+@attack("signer")
 def random_mutations(p):
     """Own announces and hashes with a few random bytes changed before they are signed: every path of the decoder."""
     s = p.sender()

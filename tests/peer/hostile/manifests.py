@@ -213,6 +213,18 @@ def empty_files_million(p):
 
 
 @attack("signer")
+def empty_files_in_many_bundles(p):
+    """Whole bundles of 5,000 empty files each (or `--count`), one after the other: keep all threads that publish at work."""
+    s, n, count = p.sender(), p.sequence, p.count or 5_000
+    entries = [Entry(b"m", 1, mode=0o755)] + [Entry(b"m/%07d" % i, FILE) for i in range(count)]
+    while True:
+        m = Manifest(p.key, p.channel, n, "m", b"", announce={"entries": entries}, symbol=1408)
+        m.hashes = sign("hashes", Hashes(m.bundle, digest(m.announce), [digest(b"")] * count).encode(), p.key)
+        yield from send_manifest(s, m)
+        n += 1
+
+
+@attack("signer")
 def two_million_bytes_of_paths(p):
     """Deep trees: 128 components in each path, 4,096 bytes long, as many as 16 MiB hold."""
     s = p.sender()

@@ -136,6 +136,8 @@ impl High {
             },
             // The simulated drops have few files.
             crowd: if options.fsync_each { checkvalve_receiver::store::CROWD } else { 2 },
+            // Few, so that they are closed and opened again.
+            open_files: 2,
         };
         let mut id = [0; 16];
         id[..8].copy_from_slice(&boot.to_le_bytes());

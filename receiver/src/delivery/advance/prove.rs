@@ -158,16 +158,16 @@ impl Proving {
             return Err(Stop::Wait);
         }
         self.ledger.lock().win(staged.id).map_err(Stop::Taken)?;
-        let sync = self.store.syncs.begin();
-        match self.inbox.finish(&tree) {
+        // Only while it syncs do others wait for it: making its files may take long.
+        let synced = |sync: &dyn Fn() -> io::Result<()>| {
+            let _running = self.store.syncs.begin();
+            sync().inspect_err(|_| self.staging.give_up_unsynced())
+        };
+        match self.inbox.finish(&tree, &synced) {
             Ok(()) => {}
             Err(FinishError::Disk(error)) => return Err(error.into()),
-            Err(FinishError::Sync(error)) => {
-                self.staging.give_up_unsynced();
-                return Err(Stop::Sync(error));
-            }
+            Err(FinishError::Sync(error)) => return Err(Stop::Sync(error)),
         }
-        drop(sync);
         Ok(Proven { tree, signed, losses })
     }
 

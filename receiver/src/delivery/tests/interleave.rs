@@ -96,3 +96,41 @@ fn threads_that_bring_the_last_parts_do_not_hinder_one_another() {
         }
     }
 }
+
+#[test]
+fn a_bundle_waits_for_no_files_that_another_one_makes() {
+    for durability in [Durability::Syncfs, Durability::Fsync] {
+        let (long, short) = (Sample::tree(1, 1, &[0, 700, 0, 0]), Sample::file(2, 2, 700));
+        let ready = || {
+            let mut bench = Bench::new();
+            bench.settings.durability = durability;
+            let delivery = Arc::new(bench.open());
+            for sample in [&long, &short] {
+                announce(&delivery, sample).unwrap();
+                data(&delivery, sample, 0..sample.oti().blocks()).unwrap();
+            }
+            work(&delivery);
+            hashes(&delivery, &long).unwrap();
+            bench.disk.heal();
+            (bench, delivery)
+        };
+        let (bench, delivery) = ready();
+        work(&delivery);
+        let made = bench.disk.operations().iter().rposition(|&operation| operation == "set_mtime").unwrap();
+        let (bench, delivery) = ready();
+        let (theirs, their_sample) = (Arc::clone(&delivery), short.clone());
+        let (tell, told) = mpsc::channel();
+        bench.disk.interrupt(made, move || {
+            let (done, is_done) = mpsc::channel();
+            thread::spawn(move || {
+                hashes(&theirs, &their_sample).unwrap();
+                work(&theirs);
+                done.send(()).unwrap_or_default();
+            });
+            tell.send(is_done.recv_timeout(Duration::from_secs(10)).is_ok()).unwrap();
+        });
+        work(&delivery);
+        assert_eq!(told.recv(), Ok(true), "{durability:?}");
+        short.assert_at(&bench.inbox(2));
+    }
+}
