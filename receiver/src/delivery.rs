@@ -23,6 +23,7 @@ mod forget;
 mod install;
 mod jobs;
 mod manifests;
+mod named;
 mod operator;
 mod rebuild;
 mod receive;

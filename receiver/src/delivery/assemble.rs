@@ -13,6 +13,7 @@ use super::forget::Forgetting;
 use super::install::Installing;
 use super::jobs::Jobs;
 use super::manifests::Admission;
+use super::named::Named;
 use super::operator::Deciding;
 use super::receive::Receiving;
 use super::refusing::Refusing;
@@ -61,6 +62,7 @@ impl Base {
         let waker = Arc::new(Waker::default());
         let discards = Arc::new(Discards::default());
         let newest = Arc::new(NewestBeacon::default());
+        let named = Arc::new(Named::open(disk.clone(), settings.state.join("named.json")));
         let alarms = Arc::new(Alarms::new(clock.clone(), log.clone()));
         let shares = Arc::new(Shares {
             ledger: ledger.clone(),
@@ -161,6 +163,7 @@ impl Base {
                 trust: trust.clone(),
                 ledger: ledger.clone(),
                 newest: newest.clone(),
+                named: named.clone(),
                 staging: staging.clone(),
                 jobs: jobs.clone(),
                 alarms: alarms.clone(),
@@ -198,6 +201,7 @@ impl Base {
             },
             watching: Watching {
                 ledger: ledger.clone(),
+                named: named.clone(),
                 store: store.clone(),
                 staging: staging.clone(),
                 shares: shares.clone(),

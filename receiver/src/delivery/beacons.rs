@@ -15,6 +15,7 @@ use checkvalve_protocol::manifest::Opened;
 
 use super::alarms::{Alarms, Code};
 use super::jobs::{Job, Jobs};
+use super::named::Named;
 use super::shared::{CurrentTrust, Discards, Waker};
 use super::staging::Staging;
 use super::telling::Words;
@@ -57,6 +58,7 @@ pub(super) struct Hearing {
     pub(super) trust: Arc<CurrentTrust>,
     pub(super) ledger: Arc<LedgerFile>,
     pub(super) newest: Arc<NewestBeacon>,
+    pub(super) named: Arc<Named>,
     pub(super) staging: Arc<Staging>,
     pub(super) jobs: Arc<Jobs>,
     pub(super) alarms: Arc<Alarms>,
@@ -107,10 +109,10 @@ impl Hearing {
         let Opened { value, signer, signer_name, .. } = opened;
         let by = Signer { key: signer, name: signer_name };
         if let Some(channel) = &value.channel {
-            self.hear_channel(now_ms, channel, &by);
+            self.hear_channel(now_ms, &value, channel, &by);
         }
         if let Some(on_wire) = &value.on_wire {
-            self.hear_on_wire(now_ms, on_wire, &by);
+            self.hear_on_wire(now_ms, &value, on_wire, &by);
         }
         Some(value.datagrams)
     }
@@ -185,7 +187,7 @@ impl Hearing {
         self.alarms.raise(code, &key.to_string(), &text);
     }
 
-    fn hear_channel(&self, now_ms: u64, channel: &ChannelState, by: &Signer) {
+    fn hear_channel(&self, now_ms: u64, beacon: &Beacon, channel: &ChannelState, by: &Signer) {
         let (mut withdrawn, mut vouched) = (Vec::new(), Vec::new());
         let mut ledger = self.ledger.lock();
         if !ledger.ensure_channel(&channel.name, false) {
@@ -239,9 +241,11 @@ impl Hearing {
         }
         drop(ledger);
         self.alarms.clear(Code::SequenceJump, channel.name.as_str());
-        if behind {
+        // What came late, or was recorded, knows less, too.
+        let is_proven = self.named.hear(&channel.name, by.key, beacon, channel.newest);
+        if behind && is_proven {
             self.behind(&channel.name, channel.newest, newest, by);
-        } else {
+        } else if !behind {
             self.alarms.clear(Code::OlderState, channel.name.as_str());
         }
         vouched.into_iter().for_each(|id| self.vouch_heard(id));
@@ -251,13 +255,14 @@ impl Hearing {
         }
     }
 
-    fn hear_on_wire(&self, now_ms: u64, on_wire: &OnWire, by: &Signer) {
+    fn hear_on_wire(&self, now_ms: u64, beacon: &Beacon, on_wire: &OnWire, by: &Signer) {
         let mut ledger = self.ledger.lock();
         let jump = ledger.channel(&on_wire.channel).is_some_and(|c| c.is_jump(on_wire.sequence));
         if jump || !ledger.ensure_channel(&on_wire.channel, false) {
             return;
         }
         ledger.change_channel(&on_wire.channel, |c| c.on_wire(on_wire.sequence));
+        self.named.hear(&on_wire.channel, by.key, beacon, on_wire.sequence);
         let known = ledger.entry(on_wire.bundle).map(|e| (e.bytes, e.name.clone()));
         let (bytes, name) = known.unwrap_or_default();
         let heard = ledger::Heard {

@@ -9,6 +9,7 @@ use checkvalve_protocol::id::BundleId;
 
 use super::forget::Forgetting;
 use super::jobs::{Job, Jobs};
+use super::named::Named;
 use super::shared::{CurrentTrust, Waker};
 use super::shares::Shares;
 use super::spoilt::is_to_be_cleared;
@@ -48,6 +49,7 @@ pub(super) struct Watched {
 /// Looks after bundles and staging as time passes.
 pub(super) struct Watching {
     pub(super) ledger: Arc<LedgerFile>,
+    pub(super) named: Arc<Named>,
     pub(super) store: Arc<Store>,
     pub(super) staging: Arc<Staging>,
     pub(super) shares: Arc<Shares>,
@@ -93,6 +95,7 @@ impl Watching {
         {
             tracing::error!(%error, "ledger cannot be written");
         }
+        self.named.save(now_ms);
         self.waker.wake();
     }
 

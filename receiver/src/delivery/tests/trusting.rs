@@ -107,6 +107,44 @@ fn beacons_that_are_not_news_do_nothing_but_alarm() {
 }
 
 #[test]
+fn beacons_that_know_less_are_an_alarm_only_if_they_were_made_later() {
+    let bench = Bench::new();
+    let delivery = bench.open();
+    let is_alarm =
+        |delivery: &Delivery| delivery.noted(1_000).iter().any(|alarm| alarm.code == alarms::Code::OlderState);
+    let recorded: Vec<Beacon> = (0..3).map(|_| beacon(4, vec![], None)).collect();
+    let names = beacon(5, vec![], None);
+    // They are judged late: the announce came before them.
+    announce(&delivery, &Sample::file(5, 5, 100)).unwrap();
+    assert!(hear_of(&delivery, 1_000, &recorded[0], &key()) && !is_alarm(&delivery));
+    delivery.tick(2_000);
+    assert!(hear_of(&delivery, 2_000, &names, &key()));
+    delivery.tick(4_000);
+    // After a kill the counters of the last minute are not known any more.
+    drop(delivery);
+    let delivery = bench.open();
+    assert!(hear_of(&delivery, 5_000, &recorded[1], &key()), "it counts as news");
+    assert!(!is_alarm(&delivery), "{:?}", delivery.noted(5_000));
+    // Nor with another key that the same sender had before.
+    let old = SigningKey::from_seed([5; 32]);
+    let mut both = Trust::new(trust());
+    both.keys.insert(old.public(), "old");
+    delivery.set_trust(both, 5_000).unwrap();
+    assert!(hear_of(&delivery, 5_000, &recorded[2], &old) && !is_alarm(&delivery));
+    let second = Beacon { clock_ms: 1, ..beacon(4, vec![], None) };
+    assert!(hear_of(&delivery, 5_000, &second, &old) && is_alarm(&delivery), "two senders use one channel");
+    delivery.alarms.clear(alarms::Code::OlderState, "default");
+    // An older copy goes on, with whatever clock.
+    let restored = Beacon { session_number: 2, session: SessionId(2), counter: 1, ..beacon(4, vec![], None) };
+    assert!(hear_of(&delivery, 5_000, &restored, &key()) && is_alarm(&delivery));
+    // What is not readable is as good as nothing.
+    drop(delivery);
+    std::fs::write(bench.settings.state.join("named.json"), b"{").unwrap();
+    let delivery = bench.open();
+    assert!(hear_of(&delivery, 5_000, &Beacon { counter: 2, ..restored }, &key()) && !is_alarm(&delivery));
+}
+
+#[test]
 fn what_beacons_tell_of_unknown_channels_keeps_nobody_out() {
     let bench = Bench::new().with_hook(None);
     let delivery = bench.open();
