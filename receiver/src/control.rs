@@ -10,6 +10,7 @@ use checkvalve_host::exit::Exit;
 use checkvalve_host::json::Stamp;
 use checkvalve_protocol::admit::Trust;
 use checkvalve_protocol::id::{ChannelName, KeyId};
+use checkvalve_protocol::receive::Drops;
 use checkvalve_protocol::ticket::Loss;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -107,6 +108,9 @@ pub struct LinkView {
     pub bytes: u64,
     /// Datagrams that the daemon dropped, by reason.
     pub dropped: BTreeMap<String, u64>,
+    /// Those of the last ten seconds.
+    #[serde(default)]
+    pub dropped_lately: BTreeMap<String, u64>,
     /// Datagrams that the kernel dropped because its buffer was full.
     pub kernel_drops: u64,
     /// Blocks that came whole.
@@ -265,7 +269,8 @@ fn link_view(about: &About, stats: &LinkStats) -> LinkView {
         sealed: about.sealed,
         datagrams: stats.datagrams,
         bytes: stats.bytes,
-        dropped: stats.drops.iter().map(|(reason, count)| (reason.name().to_owned(), count)).collect(),
+        dropped: by_name(&stats.drops),
+        dropped_lately: by_name(&stats.drops_lately),
         kernel_drops: stats.kernel_drops,
         blocks_whole: stats.blocks_whole,
         blocks_decoded: stats.blocks_decoded,
@@ -282,6 +287,10 @@ fn link_view(about: &About, stats: &LinkStats) -> LinkView {
         unsigned_objects: stats.usage.unsigned_objects,
         open_blocks: stats.usage.open_blocks,
     }
+}
+
+fn by_name(drops: &Drops) -> BTreeMap<String, u64> {
+    drops.iter().map(|(reason, count)| (reason.name().to_owned(), count)).collect()
 }
 
 fn refusal(bundle: &str, error: &DecideError) -> Refusal {

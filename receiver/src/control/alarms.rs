@@ -17,6 +17,8 @@ use crate::store::space::Bound;
 
 /// Margins below this are an alarm, in parts in a thousand of a block's repair symbols.
 const LEAST_MARGIN: i32 = 250;
+/// What came so lately comes now, in milliseconds.
+const RECENT_MS: u64 = 3_000;
 /// Sequences that are named one by one.
 const NAMED: usize = 5;
 
@@ -30,20 +32,19 @@ pub(crate) fn of(status: &Status, link: &LinkView, noted: Vec<Alarm>) -> Vec<Ala
             "no key is trusted, so that nothing counts: `checkvalve-receiver trust add FILE.pub`".to_owned(),
         );
     }
+    let disbelieved = noted.iter().any(|alarm| is_disbelief(alarm.code));
     match status.sender.last_beacon_at {
-        None if noted.iter().any(|alarm| is_disbelief(alarm.code)) => {
-            push(Code::NoBeaconYet, "no beacon that counts was heard yet: see above".to_owned());
-        }
-        None => push(Code::NoBeaconYet, no_beacon(link)),
-        Some(_) if status.sender.silent && noted.iter().any(|alarm| is_disbelief(alarm.code)) => {
-            push(Code::Silent, "beacons come, and none of them counts: see above".to_owned())
-        }
+        None => push(
+            Code::NoBeaconYet,
+            format!(
+                "no beacon {}heard yet{}",
+                if disbelieved { "that counts was " } else { "was " },
+                no_beacon(link, disbelieved)
+            ),
+        ),
         Some(Stamp(at)) if status.sender.silent => {
             let ago = human_duration(Duration::from_millis(status.now_at.0.saturating_sub(at)));
-            push(
-                Code::Silent,
-                format!("no beacon for {ago}: the sender or the link is down; what is sent now is not known of"),
-            );
+            push(Code::Silent, format!("no beacon for {ago}{}", silent(status, link, disbelieved)));
         }
         Some(_) => {}
     }
@@ -268,19 +269,51 @@ pub(crate) fn newest_installed(bundles: &[BundleStatus]) -> BTreeMap<&str, u64> 
     newest
 }
 
-/// Why nothing is heard, as far as drops tell.
-fn no_beacon(link: &LinkView) -> String {
-    let dropped = |reason: &str| link.dropped.get(reason).copied().unwrap_or(0);
-    if dropped("key") > 0 {
-        return "no beacon was heard yet, but datagrams come that are sealed under another link key: copy `keys.link` from the sender, \
-                compare what `check-config` prints on both sides, and restart this receiver"
-            .to_owned();
+/// Why nothing was heard yet, as far as drops tell.
+fn no_beacon(link: &LinkView, disbelieved: bool) -> String {
+    match foreign(&link.dropped_lately).or_else(|| foreign(&link.dropped)) {
+        _ if disbelieved => ": see above".to_owned(),
+        Some(foreign) => foreign.to_owned(),
+        None => ": is the sender running, does it send to this address, and does it have this host's MAC address?"
+            .to_owned(),
     }
-    if dropped("mode") > 0 {
-        return "no beacon was heard yet, but datagrams come in the other mode: set `link.insecure` alike on both sides".to_owned();
+}
+
+/// Why nothing is heard any more, as far as what comes now tells.
+fn silent(status: &Status, link: &LinkView, disbelieved: bool) -> String {
+    if let Some(foreign) = foreign(&link.dropped_lately) {
+        return foreign.to_owned();
     }
-    if dropped("version") > 0 {
-        return "no beacon was heard yet, but datagrams of another version come: install the same release on both sides".to_owned();
+    let is_recent = |Stamp(at): Stamp| status.now_at.0.saturating_sub(at) < RECENT_MS;
+    let dropped = |reason: &str| link.dropped_lately.get(reason).copied().unwrap_or(0);
+    if disbelieved {
+        ": beacons come, and none of them counts: see above".to_owned()
+    } else if dropped("beacon") > 0 || link.last_heard_at.is_some_and(is_recent) {
+        ", but datagrams come that are rightly sealed, and none is a beacon that counts: see `discarded`, and compare the key on the low \
+         side (`checkvalve-sender status`) with `checkvalve-receiver trust list`"
+            .to_owned()
+    } else if dropped("place") > 0 {
+        ", but datagrams come of a length that they do not say: compare `mtu` of both configs, and the MTU of all devices between".to_owned()
+    } else {
+        ": the sender or the link is down; what is sent now is not known of".to_owned()
     }
-    "no beacon was heard yet: is the sender running, does it send to this address, and does it have this host's MAC address?".to_owned()
+}
+
+/// What datagrams come that mean nothing here, and how to mend that.
+fn foreign(dropped: &BTreeMap<String, u64>) -> Option<&'static str> {
+    let came = |reason: &str| dropped.get(reason).is_some_and(|&count| count > 0);
+    if came("key") {
+        Some(
+            ", but datagrams come that are sealed under another link key: copy `keys.link` from the sender, compare what `check-config` prints \
+             on both sides, and restart this receiver",
+        )
+    } else if came("mode") {
+        Some(
+            ", but datagrams come in the other mode: set `link.insecure` alike on both sides, and restart this receiver",
+        )
+    } else if came("version") {
+        Some(", but datagrams of another version come: install the same release on both sides")
+    } else {
+        None
+    }
 }

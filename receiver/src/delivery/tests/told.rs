@@ -1,6 +1,8 @@
 //! What people are told: each alarm names its bundle and the command that mends it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+
+use checkvalve_host::json::Stamp;
 
 use super::*;
 use crate::control::{LinkView, alarms as told};
@@ -271,4 +273,34 @@ fn what_somebody_else_sends_of_a_bundle_is_no_part_of_it() {
         let row = rows.iter().find(|row| row.id == own(2).to_string()).unwrap();
         assert_eq!((row.bytes, row.received, row.lacking.map(|l| l.blocks_total)), (77, 0, lacking));
     }
+}
+
+#[test]
+fn silence_is_told_by_what_comes_instead() {
+    let bench = Bench::new();
+    let delivery = bench.open();
+    let text = |link: &LinkView, now_ms: u64| {
+        let told = told::of(&delivery.status(now_ms), link, delivery.noted(now_ms));
+        told.into_iter().map(|alarm| alarm.text).find(|text| text.starts_with("no beacon")).unwrap()
+    };
+    let dropped = |reason: &str| BTreeMap::from([(reason.to_owned(), 7)]);
+    let lately = |reason| LinkView { dropped_lately: dropped(reason), ..LinkView::default() };
+    assert!(text(&LinkView { dropped: dropped("key"), ..LinkView::default() }, 1_000).contains("another link key"));
+    delivery.tick(1_000);
+    hear(&delivery, 1_000, 1, vec![], None);
+    for (reason, words) in [
+        ("key", "copy `keys.link`"),
+        ("mode", "set `link.insecure` alike"),
+        ("version", "the same release"),
+        ("place", "compare `mtu`"),
+        ("beacon", "`checkvalve-receiver trust list`"),
+        ("duplicate", "the sender or the link is down"),
+    ] {
+        let text = text(&lately(reason), 10_000);
+        assert!(text.starts_with("no beacon for 9.0 s") && text.contains(words), "{text}");
+    }
+    // That is over.
+    assert!(text(&LinkView { dropped: dropped("key"), ..LinkView::default() }, 10_000).contains("link is down"));
+    let sealed = LinkView { last_heard_at: Some(Stamp(9_000)), ..LinkView::default() };
+    assert!(text(&sealed, 10_000).contains("none is a beacon that counts"));
 }
