@@ -140,6 +140,21 @@ impl Alarms {
         }
     }
 
+    /// It goes on, as it was told. False: it does not stand.
+    pub(super) fn still(&self, code: Code, about: &str) -> bool {
+        let now = self.clock.now();
+        let mut noted = self.lock();
+        let standing = noted.0.get_mut(&(code, about.to_owned())).filter(|(since, _)| stands(*since, now));
+        let stood = standing.is_some();
+        standing.into_iter().for_each(|(since, _)| *since = now.max(*since));
+        stood
+    }
+
+    /// Those of a code are over of which this is true.
+    pub(super) fn end(&self, code: Code, is_over: impl Fn(&str) -> bool) {
+        self.lock().0.retain(|(of, about), _| *of != code || !is_over(about));
+    }
+
     /// Whether it stands.
     pub(super) fn is_raised(&self, code: Code, about: &str) -> bool {
         let now = self.clock.now();

@@ -26,7 +26,7 @@ use super::telling::Words;
 use super::ticket::Ticketing;
 use super::trusting::Trusting;
 use super::undo::Undoing;
-use super::unknown::Unknown;
+use super::unknown::{Strangers, Unknown};
 use super::watch::Watching;
 use super::{Delivery, Settings};
 use crate::audit::Audit;
@@ -167,6 +167,7 @@ impl Base {
                 staging: staging.clone(),
                 jobs: jobs.clone(),
                 alarms: alarms.clone(),
+                strangers: Strangers::new(alarms.clone()),
                 words: words.clone(),
                 discards: discards.clone(),
                 waker: waker.clone(),

@@ -9,16 +9,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use checkvalve_host::log::Throttle;
 use checkvalve_protocol::beacon::order::Order;
-use checkvalve_protocol::beacon::{Beacon, ChannelState, OnWire, Recent, RecentState};
+use checkvalve_protocol::beacon::{Beacon, BeaconError, ChannelState, OnWire, Recent, RecentState};
 use checkvalve_protocol::id::{BundleId, ChannelName, KeyId, SessionId};
-use checkvalve_protocol::manifest::Opened;
+use checkvalve_protocol::manifest::{ManifestError, Opened};
 
 use super::alarms::{Alarms, Code};
 use super::jobs::{Job, Jobs};
 use super::named::Named;
 use super::shared::{CurrentTrust, Discards, Waker};
 use super::staging::Staging;
-use super::telling::Words;
+use super::telling::{Words, quoted};
+use super::trusting::NOT_ITS;
+use super::unknown::Strangers;
 use crate::ledger::file::LedgerFile;
 use crate::ledger::{self, Ledger, Signer, State};
 
@@ -62,6 +64,7 @@ pub(super) struct Hearing {
     pub(super) staging: Arc<Staging>,
     pub(super) jobs: Arc<Jobs>,
     pub(super) alarms: Arc<Alarms>,
+    pub(super) strangers: Strangers,
     pub(super) words: Arc<Words>,
     pub(super) discards: Arc<Discards>,
     pub(super) waker: Arc<Waker>,
@@ -93,13 +96,21 @@ impl NewestBeacon {
 
 impl Hearing {
     pub(super) fn hear(&self, now_ms: u64, session: SessionId, signed: &[u8]) -> Option<u64> {
-        let opened = match self.trust.get().hear(session, signed) {
-            Ok(opened) => opened,
+        let trust = self.trust.get();
+        let (opened, apart) = match trust.hear_apart(session, signed) {
+            Ok(heard) => heard,
             Err(error) => {
                 self.discards.add(error.rule());
+                if let BeaconError::Signed(ManifestError::UnknownKey(key)) = error {
+                    self.strangers.beacon(key);
+                }
                 return None;
             }
         };
+        for channel in apart {
+            self.discards.add(NOT_ITS);
+            self.strangers.beacon_for(opened.signer, &opened.signer_name, &channel);
+        }
         let order = self.ledger.lock().hear(opened.signer, &opened.value, now_ms);
         if !order.is_news() {
             self.not_news(now_ms, order, &opened);
@@ -148,7 +159,7 @@ impl Hearing {
 
     /// A beacon that does not count: what it tells of the sender.
     fn not_news(&self, now_ms: u64, order: Order, opened: &Opened<Beacon>) {
-        let (key, name, beacon) = (opened.signer, &opened.signer_name, &opened.value);
+        let (key, name, beacon) = (opened.signer, quoted(&opened.signer_name), &opened.value);
         let code = match order {
             Order::News | Order::NewSession | Order::NewEpoch | Order::Repeated => return,
             Order::AnotherState => Code::AnotherState,
@@ -303,7 +314,7 @@ impl Hearing {
             "the sender with key {} ({}) says that {says} is the newest of channel {channel}, of which {newest} is known: it came back with \
              an older copy of its state, or two senders send to that channel; {}",
             by.key,
-            by.name,
+            quoted(&by.name),
             self.words.adopt_command(Some(by.key))
         );
         self.alarms.raise(Code::OlderState, channel.as_str(), &text);

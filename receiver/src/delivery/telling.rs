@@ -106,6 +106,16 @@ impl Words {
     }
 }
 
+/// A name from outside as it stands inside a sentence: in quotes, which it cannot close.
+pub(super) fn quoted(name: &str) -> String {
+    quoted_bytes(name.as_bytes())
+}
+
+/// The same for a name of any bytes.
+pub(super) fn quoted_bytes(name: &[u8]) -> String {
+    format!("\"{}\"", escape_bytes(name).replace('"', "\\\""))
+}
+
 /// How commands name a bundle: by its number if no other bundle has it, else by its id.
 pub(super) fn handle(entry: &Entry, is_alone: bool) -> String {
     if is_alone { number(entry) } else { entry.id.to_string() }

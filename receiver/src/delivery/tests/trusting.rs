@@ -78,7 +78,8 @@ fn beacons_that_are_not_news_do_nothing_but_alarm() {
     assert!(delivery.beacon(1_000, SessionId(1), &unsigned).is_none());
     let stranger = SigningKey::from_seed([9; 32]);
     assert!(!hear_of(&delivery, 1_000, &Beacon { channel: None, ..beacon(0, vec![], None) }, &stranger));
-    assert!(codes(&delivery).is_empty());
+    assert_eq!(codes(&delivery), [alarms::Code::UnknownKey], "somebody names it");
+    delivery.alarms.clear(alarms::Code::UnknownKey, &stranger.public().id().to_string());
     // Another state under the same number.
     let epoch = Epoch { number: 1, id: EpochId(99) };
     assert!(!hear_of(&delivery, 1_000, &Beacon { epoch, ..beacon(1, vec![], None) }, &key()));
@@ -104,6 +105,51 @@ fn beacons_that_are_not_news_do_nothing_but_alarm() {
     let behind = Beacon { epoch: adopted, session: SessionId(3), ..beacon(2, vec![], None) };
     assert!(hear_of(&delivery, 1_000, &behind, &key()));
     assert_eq!(codes(&delivery), [alarms::Code::OlderState]);
+}
+
+#[test]
+fn a_key_that_is_refused_is_an_alarm_as_long_as_it_is() {
+    const MINUTE: u64 = 60_000;
+    let bench = Bench::new();
+    let delivery = bench.open();
+    let neighbour = SigningKey::from_seed([5; 32]);
+    let mut trusted = Trust::new(trust());
+    trusted.keys.insert(neighbour.public(), "x) \"is (trusted");
+    trusted.signers.insert(default_channel(), [key().public().id()].into());
+    delivery.set_trust(trusted.clone(), 0).unwrap();
+    let texts = |minute: u64| -> Vec<String> {
+        let unknown = |alarm: &Alarm| alarm.code == alarms::Code::UnknownKey;
+        delivery.noted(minute * MINUTE).into_iter().filter(unknown).map(|alarm| alarm.text).collect()
+    };
+    let mut sample = Sample::file(1, 1, 100);
+    let stranger = SigningKey::from_seed([9; 32]);
+    let at = |minute: u64| delivery.tick(minute * MINUTE);
+    // By its beacons alone.
+    at(1);
+    hear_of(&delivery, MINUTE, &Beacon { channel: None, ..beacon(0, vec![], None) }, &stranger);
+    assert!(hear_of(&delivery, MINUTE, &beacon(1, vec![], None), &neighbour));
+    let told = texts(1);
+    assert!(told.len() == 2 && told.iter().any(|text| text.contains("trust add FILE.pub")), "{told:?}");
+    assert!(told.iter().any(|text| text.contains(r#"("x) \"is (trusted") speaks of channel default"#)), "{told:?}");
+    assert_eq!(delivery.status(MINUTE).discarded[NOT_ITS], 1);
+    // By its announce, which says more and comes again and again; then by its beacons alone.
+    sample.announce.bundle = BundleId::new(1, neighbour.public().id());
+    let announce = sample.announce.sign(&neighbour).unwrap();
+    for minute in [2, 6] {
+        at(minute);
+        assert!(manifest(&delivery, sample.id(), ObjectKind::Announce, &announce).is_err());
+        assert!(texts(minute + 4).iter().any(|text| text.contains("default/1 (\"one file\")")), "{:?}", texts(6));
+    }
+    at(10);
+    assert!(hear_of(&delivery, 10 * MINUTE, &beacon(1, vec![], None), &neighbour));
+    assert!(texts(14)[0].contains("default/1 (\"one file\")") && texts(16).is_empty());
+    // Another key counts: that changes nothing for this one, until it counts, too.
+    at(11);
+    delivery.set_trust(trusted.clone(), 11 * MINUTE).unwrap();
+    assert_eq!(texts(11).len(), 1);
+    trusted.signers.clear();
+    delivery.set_trust(trusted, 11 * MINUTE).unwrap();
+    assert!(texts(11).is_empty());
 }
 
 #[test]
