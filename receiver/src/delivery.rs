@@ -19,6 +19,7 @@ mod advance;
 pub mod alarms;
 mod assemble;
 mod beacons;
+mod blocked;
 mod forget;
 mod install;
 mod jobs;

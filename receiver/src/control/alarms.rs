@@ -8,7 +8,7 @@ use checkvalve_host::progress::{counted, human_bytes, human_duration};
 
 use super::LinkView;
 use crate::delivery::alarms::{Alarm, Code};
-use crate::delivery::status::{BundleStatus, Status};
+use crate::delivery::status::{Blocked, BundleStatus, Status};
 use crate::delivery::{NO_KEY, NOT_ITS};
 use crate::hook::Outcome;
 use crate::ledger::State;
@@ -65,7 +65,12 @@ pub(crate) fn of(status: &Status, link: &LinkView, noted: Vec<Alarm>) -> Vec<Ala
     of_code(Code::HookAgain, &is_run_again, &|bundle| hook_again(status, bundle));
     of_code(Code::Failed, &|bundle| bundle.state == State::Failed && is_last(bundle), &failed);
     of_code(Code::Quarantined, &|bundle| is_refused(bundle) && is_last(bundle), &refused);
-    let lacks_room = |bundle: &&BundleStatus| bundle.state.is_open() && reason(bundle).starts_with(NO_ROOM);
+    for blocked in &status.blocked {
+        push(Code::CannotPublish, cannot_publish(blocked));
+    }
+    let lacks_room = |bundle: &&BundleStatus| {
+        bundle.state.is_open() && (bundle.bound.is_some() || reason(bundle).starts_with(NO_ROOM))
+    };
     for bundle in status.bundles.iter().filter(lacks_room).take(NAMED) {
         push(Code::NoRoom, no_room(status, bundle));
     }
@@ -222,6 +227,12 @@ fn refused(bundle: &BundleStatus) -> String {
          `checkvalve-receiver retry {handle}`; {give_up}",
         reason(bundle)
     )
+}
+
+fn cannot_publish(blocked: &Blocked) -> String {
+    let Blocked { cause, mend, bundles, more } = blocked;
+    let more = if *more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more} cannot be stored or published: {cause}. {mend}; then it goes on by itself", bundles.join(", "))
 }
 
 fn no_room(status: &Status, bundle: &BundleStatus) -> String {

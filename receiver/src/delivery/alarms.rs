@@ -35,6 +35,8 @@ pub enum Code {
     HookAgain,
     /// A bundle is in quarantine.
     Quarantined,
+    /// Bundles that came cannot be stored or published.
+    CannotPublish,
     /// A bundle finds no room in staging.
     NoRoom,
     /// An announce by a key that is not trusted, or that may not sign for its channel.

@@ -13,6 +13,7 @@ use checkvalve_protocol::id::{ChannelName, KeyId, SessionId};
 use serde::{Deserialize, Serialize};
 
 use super::beacons::NewestBeacon;
+pub use super::blocked::Blocked;
 use super::shared::{CurrentTrust, Discards, Policies, Running};
 use super::staging::Staging;
 use super::telling::{Words, handle};
@@ -44,6 +45,9 @@ pub struct Status {
     pub staging: StagingStatus,
     /// Whose signatures are accepted.
     pub trusted: Vec<TrustedKey>,
+    /// What keeps bundles that came from being stored or published, each cause once.
+    #[serde(default)]
+    pub blocked: Vec<Blocked>,
     /// Signed objects and beacons that changed nothing, by the rule that they broke.
     #[serde(default)]
     pub discarded: BTreeMap<String, u64>,
@@ -284,6 +288,9 @@ impl Telling {
                 entry.install();
             }
         }
+        let trouble = |id| self.staging.live(id, |live| live.trouble.clone()).flatten();
+        let open = entries.iter().filter(|entry| entry.state().is_open());
+        let blocked = super::blocked::of(self.disk.as_ref(), open, trouble);
         entries.sort_by(|a, b| (&a.channel, b.sequence, a.id).cmp(&(&b.channel, a.sequence, b.id)));
         let mut claims: BTreeMap<(Option<ChannelName>, u64), usize> = BTreeMap::new();
         for entry in &entries {
@@ -320,6 +327,7 @@ impl Telling {
                 reserve: self.store.space().limits().reserve,
             },
             trusted: trusted.collect(),
+            blocked,
             discarded: self.discards.counts(),
         }
     }

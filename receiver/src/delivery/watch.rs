@@ -32,7 +32,7 @@ const STRAY_MS: u64 = 40_000;
 const CHECKPOINT_MS: u64 = 30_000;
 const CHECKPOINT_BYTES: u64 = 1 << 30;
 /// What an operator can do for a bundle that lacks nothing.
-const ALL_HERE: &str = "all of it is here: mend the disk, and it goes on by itself";
+const ALL_HERE: &str = "all of it is here, and it goes on by itself once that is mended";
 /// How often old bundles are forgotten, in milliseconds.
 const PRUNE_MS: u64 = 60_000;
 

@@ -304,3 +304,21 @@ fn silence_is_told_by_what_comes_instead() {
     let sealed = LinkView { last_heard_at: Some(Stamp(9_000)), ..LinkView::default() };
     assert!(text(&sealed, 10_000).contains("none is a beacon that counts"));
 }
+
+#[test]
+fn what_keeps_bundles_out_of_the_inbox_is_one_alarm_with_what_mends_it() {
+    let bench = Bench::new();
+    let delivery = bench.open();
+    std::fs::write(bench.settings.inbox.join("default"), b"").unwrap();
+    samples()[..2].iter().for_each(|sample| send(&delivery, sample));
+    delivery.tick(20_000);
+    let place = bench.settings.inbox.join("default").display().to_string();
+    let words = ["default/1, default/2", "Not a directory", &format!("mv {place} {place}.away"), "install -d -o "];
+    assert_told(&delivery, alarms::Code::CannotPublish, &words);
+    assert!(reason(&delivery, &samples()[0]).contains("once that is mended"));
+    std::fs::remove_file(place).unwrap();
+    delivery.tick(30_000);
+    work(&delivery);
+    assert!(alarmed(&delivery, alarms::Code::CannotPublish).is_empty());
+    samples()[0].assert_at(&bench.inbox(1));
+}
