@@ -237,32 +237,76 @@ fn cannot_publish(blocked: &Blocked) -> String {
 
 fn no_room(status: &Status, bundle: &BundleStatus) -> String {
     let (number, handle, channel) = (bundle.number(), &bundle.handle, &bundle.channel);
-    let (free, reserve) = (human_bytes(status.staging.free), human_bytes(status.staging.reserve));
+    let size = human_bytes(bundle.bytes);
+    let give_up = format!("give it up with `checkvalve-receiver reject {handle}`");
+    if bundle.bound == Some(Bound::Passed) {
+        return format!(
+            "{number}, which has {size}, found no room in staging before; there is room now: `checkvalve-receiver ticket {handle}` asks for \
+             the rest; or {give_up}"
+        );
+    }
+    let free = status.staging.free.saturating_sub(status.staging.reserve);
+    let lacks = bundle.bytes.saturating_sub(bundle.received);
+    let others = |is: &dyn Fn(&&BundleStatus) -> bool| -> u64 {
+        let open = status.bundles.iter().filter(|other| other.state.is_open());
+        open.filter(is).map(|other| other.received).fold(0, u64::saturating_add)
+    };
     let mend = match bundle.bound {
-        None => "the disk says that it is full: look at its free space, its inodes and its quotas".to_owned(),
-        Some(Bound::Disk) => format!("the disk has {free} free, and `reserve` leaves {reserve} alone: free the disk"),
-        Some(Bound::Quota) => "`quota` is too small: raise it, and restart".to_owned(),
-        Some(Bound::Files) => "`limits.files` is too small: raise it, and restart".to_owned(),
-        Some(Bound::Pieces) => "too many pieces of bundles are under way: wait until others are complete, or reject some".to_owned(),
+        None => "the disk says that it is full: look at its free space (`df`), its inodes (`df -i`) and its quotas"
+            .to_owned(),
+        Some(Bound::Disk) => format!(
+            "it lacks {}, and the disk has {} free, of which `reserve` leaves {} alone: free {} at least",
+            human_bytes(lacks),
+            human_bytes(status.staging.free),
+            human_bytes(status.staging.reserve),
+            at_least(lacks.saturating_sub(free))
+        ),
+        Some(Bound::Quota) => format!(
+            "staging holds {}, and `quota` is too small: raise it to {} at least, and restart",
+            human_bytes(status.staging.bytes),
+            at_least(status.staging.bytes.saturating_add(lacks))
+        ),
+        Some(Bound::Files) => {
+            "`limits.files` is too small: raise it by the number of its files and directories at least, and restart"
+                .to_owned()
+        }
+        Some(Bound::Pieces) => {
+            "too many pieces of bundles are under way: wait until others are complete, or reject some".to_owned()
+        }
         Some(Bound::Channel) => {
+            let needs = others(&|other| other.channel == *channel).saturating_add(lacks);
             format!(
-                "it is more than channel {channel} may take, `channel.{channel}.quota` or else four fifths of `quota` and of the disk, which has \
-                 {free} free: free the disk, or raise that and restart"
+                "it is more than channel {channel} may take, `channel.{channel}.quota` or else four fifths of `quota` and of the disk, which \
+                 has {} free: set `channel.{channel}.quota` to {} at least and restart, or free the disk",
+                human_bytes(status.staging.free),
+                at_least(needs)
             )
         }
         Some(Bound::Key) => {
-            "it is more than the bundles of one key may take, four fifths of `quota` and of the disk: free the disk, or raise `quota` and \
-             restart"
-                .to_owned()
+            let key = |bundle: &BundleStatus| bundle.signer.as_ref().map(|signer| signer.key);
+            let needs = others(&|other| key(other) == key(bundle)).saturating_add(lacks);
+            format!(
+                "it is more than the bundles of one key may take, four fifths of `quota` and of the disk: raise `quota` to {} at least and \
+                 restart, and see that the disk has as much",
+                at_least(needs.saturating_add(needs / 4))
+            )
         }
-        Some(Bound::Passed) => "now there is room again".to_owned(),
-        Some(Bound::Unsigned) => "what nobody signed for is full: it goes by itself".to_owned(),
+        Some(Bound::Unsigned | Bound::Passed) => "what nobody signed for is full: it goes by itself".to_owned(),
     };
     format!(
-        "staging has no room for {number}, which has {}: {mend}. Then `checkvalve-receiver ticket {handle}` asks for the rest; or give it up \
-         with `checkvalve-receiver reject {handle}`",
-        human_bytes(bundle.bytes)
+        "staging has no room for {number}, which has {size}: {mend}. Then `checkvalve-receiver ticket {handle}` asks for what was lost \
+         meanwhile; or {give_up}"
     )
+}
+
+/// As it may be written into the config: whole units, rounded up.
+fn at_least(bytes: u64) -> String {
+    let (unit, name) = match bytes {
+        0..1_048_576 => (1_024, "KiB"),
+        1_048_576..10_737_418_240 => (1_048_576, "MiB"),
+        _ => (1_073_741_824, "GiB"),
+    };
+    format!("{} {name}", bytes.div_ceil(unit).max(1))
 }
 
 /// Whether it says that what a sender says does not count.

@@ -27,6 +27,8 @@ use crate::store::space::Bound;
 
 /// Bundles listed per channel at most, the newest ones; those under way are listed whatever their number.
 const LISTED: usize = 1_000;
+/// Why something lacks that found no room, where there is room by now.
+const ROOM_AGAIN: &str = "there was no room in staging, and there is again";
 /// Missing sequences of a channel that are listed one by one; more follow as one range.
 const LISTED_GAPS: u64 = 100;
 
@@ -341,6 +343,10 @@ impl Telling {
         }
         let lacks_room = entry.reason.as_ref().is_some_and(|reason| reason.starts_with(NO_ROOM));
         let lacks_room = lacks_room && state.is_open();
+        let bound = lacks_room.then(|| self.store.refused(entry.id, entry.bytes)).flatten();
+        if bound == Some(Bound::Passed) {
+            entry.reason = entry.reason.map(|reason| reason.replacen(NO_ROOM, ROOM_AGAIN, 1));
+        }
         let is_asked = matches!(state, State::Installing | State::Failed | State::Quarantined);
         let log = entry
             .channel
@@ -365,7 +371,7 @@ impl Telling {
             path: path.as_deref().map(escape_path),
             code: entry.rule,
             log: log.as_deref().map(escape_path),
-            bound: lacks_room.then(|| self.store.refused(entry.id, entry.bytes)).flatten(),
+            bound,
             spoilt: entry.spoilt,
             channel: entry.channel.map_or_else(String::new, String::from),
             sequence: entry.sequence,

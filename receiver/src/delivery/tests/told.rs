@@ -167,15 +167,21 @@ fn the_limit_that_keeps_a_bundle_out_is_named() {
     assert_eq!(delivery.want(sample.id(), ObjectKind::Data, &sample.oti()), Want::Refuse(RefuseReason::NoRoom));
     delivery.tick(20_000);
     quota(&delivery, 8_192);
-    assert_told(&delivery, alarms::Code::NoRoom, &["default/1", "channel.default.quota", "ticket default/1"]);
+    assert_told(
+        &delivery,
+        alarms::Code::NoRoom,
+        &["default/1", "set `channel.default.quota` to 489 KiB at least", "ticket default/1"],
+    );
     let bound = |delivery: &Delivery| delivery.status(0).bundles[0].bound;
     assert_eq!(bound(&delivery), Some(space::Bound::Channel));
     quota(&delivery, u64::MAX);
     assert_eq!(bound(&delivery), Some(space::Bound::Passed));
-    assert_told(&delivery, alarms::Code::NoRoom, &["now there is room again", "ticket default/1"]);
+    assert_told(&delivery, alarms::Code::NoRoom, &["there is room now", "ticket default/1"]);
+    let reason = delivery.status(0).bundles[0].reason.clone().unwrap();
+    assert!(reason.starts_with("there was no room in staging, and there is again; lacks"), "{reason}");
     delivery.store.space().refresh(100_000);
     assert_eq!(bound(&delivery), Some(space::Bound::Disk));
-    assert_told(&delivery, alarms::Code::NoRoom, &["97.7 KiB free", "`reserve`"]);
+    assert_told(&delivery, alarms::Code::NoRoom, &["97.7 KiB free", "`reserve`", "free 391 KiB at least"]);
 }
 
 #[test]
