@@ -230,12 +230,17 @@ pub(crate) fn reload_trust(
 ) -> Result<Judged, Refusal> {
     // Held to the end: one change of trust after the other.
     let mut known = about.signers.lock().unwrap_or_else(PoisonError::into_inner);
-    let keys = load_trusted(&about.trusted).map_err(|e| Refusal::new(Exit::Config, e.to_string()))?;
+    let keys = load_trusted(&about.trusted).map_err(|e| {
+        delivery.trust_is_read(Some(&e.to_string()));
+        Refusal::new(Exit::Config, e.to_string())
+    })?;
     if let Some(signers) = signers {
         *known = signers;
     }
     let trust = Trust { keys, signers: known.clone() };
-    delivery.set_trust(trust, now_ms).map_err(|e| Refusal::new(Exit::from_io(&e), e.to_string()))
+    let judged = delivery.set_trust(trust, now_ms).map_err(|e| Refusal::new(Exit::from_io(&e), e.to_string()))?;
+    delivery.trust_is_read(None);
+    Ok(judged)
 }
 
 /// What status says.

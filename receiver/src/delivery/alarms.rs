@@ -69,6 +69,12 @@ pub enum Code {
     ManyOpen,
     /// No key is trusted.
     NoTrust,
+    /// Keys, or a config that says what they may sign, were not read again.
+    TrustNotRead,
+    /// The ledger was lost or damaged, and was made again.
+    LedgerRebuilt,
+    /// Lines of the audit trail cannot be read.
+    TrailUnreadable,
 }
 
 /// An alarm.
@@ -139,6 +145,14 @@ impl Alarms {
         let new = self.lock().note(code, about, text, now);
         if new && let Some(suppressed) = self.log.allow(now) {
             tracing::warn!(code = code.as_str(), about, text, suppressed, "alarm");
+        }
+    }
+
+    /// The same, and it stands until it is cleared or the process ends.
+    pub(super) fn raise_for_good(&self, code: Code, about: &str, text: &str) {
+        self.raise(code, about, text);
+        if let Some((since, _)) = self.lock().0.get_mut(&(code, about.to_owned())) {
+            *since = u64::MAX;
         }
     }
 

@@ -214,3 +214,14 @@ fn what_beacons_tell_of_unknown_channels_keeps_nobody_out() {
     }
     assert_eq!(held, 54);
 }
+
+#[test]
+fn keys_that_are_not_read_again_are_an_alarm_until_they_are() {
+    let bench = Bench::new();
+    let delivery = bench.open();
+    delivery.trust_is_read(Some("`x.pub`: others may write it; `chmod go-w x.pub`"));
+    let told = delivery.noted(u64::MAX / 2);
+    assert!(told[0].code == alarms::Code::TrustNotRead && told[0].text.contains("chmod go-w"), "{told:?}");
+    delivery.trust_is_read(None);
+    assert!(delivery.noted(0).is_empty());
+}
