@@ -79,6 +79,7 @@ impl Base {
         });
         let words = Arc::new(Words {
             clock: clock.clone(),
+            trust: trust.clone(),
             ledger: ledger.clone(),
             newest: newest.clone(),
             alarms: alarms.clone(),

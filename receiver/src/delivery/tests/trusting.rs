@@ -216,6 +216,33 @@ fn what_beacons_tell_of_unknown_channels_keeps_nobody_out() {
 }
 
 #[test]
+fn what_is_to_be_adopted_can_be() {
+    let bench = Bench::new();
+    let delivery = bench.open();
+    let other = ChannelName::new("other").unwrap();
+    let mut only = Trust::new(trust());
+    only.signers.insert(other.clone(), [].into());
+    let says = |name: &ChannelName| ChannelState { name: name.clone(), priority: 0, newest: 3, recent: vec![] };
+    let mut of_other = beacon(3, vec![], None);
+    of_other.channel = Some(says(&other));
+    for sequence in [1, 2] {
+        let mut sample = Sample::file(sequence, 1, 10);
+        sample.announce.channel = [default_channel(), other.clone()][sequence as usize - 1].clone();
+        send(&delivery, &sample);
+    }
+    assert!(
+        hear_of(&delivery, 1_000, &of_other, &key()) && hear_of(&delivery, 1_000, &beacon(3, vec![], None), &key())
+    );
+    let adopt = || delivery.hearing.words.adopt_command(Some(key().public().id()));
+    assert!(adopt().contains("--epoch 2 --sequences default=3,other=3"), "{}", adopt());
+    delivery.set_trust(only, 1_000).unwrap();
+    assert!(adopt().ends_with("--epoch 2 --sequences default=3`"), "{}", adopt());
+    let last = Epoch { number: (1 << 53) - 1, id: EpochId(5) };
+    assert!(hear_of(&delivery, 1_000, &Beacon { epoch: last, ..beacon(3, vec![], None) }, &key()));
+    assert!(adopt().contains("keygen signing") && !adopt().contains("adopt"), "{}", adopt());
+}
+
+#[test]
 fn keys_that_are_not_read_again_are_an_alarm_until_they_are() {
     let bench = Bench::new();
     let delivery = bench.open();
