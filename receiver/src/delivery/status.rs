@@ -406,12 +406,18 @@ impl Telling {
             session: heard.session,
             session_number: heard.session_number,
             sessions: heard.sessions,
-            clock_offset_ms: last.map_or(0, |at| heard.sender_clock_ms.cast_signed().wrapping_sub(at.cast_signed())),
+            clock_offset_ms: last.map_or(0, |at| offset(heard.sender_clock_ms, at)),
             rate_bits: heard.rate_bits,
             datagrams: heard.datagrams,
             on_wire: heard.on_wire.as_ref().map(on_wire),
         }
     }
+}
+
+/// One clock less another, as far as the number goes.
+fn offset(theirs: u64, ours: u64) -> i64 {
+    let least = i64::try_from(ours.abs_diff(theirs)).unwrap_or(i64::MAX);
+    if theirs < ours { least.saturating_neg() } else { least }
 }
 
 fn on_wire(o: &OnWire) -> OnWireStatus {

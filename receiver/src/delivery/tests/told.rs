@@ -328,3 +328,14 @@ fn what_keeps_bundles_out_of_the_inbox_is_one_alarm_with_what_mends_it() {
     assert!(alarmed(&delivery, alarms::Code::CannotPublish).is_empty());
     samples()[0].assert_at(&bench.inbox(1));
 }
+
+#[test]
+fn clocks_that_are_far_apart_do_not_wrap() {
+    let bench = Bench::new();
+    let delivery = bench.open();
+    delivery.tick(5_000);
+    for (clock_ms, offset) in [(u64::MAX, i64::MAX), (0, -5_000), (6_000, 1_000)] {
+        assert!(hear_of(&delivery, 5_000, &Beacon { clock_ms, ..beacon(1, vec![], None) }, &key()));
+        assert_eq!(delivery.status(5_000).sender.clock_offset_ms, offset);
+    }
+}
