@@ -15,6 +15,17 @@ use crate::ledger::file::LedgerFile;
 use crate::ledger::{Entry, State};
 use crate::sink::Lost;
 
+/// What became of a refusal that was undone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Undone {
+    /// It has to come again.
+    Again,
+    /// It is in the inbox.
+    Back,
+    /// It is in the inbox, and something later is installed.
+    Older,
+}
+
 /// Undoes refusals.
 pub(super) struct Undoing {
     pub(super) clock: Arc<Clock>,
@@ -30,7 +41,7 @@ pub(super) struct Undoing {
 impl Undoing {
     /// What refused a bundle is undone: what is in quarantine of it goes back to the inbox, what is not has to come again. Errors: of
     /// the disk.
-    pub(super) fn undo(&self, entry: &Entry) -> io::Result<()> {
+    pub(super) fn undo(&self, entry: &Entry) -> io::Result<Undone> {
         let (id, now) = (entry.id, self.clock.now());
         let returned = self.put_back(entry)?;
         let here = returned
@@ -56,7 +67,11 @@ impl Undoing {
         self.ledger.keep();
         self.staging.lose(id, Lost::All);
         self.waker.wake();
-        Ok(())
+        Ok(match here {
+            true if older => Undone::Older,
+            true => Undone::Back,
+            false => Undone::Again,
+        })
     }
 
     /// What is installed is never replaced by something older. Errors: [`DecideError::Older`].

@@ -252,3 +252,21 @@ fn keys_that_are_not_read_again_are_an_alarm_until_they_are() {
     delivery.trust_is_read(None);
     assert!(delivery.noted(0).is_empty());
 }
+
+#[test]
+fn a_retry_says_what_it_did_however_soon_the_hook_runs() {
+    let bench = Bench::new().with_hook(None);
+    let delivery = Arc::new(bench.open());
+    send(&delivery, &samples()[0]);
+    let run = delivery.due_hooks(0);
+    delivery.hook_ended(&run[0], &Outcome::Quarantine(65), 0);
+    let at_once = Arc::downgrade(&delivery);
+    delivery.set_waker(Box::new(move || {
+        if let Some(delivery) = at_once.upgrade() {
+            delivery.due_hooks(0);
+        }
+    }));
+    let said = delivery.retry(&"default/1".parse().unwrap()).unwrap();
+    assert_eq!(state(&delivery, &samples()[0]), Some(State::Installing));
+    assert_eq!(said, "default/1 is in the inbox again, and its hook runs in its turn");
+}
