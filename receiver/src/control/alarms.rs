@@ -48,8 +48,8 @@ pub(crate) fn of(status: &Status, link: &LinkView, noted: Vec<Alarm>) -> Vec<Ala
         }
         Some(_) => {}
     }
-    for bundle in status.bundles.iter().filter(|bundle| bundle.state == State::Held).take(NAMED) {
-        push(Code::Held, format!("{} is held: {}", bundle.number(), reason(bundle)));
+    for (oldest, later) in held(&status.bundles).into_iter().take(NAMED) {
+        push(Code::Held, format!("{} is held: {}{}", oldest.number(), reason(oldest), likewise(&later)));
     }
     let newest = newest_installed(&status.bundles);
     let is_last = |bundle: &&BundleStatus| newest.get(bundle.channel.as_str()).is_none_or(|&at| at < bundle.sequence);
@@ -156,6 +156,38 @@ pub(crate) fn of(status: &Status, link: &LinkView, noted: Vec<Alarm>) -> Vec<Ala
     }
     // Events come before the states that they led to.
     noted.into_iter().chain(alarms).collect()
+}
+
+/// Those that are held, the oldest first. What one lost state reused is one, with what came later: one command mends all of it.
+fn held(bundles: &[BundleStatus]) -> Vec<(&BundleStatus, Vec<&BundleStatus>)> {
+    let mut all: Vec<(&BundleStatus, Vec<&BundleStatus>)> = Vec::new();
+    let by = |bundle: &BundleStatus| bundle.signer.as_ref().map(|signer| signer.key);
+    for bundle in bundles.iter().rev().filter(|bundle| bundle.state == State::Held) {
+        let is_like = |(first, _): &&mut (&BundleStatus, _)| {
+            bundle.code.as_deref() == Some("sequence-reused")
+                && (&first.code, &first.channel, by(first)) == (&bundle.code, &bundle.channel, by(bundle))
+        };
+        match all.iter_mut().find(is_like) {
+            Some((_, later)) => later.push(bundle),
+            None => all.push((bundle, Vec::new())),
+        }
+    }
+    all
+}
+
+fn likewise(later: &[&BundleStatus]) -> String {
+    if later.is_empty() {
+        return String::new();
+    }
+    let give_up =
+        |bundle: &&BundleStatus| format!("{} (`checkvalve-receiver reject {}`)", bundle.number(), bundle.handle);
+    let named: Vec<String> = later.iter().take(NAMED).map(give_up).collect();
+    let more = later.len().saturating_sub(NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!(
+        ". So are later ones, for which the same `adopt` is enough, to be given up afterwards: {}{more}",
+        named.join(", ")
+    )
 }
 
 fn reason(bundle: &BundleStatus) -> &str {

@@ -339,3 +339,13 @@ fn clocks_that_are_far_apart_do_not_wrap() {
         assert_eq!(delivery.status(5_000).sender.clock_offset_ms, offset);
     }
 }
+
+#[test]
+fn what_one_lost_state_reused_is_one_alarm() {
+    let bench = Bench::new();
+    let delivery = bench.open();
+    (1..=3).for_each(|n| send(&delivery, &Sample::file(n, n, 100)));
+    (1..=3).for_each(|n| send(&delivery, &Sample::file(10 + n, n, 50)));
+    let words = ["default/1 is held", "So are later ones", "default/2 (`checkvalve-receiver reject ", "default/3 ("];
+    assert_told(&delivery, alarms::Code::Held, &words);
+}
