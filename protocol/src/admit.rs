@@ -89,14 +89,25 @@ impl Trust {
     /// Whether `signed`, which came in a datagram of `session`, is a beacon that counts: who says so, and what is left of it
     /// without the channels that its signer may not sign for. Errors: it is dropped.
     pub fn hear(&self, session: SessionId, signed: &[u8]) -> Result<Opened<Beacon>, BeaconError> {
+        self.hear_apart(session, signed).map(|(opened, _)| opened)
+    }
+
+    /// As [`Trust::hear`], with the channels that were left out.
+    pub fn hear_apart(
+        &self,
+        session: SessionId,
+        signed: &[u8],
+    ) -> Result<(Opened<Beacon>, BTreeSet<ChannelName>), BeaconError> {
         let mut opened = Beacon::open(signed, &self.keys)?;
         let Opened { value, signer, .. } = &mut opened;
         if value.session != session {
             return Err(BeaconError::OtherSession);
         }
-        value.on_wire.take_if(|on_wire| !self.may_sign(*signer, &on_wire.channel));
-        value.channel.take_if(|channel| !self.may_sign(*signer, &channel.name));
-        Ok(opened)
+        let on_wire = value.on_wire.take_if(|on_wire| !self.may_sign(*signer, &on_wire.channel));
+        let channel = value.channel.take_if(|channel| !self.may_sign(*signer, &channel.name));
+        let apart = on_wire.map(|on_wire| on_wire.channel).into_iter().chain(channel.map(|channel| channel.name));
+        let apart = apart.collect();
+        Ok((opened, apart))
     }
 }
 

@@ -38,6 +38,14 @@ pub struct Unreadable {
     pub count: u64,
 }
 
+impl Unreadable {
+    /// The numbers of the first of them, as text.
+    #[must_use]
+    pub fn named(&self) -> String {
+        self.lines.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    }
+}
+
 /// Which rules a line follows.
 #[derive(Deserialize)]
 struct Ruled {
@@ -290,7 +298,8 @@ impl Audit {
     /// As [`Audit::record`]; if that fails, the log says so.
     pub fn note(&self, at_ms: u64, event: &Event<'_>) {
         if let Err(error) = self.record(at_ms, event) {
-            tracing::error!(%error, ?event, "audit trail cannot be written");
+            let event = serde_json::to_string(event).unwrap_or_default();
+            tracing::error!(%error, event, "audit trail cannot be written");
         }
     }
 

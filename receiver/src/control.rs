@@ -10,6 +10,7 @@ use checkvalve_host::exit::Exit;
 use checkvalve_host::json::Stamp;
 use checkvalve_protocol::admit::Trust;
 use checkvalve_protocol::id::{ChannelName, KeyId, KeyTag};
+use checkvalve_protocol::receive::Drops;
 use checkvalve_protocol::ticket::Loss;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -107,6 +108,9 @@ pub struct LinkView {
     pub bytes: u64,
     /// Datagrams that the daemon dropped, by reason.
     pub dropped: BTreeMap<String, u64>,
+    /// Those of the last ten seconds.
+    #[serde(default)]
+    pub dropped_lately: BTreeMap<String, u64>,
     /// Datagrams that the kernel dropped because its buffer was full.
     pub kernel_drops: u64,
     /// Blocks that came whole.
@@ -246,12 +250,17 @@ pub(crate) fn reload_trust(
 ) -> Result<Judged, Refusal> {
     // Held to the end: one change of trust after the other.
     let mut known = about.signers.lock().unwrap_or_else(PoisonError::into_inner);
-    let keys = load_trusted(&about.trusted).map_err(|e| Refusal::new(Exit::Config, e.to_string()))?;
+    let keys = load_trusted(&about.trusted).map_err(|e| {
+        delivery.trust_is_read(Some(&e.to_string()));
+        Refusal::new(Exit::Config, e.to_string())
+    })?;
     if let Some(signers) = signers {
         *known = signers;
     }
     let trust = Trust { keys, signers: known.clone() };
-    delivery.set_trust(trust, now_ms).map_err(|e| Refusal::new(Exit::from_io(&e), e.to_string()))
+    let judged = delivery.set_trust(trust, now_ms).map_err(|e| Refusal::new(Exit::from_io(&e), e.to_string()))?;
+    delivery.trust_is_read(None);
+    Ok(judged)
 }
 
 /// What status says.
@@ -290,7 +299,8 @@ fn link_view(about: &About, stats: &LinkStats, deliveries: &Deliveries) -> LinkV
         sealed: about.sealed,
         datagrams: stats.datagrams,
         bytes: stats.bytes,
-        dropped: stats.drops.iter().map(|(reason, count)| (reason.name().to_owned(), count)).collect(),
+        dropped: by_name(&stats.drops),
+        dropped_lately: by_name(&stats.drops_lately),
         kernel_drops: stats.kernel_drops,
         blocks_whole: stats.blocks_whole,
         blocks_decoded: stats.blocks_decoded,
@@ -307,6 +317,10 @@ fn link_view(about: &About, stats: &LinkStats, deliveries: &Deliveries) -> LinkV
         unsigned_objects: stats.usage.unsigned_objects,
         open_blocks: stats.usage.open_blocks,
     }
+}
+
+fn by_name(drops: &Drops) -> BTreeMap<String, u64> {
+    drops.iter().map(|(reason, count)| (reason.name().to_owned(), count)).collect()
 }
 
 fn refusal(bundle: &str, error: &DecideError) -> Refusal {

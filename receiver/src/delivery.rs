@@ -19,10 +19,12 @@ mod advance;
 pub mod alarms;
 mod assemble;
 mod beacons;
+mod blocked;
 mod forget;
 mod install;
 mod jobs;
 mod manifests;
+mod named;
 mod operator;
 mod rebuild;
 mod receive;
@@ -56,7 +58,7 @@ use checkvalve_protocol::wire::ObjectKind;
 
 use self::adopting::Adopting;
 use self::advance::Publishing;
-use self::alarms::{Alarm, Alarms};
+use self::alarms::{Alarm, Alarms, Code};
 use self::assemble::Base;
 use self::beacons::{Hearing, NewestBeacons};
 use self::forget::Forgetting;
@@ -181,7 +183,8 @@ impl Delivery {
         let (ledger, damage) = LedgerFile::open(&disk, &settings.state.join("ledger")).map_err(OpenError::Ledger)?;
         let damaged = damage.is_any();
         if damaged {
-            tracing::warn!(?damage, "ledger was damaged");
+            let (torn_bytes, ranges, records) = (damage.torn_bytes, damage.corrupt.len(), damage.unreadable);
+            tracing::warn!(torn_bytes, ranges, records, "ledger was damaged");
         }
         let audit = Audit::open(&disk, &settings.state.join("audit.jsonl")).map_err(OpenError::State)?;
         let space = Space::new(settings.space);
@@ -200,11 +203,13 @@ impl Delivery {
         ledger.lock().configure(settings.channels.keys().cloned());
         // A lost ledger is empty, too. If nothing ever came, so is the audit trail, and there is nothing to rebuild.
         let is_empty = ledger.lock().entries().next().is_none();
+        let mut mended = Vec::new();
         if damaged || is_empty {
-            let rebuilt = rebuild::rebuild(&ledger, &audit, &inbox).map_err(OpenError::State)?;
+            let (rebuilt, unreadable) = rebuild::rebuild(&ledger, &audit, &inbox).map_err(OpenError::State)?;
             if rebuilt > 0 {
                 tracing::warn!(bundles = rebuilt, "the ledger was rebuilt from the audit trail and the manifests");
             }
+            mended = rebuild::told(&damage, rebuilt, &unreadable, &settings.state);
         }
         if damaged {
             ledger.rewrite().map_err(OpenError::Ledger)?;
@@ -212,6 +217,7 @@ impl Delivery {
         // It may have been set while no daemon ran.
         ledger.lock().clock_went_back(now_ms);
         let this = Base { disk, settings, ledger, store, inbox, audit, now_ms }.assemble();
+        mended.iter().for_each(|alarm| this.alarms.raise_for_good(alarm.code, "", &alarm.text));
         this.set_trust(trust, now_ms).map_err(OpenError::State)?;
         this.recover();
         this.forgetting.sweep();
@@ -273,6 +279,15 @@ impl Delivery {
         judged.admit(known.into_iter().filter_map(|id| self.ledger.lock().entry(id).map(telling::number)));
         self.trusting.keep(change)?;
         Ok(judged)
+    }
+
+    /// Whom to trust cannot be read again, for this reason; None: it was.
+    pub fn trust_is_read(&self, problem: Option<&str>) {
+        let Some(problem) = problem else { return self.alarms.clear(Code::TrustNotRead, "") };
+        let text = format!(
+            "trusted keys were not read again, and those from before stay: {problem}. Mend that, then `systemctl reload checkvalve-receiver`"
+        );
+        self.alarms.raise_for_good(Code::TrustNotRead, "", &text);
     }
 
     /// The hooks that are to start now, one a channel at most; each is written down as started. The caller runs each and

@@ -13,6 +13,7 @@
 //! object, and answers, waits in [`Intake`] as a question.
 
 mod cores;
+mod lately;
 mod receive;
 mod resume;
 
@@ -37,6 +38,7 @@ use crate::link::{Link, ReceiveBuffer};
 use crate::sink::{Lost, ObjectProgress, Sink, StoreError};
 use crate::windows::{Sample, Spans, Windows};
 use cores::Cores;
+use lately::Lately;
 pub use receive::ask;
 pub use resume::take_up;
 
@@ -68,6 +70,8 @@ pub struct LinkStats {
     pub bytes: u64,
     /// Datagrams dropped, by reason.
     pub drops: Drops,
+    /// Those of the last ten seconds.
+    pub drops_lately: Drops,
     /// Datagrams that the kernel dropped because its buffer was full.
     pub kernel_drops: u64,
     /// Blocks that came whole.
@@ -112,6 +116,7 @@ struct Shared {
     cores: Cores,
     counts: Counts,
     windows: Mutex<Windows>,
+    lately: Lately,
 }
 
 #[derive(Default)]
@@ -155,6 +160,7 @@ impl Pipeline {
             cores: Cores::new(config.listen.len()),
             counts: Counts { kernel, ..Counts::default() },
             windows: Mutex::default(),
+            lately: Lately::default(),
         });
         let mut this = Self { shared, threads: Vec::new(), buffers };
         for (lane, link) in links.into_iter().enumerate() {
@@ -192,6 +198,7 @@ impl Pipeline {
             datagrams: get(&counts.datagrams),
             bytes: get(&counts.bytes),
             drops,
+            drops_lately: self.shared.lately.since(&drops),
             kernel_drops: counts.kernel.iter().map(get).sum(),
             blocks_whole: blocks.whole,
             blocks_decoded: blocks.decoded,
@@ -420,18 +427,20 @@ fn take_up_vouched(shared: &Shared) {
 fn tend(shared: &Shared) {
     while !shared.stopping() {
         std::thread::sleep(LOOK);
-        let (expired, progress, sample): (Vec<_>, Vec<_>, Sample) = {
+        let (expired, progress, sample, drops): (Vec<_>, Vec<_>, Sample, Drops) = {
             let mut intake = shared.lock();
             intake.handle_timeout(shared.now());
             let kernel = shared.counts.kernel.iter().map(|count| count.load(Ordering::Relaxed)).sum();
-            let memory = intake.drops().get(DropReason::Memory);
+            let drops = intake.drops();
+            let memory = drops.get(DropReason::Memory);
             let sample = Sample { tallies: intake.poll_tally(), kernel, memory };
             let expired = std::iter::from_fn(|| intake.poll_expired()).collect();
             let progress = intake.progress().collect();
             shared.unlock(intake);
-            (expired, progress, sample)
+            (expired, progress, sample, drops)
         };
         shared.lock_windows().add(shared.uptime_ms(), &sample);
+        shared.lately.add(shared.uptime_ms(), drops);
         expired.into_iter().for_each(|bundle| shared.sink.expired(bundle));
         for p in progress {
             shared.sink.progress(p.bundle, p.kind, ObjectProgress::of(&p));

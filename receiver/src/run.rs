@@ -275,7 +275,10 @@ fn reload(config: &Path, delivery: &Delivery, about: &About) {
             admitted = judged.admitted.len(),
             "trusted keys were read again"
         ),
-        Err(error) => tracing::error!(error, "trusted keys cannot be read again; those from before stay"),
+        Err(error) => {
+            delivery.trust_is_read(Some(&error));
+            tracing::error!(error, "trusted keys cannot be read again; those from before stay");
+        }
     }
 }
 

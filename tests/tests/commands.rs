@@ -126,7 +126,7 @@ fn a_sender_whose_key_is_not_trusted_changes_nothing_until_it_is() {
         let alarms = pair.receiver_status()?.alarms();
         alarms.into_iter().find(|(code, _)| code == "unknown-key").map(|(_, text)| text)
     });
-    assert!(alarm.contains("default/1 (release)") && alarm.contains("trust add"), "{alarm}");
+    assert!(alarm.contains("default/1 (\"release\")") && alarm.contains("trust add"), "{alarm}");
     pair.wait_sender_state(&bundle, &["transmitted"]);
     let status = pair.receiver_status().unwrap();
     assert!(status.bundles().is_empty(), "{:#}", status.0);

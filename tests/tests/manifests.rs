@@ -158,7 +158,7 @@ fn what_is_not_rightly_signed_changes_nothing() {
     let alarms = alarms(&pair);
     let stranger = stranger.public().id().to_string();
     let about = alarms.iter().find(|(code, _)| code == "unknown-key").unwrap_or_else(|| panic!("{alarms:?}"));
-    assert!(about.1.contains(&stranger) && about.1.contains("default/1 (file)"), "{about:?}");
+    assert!(about.1.contains(&stranger) && about.1.contains("default/1 (\"file\")"), "{about:?}");
 
     assert_eq!(reasons(&pair), BTreeMap::new());
     assert_eq!(pair.hook_runs().len(), 0, "a hook ran");

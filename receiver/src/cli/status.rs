@@ -162,6 +162,11 @@ fn write_link(out: &mut String, status: &DaemonStatus) -> fmt::Result {
     if !drops.is_empty() {
         writeln!(out, "dropped  {}", drops.join(", "))?;
     }
+    let discarded: Vec<String> =
+        status.deliveries.discarded.iter().map(|(rule, count)| format!("{count} {rule}")).collect();
+    if !discarded.is_empty() {
+        writeln!(out, "discarded  {}", discarded.join(", "))?;
+    }
     if link.blocks_failed + link.blocks_lost > 0 {
         writeln!(out, "! blocks: {} could not be stored, {} lost unfinished", link.blocks_failed, link.blocks_lost)?;
     }

@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use checkvalve_host::json::Stamp;
 use checkvalve_host::progress::{counted, human_bytes, human_duration};
-
 use checkvalve_protocol::id::{BundleId, KeyId};
 
 use super::{LinkView, SenderLink};
 use crate::delivery::alarms::{Alarm, Code};
-use crate::delivery::status::{BundleStatus, SenderStatus, Status};
+use crate::delivery::status::{Blocked, BundleStatus, SenderStatus, Status};
 use crate::delivery::{NO_KEY, NOT_ITS};
 use crate::hook::Outcome;
 use crate::ledger::State;
@@ -19,6 +18,8 @@ use crate::store::space::Bound;
 
 /// Margins below this are an alarm, in parts in a thousand of a block's repair symbols.
 const LEAST_MARGIN: i32 = 250;
+/// What came so lately comes now, in milliseconds.
+const RECENT_MS: u64 = 3_000;
 /// Sequences that are named one by one.
 const NAMED: usize = 5;
 
@@ -32,18 +33,17 @@ pub(crate) fn of(status: &Status, link: &LinkView, noted: Vec<Alarm>) -> Vec<Ala
             "no key is trusted, so that nothing counts: `checkvalve-receiver trust add FILE.pub`".to_owned(),
         );
     }
-    let disbelief = noted.iter().any(|alarm| is_disbelief(alarm.code));
+    let disbelieved = noted.iter().any(|alarm| is_disbelief(alarm.code));
     if status.senders.iter().all(|sender| sender.last_beacon_at.is_none()) {
-        let text =
-            if disbelief { "no beacon that counts was heard yet: see above".to_owned() } else { no_beacon(link) };
-        push(Code::NoBeaconYet, text);
+        let counts = if disbelieved { "that counts was" } else { "was" };
+        push(Code::NoBeaconYet, format!("no beacon {counts} heard yet{}", no_beacon(link, disbelieved)));
     } else {
         for sender in status.senders.iter().filter(|sender| sender.silent) {
-            push(Code::Silent, silent(status, sender, disbelief));
+            push(Code::Silent, silent(status, sender, link, disbelieved));
         }
     }
-    for bundle in status.bundles.iter().filter(|bundle| bundle.state == State::Held).take(NAMED) {
-        push(Code::Held, format!("{} is held: {}", bundle.number(), reason(bundle)));
+    for (oldest, later) in held(&status.bundles).into_iter().take(NAMED) {
+        push(Code::Held, format!("{} is held: {}{}", oldest.number(), reason(oldest), likewise(&later)));
     }
     let newest = newest_installed(&status.bundles);
     let is_last = |bundle: &&BundleStatus| newest.get(bundle.channel.as_str()).is_none_or(|&at| at < bundle.sequence);
@@ -59,7 +59,12 @@ pub(crate) fn of(status: &Status, link: &LinkView, noted: Vec<Alarm>) -> Vec<Ala
     of_code(Code::HookAgain, &is_run_again, &|bundle| hook_again(status, bundle));
     of_code(Code::Failed, &|bundle| bundle.state == State::Failed && is_last(bundle), &failed);
     of_code(Code::Quarantined, &|bundle| is_refused(bundle) && is_last(bundle), &refused);
-    let lacks_room = |bundle: &&BundleStatus| bundle.state.is_open() && reason(bundle).starts_with(NO_ROOM);
+    for blocked in &status.blocked {
+        push(Code::CannotPublish, cannot_publish(blocked));
+    }
+    let lacks_room = |bundle: &&BundleStatus| {
+        bundle.state.is_open() && (bundle.bound.is_some() || reason(bundle).starts_with(NO_ROOM))
+    };
     for bundle in status.bundles.iter().filter(lacks_room).take(NAMED) {
         push(Code::NoRoom, no_room(status, bundle));
     }
@@ -140,22 +145,19 @@ fn whose(status: &Status, key: KeyId, name: &str) -> String {
     if status.senders.len() > 1 { format!(" of the sender with key {key} ({name})") } else { String::new() }
 }
 
-fn silent(status: &Status, sender: &SenderStatus, disbelief: bool) -> String {
+fn silent(status: &Status, sender: &SenderStatus, link: &LinkView, disbelieved: bool) -> String {
     let of = sender.key.map_or_else(String::new, |key| whose(status, key, &sender.name));
-    if disbelief && of.is_empty() {
-        return "beacons come, and none of them counts: see above".to_owned();
-    }
     let since = sender.last_beacon_at.map_or_else(
         || "since this daemon started".to_owned(),
         |Stamp(at)| format!("for {}", human_duration(Duration::from_millis(status.now_at.0.saturating_sub(at)))),
     );
-    let gone = match sender.key {
-        Some(key) if !of.is_empty() => {
-            format!("; if it is gone for good, `checkvalve-receiver trust remove {key}` ends this")
-        }
-        _ => String::new(),
-    };
-    format!("no beacon{of} {since}: the sender or the link is down; what is sent now is not known of{gone}")
+    match sender.key {
+        Some(key) if !of.is_empty() => format!(
+            "no beacon{of} {since}: it or its link is down, and what it sends now is not known of; if it is gone for good, \
+             `checkvalve-receiver trust remove {key}` ends this"
+        ),
+        _ => format!("no beacon {since}{}", why_silent(status, link, disbelieved)),
+    }
 }
 
 /// How near the repair came to its end for what one sender sent. `is_short`: blocks of it lack symbols.
@@ -178,6 +180,38 @@ fn margin(sender: &SenderLink, is_short: bool, of: &str, push: &mut impl FnMut(C
         ),
         _ => {}
     }
+}
+
+/// Those that are held, the oldest first. What one lost state reused is one, with what came later: one command mends all of it.
+fn held(bundles: &[BundleStatus]) -> Vec<(&BundleStatus, Vec<&BundleStatus>)> {
+    let mut all: Vec<(&BundleStatus, Vec<&BundleStatus>)> = Vec::new();
+    let by = |bundle: &BundleStatus| bundle.signer.as_ref().map(|signer| signer.key);
+    for bundle in bundles.iter().rev().filter(|bundle| bundle.state == State::Held) {
+        let is_like = |(first, _): &&mut (&BundleStatus, _)| {
+            bundle.code.as_deref() == Some("sequence-reused")
+                && (&first.code, &first.channel, by(first)) == (&bundle.code, &bundle.channel, by(bundle))
+        };
+        match all.iter_mut().find(is_like) {
+            Some((_, later)) => later.push(bundle),
+            None => all.push((bundle, Vec::new())),
+        }
+    }
+    all
+}
+
+fn likewise(later: &[&BundleStatus]) -> String {
+    if later.is_empty() {
+        return String::new();
+    }
+    let give_up =
+        |bundle: &&BundleStatus| format!("{} (`checkvalve-receiver reject {}`)", bundle.number(), bundle.handle);
+    let named: Vec<String> = later.iter().take(NAMED).map(give_up).collect();
+    let more = later.len().saturating_sub(NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!(
+        ". So are later ones, for which the same `adopt` is enough, to be given up afterwards: {}{more}",
+        named.join(", ")
+    )
 }
 
 fn reason(bundle: &BundleStatus) -> &str {
@@ -251,34 +285,84 @@ fn refused(bundle: &BundleStatus) -> String {
     )
 }
 
+fn cannot_publish(blocked: &Blocked) -> String {
+    let Blocked { cause, mend, bundles, more } = blocked;
+    let more = if *more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more} cannot be stored or published: {cause}. {mend}; then it goes on by itself", bundles.join(", "))
+}
+
 fn no_room(status: &Status, bundle: &BundleStatus) -> String {
     let (number, handle, channel) = (bundle.number(), &bundle.handle, &bundle.channel);
-    let (free, reserve) = (human_bytes(status.staging.free), human_bytes(status.staging.reserve));
+    let size = human_bytes(bundle.bytes);
+    let give_up = format!("give it up with `checkvalve-receiver reject {handle}`");
+    if bundle.bound == Some(Bound::Passed) {
+        return format!(
+            "{number}, which has {size}, found no room in staging before; there is room now: `checkvalve-receiver ticket {handle}` asks for \
+             the rest; or {give_up}"
+        );
+    }
+    let free = status.staging.free.saturating_sub(status.staging.reserve);
+    let lacks = bundle.bytes.saturating_sub(bundle.received);
+    let others = |is: &dyn Fn(&&BundleStatus) -> bool| -> u64 {
+        let open = status.bundles.iter().filter(|other| other.state.is_open());
+        open.filter(is).map(|other| other.received).fold(0, u64::saturating_add)
+    };
     let mend = match bundle.bound {
-        None => "the disk says that it is full: look at its free space, its inodes and its quotas".to_owned(),
-        Some(Bound::Disk) => format!("the disk has {free} free, and `reserve` leaves {reserve} alone: free the disk"),
-        Some(Bound::Quota) => "`quota` is too small: raise it, and restart".to_owned(),
-        Some(Bound::Files) => "`limits.files` is too small: raise it, and restart".to_owned(),
-        Some(Bound::Pieces) => "too many pieces of bundles are under way: wait until others are complete, or reject some".to_owned(),
+        None => "the disk says that it is full: look at its free space (`df`), its inodes (`df -i`) and its quotas"
+            .to_owned(),
+        Some(Bound::Disk) => format!(
+            "it lacks {}, and the disk has {} free, of which `reserve` leaves {} alone: free {} at least",
+            human_bytes(lacks),
+            human_bytes(status.staging.free),
+            human_bytes(status.staging.reserve),
+            at_least(lacks.saturating_sub(free))
+        ),
+        Some(Bound::Quota) => format!(
+            "staging holds {}, and `quota` is too small: raise it to {} at least, and restart",
+            human_bytes(status.staging.bytes),
+            at_least(status.staging.bytes.saturating_add(lacks))
+        ),
+        Some(Bound::Files) => {
+            "`limits.files` is too small: raise it by the number of its files and directories at least, and restart"
+                .to_owned()
+        }
+        Some(Bound::Pieces) => {
+            "too many pieces of bundles are under way: wait until others are complete, or reject some".to_owned()
+        }
         Some(Bound::Channel) => {
+            let needs = others(&|other| other.channel == *channel).saturating_add(lacks);
             format!(
-                "it is more than channel {channel} may take, `channel.{channel}.quota` or else four fifths of `quota` and of the disk, which has \
-                 {free} free: free the disk, or raise that and restart"
+                "it is more than channel {channel} may take, `channel.{channel}.quota` or else four fifths of `quota` and of the disk, which \
+                 has {} free: set `channel.{channel}.quota` to {} at least and restart, or free the disk",
+                human_bytes(status.staging.free),
+                at_least(needs)
             )
         }
         Some(Bound::Key) => {
-            "it is more than the bundles of one key may take, four fifths of `quota` and of the disk: free the disk, or raise `quota` and \
-             restart"
-                .to_owned()
+            let key = |bundle: &BundleStatus| bundle.signer.as_ref().map(|signer| signer.key);
+            let needs = others(&|other| key(other) == key(bundle)).saturating_add(lacks);
+            format!(
+                "it is more than the bundles of one key may take, four fifths of `quota` and of the disk: raise `quota` to {} at least and \
+                 restart, and see that the disk has as much",
+                at_least(needs.saturating_add(needs / 4))
+            )
         }
-        Some(Bound::Passed) => "now there is room again".to_owned(),
-        Some(Bound::Unsigned) => "what nobody signed for is full: it goes by itself".to_owned(),
+        Some(Bound::Unsigned | Bound::Passed) => "what nobody signed for is full: it goes by itself".to_owned(),
     };
     format!(
-        "staging has no room for {number}, which has {}: {mend}. Then `checkvalve-receiver ticket {handle}` asks for the rest; or give it up \
-         with `checkvalve-receiver reject {handle}`",
-        human_bytes(bundle.bytes)
+        "staging has no room for {number}, which has {size}: {mend}. Then `checkvalve-receiver ticket {handle}` asks for what was lost \
+         meanwhile; or {give_up}"
     )
+}
+
+/// As it may be written into the config: whole units, rounded up.
+fn at_least(bytes: u64) -> String {
+    let (unit, name) = match bytes {
+        0..1_048_576 => (1_024, "KiB"),
+        1_048_576..10_737_418_240 => (1_048_576, "MiB"),
+        _ => (1_073_741_824, "GiB"),
+    };
+    format!("{} {name}", bytes.div_ceil(unit).max(1))
 }
 
 /// Whether it says that what a sender says does not count.
@@ -296,19 +380,51 @@ pub(crate) fn newest_installed(bundles: &[BundleStatus]) -> BTreeMap<&str, u64> 
     newest
 }
 
-/// Why nothing is heard, as far as drops tell.
-fn no_beacon(link: &LinkView) -> String {
-    let dropped = |reason: &str| link.dropped.get(reason).copied().unwrap_or(0);
-    if dropped("key") > 0 {
-        return "no beacon was heard yet, but datagrams come that are sealed under another link key: copy `keys.link` from the sender, \
-                compare what `check-config` prints on both sides, and restart this receiver"
-            .to_owned();
+/// Why nothing was heard yet, as far as drops tell.
+fn no_beacon(link: &LinkView, disbelieved: bool) -> String {
+    match foreign(&link.dropped_lately).or_else(|| foreign(&link.dropped)) {
+        _ if disbelieved => ": see above".to_owned(),
+        Some(foreign) => foreign.to_owned(),
+        None => ": is the sender running, does it send to this address, and does it have this host's MAC address?"
+            .to_owned(),
     }
-    if dropped("mode") > 0 {
-        return "no beacon was heard yet, but datagrams come in the other mode: set `link.insecure` alike on both sides".to_owned();
+}
+
+/// Why nothing is heard any more, as far as what comes now tells.
+fn why_silent(status: &Status, link: &LinkView, disbelieved: bool) -> String {
+    if let Some(foreign) = foreign(&link.dropped_lately) {
+        return foreign.to_owned();
     }
-    if dropped("version") > 0 {
-        return "no beacon was heard yet, but datagrams of another version come: install the same release on both sides".to_owned();
+    let is_recent = |Stamp(at): Stamp| status.now_at.0.saturating_sub(at) < RECENT_MS;
+    let dropped = |reason: &str| link.dropped_lately.get(reason).copied().unwrap_or(0);
+    if disbelieved {
+        ": beacons come, and none of them counts: see above".to_owned()
+    } else if dropped("beacon") > 0 || link.last_heard_at.is_some_and(is_recent) {
+        ", but datagrams come that are rightly sealed, and none is a beacon that counts: see `discarded`, and compare the key on the low \
+         side (`checkvalve-sender status`) with `checkvalve-receiver trust list`"
+            .to_owned()
+    } else if dropped("place") > 0 {
+        ", but datagrams come of a length that they do not say: compare `mtu` of both configs, and the MTU of all devices between".to_owned()
+    } else {
+        ": the sender or the link is down; what is sent now is not known of".to_owned()
     }
-    "no beacon was heard yet: is the sender running, does it send to this address, and does it have this host's MAC address?".to_owned()
+}
+
+/// What datagrams come that mean nothing here, and how to mend that.
+fn foreign(dropped: &BTreeMap<String, u64>) -> Option<&'static str> {
+    let came = |reason: &str| dropped.get(reason).is_some_and(|&count| count > 0);
+    if came("key") {
+        Some(
+            ", but datagrams come that are sealed under another link key: copy `keys.link` from the sender, compare what `check-config` prints \
+             on both sides, and restart this receiver",
+        )
+    } else if came("mode") {
+        Some(
+            ", but datagrams come in the other mode: set `link.insecure` alike on both sides, and restart this receiver",
+        )
+    } else if came("version") {
+        Some(", but datagrams of another version come: install the same release on both sides")
+    } else {
+        None
+    }
 }

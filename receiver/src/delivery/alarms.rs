@@ -35,6 +35,8 @@ pub enum Code {
     HookAgain,
     /// A bundle is in quarantine.
     Quarantined,
+    /// Bundles that came cannot be stored or published.
+    CannotPublish,
     /// A bundle finds no room in staging.
     NoRoom,
     /// An announce by a key that is not trusted, or that may not sign for its channel.
@@ -67,6 +69,12 @@ pub enum Code {
     ManyOpen,
     /// No key is trusted.
     NoTrust,
+    /// Keys, or a config that says what they may sign, were not read again.
+    TrustNotRead,
+    /// The ledger was lost or damaged, and was made again.
+    LedgerRebuilt,
+    /// Lines of the audit trail cannot be read.
+    TrailUnreadable,
 }
 
 /// An alarm.
@@ -138,6 +146,29 @@ impl Alarms {
         if new && let Some(suppressed) = self.log.allow(now) {
             tracing::warn!(code = code.as_str(), about, text, suppressed, "alarm");
         }
+    }
+
+    /// The same, and it stands until it is cleared or the process ends.
+    pub(super) fn raise_for_good(&self, code: Code, about: &str, text: &str) {
+        self.raise(code, about, text);
+        if let Some((since, _)) = self.lock().0.get_mut(&(code, about.to_owned())) {
+            *since = u64::MAX;
+        }
+    }
+
+    /// It goes on, as it was told. False: it does not stand.
+    pub(super) fn still(&self, code: Code, about: &str) -> bool {
+        let now = self.clock.now();
+        let mut noted = self.lock();
+        let standing = noted.0.get_mut(&(code, about.to_owned())).filter(|(since, _)| stands(*since, now));
+        let stood = standing.is_some();
+        standing.into_iter().for_each(|(since, _)| *since = now.max(*since));
+        stood
+    }
+
+    /// Those of a code are over of which this is true.
+    pub(super) fn end(&self, code: Code, is_over: impl Fn(&str) -> bool) {
+        self.lock().0.retain(|(of, about), _| *of != code || !is_over(about));
     }
 
     /// Whether it stands.

@@ -13,6 +13,7 @@ use super::forget::Forgetting;
 use super::install::Installing;
 use super::jobs::Jobs;
 use super::manifests::Admission;
+use super::named::Named;
 use super::operator::Deciding;
 use super::receive::Receiving;
 use super::refusing::Refusing;
@@ -25,7 +26,7 @@ use super::telling::Words;
 use super::ticket::Ticketing;
 use super::trusting::Trusting;
 use super::undo::Undoing;
-use super::unknown::Unknown;
+use super::unknown::{Strangers, Unknown};
 use super::watch::Watching;
 use super::{Delivery, Settings};
 use crate::audit::Audit;
@@ -60,6 +61,7 @@ impl Base {
         let waker = Arc::new(Waker::default());
         let discards = Arc::new(Discards::default());
         let newest = Arc::new(NewestBeacons::default());
+        let named = Arc::new(Named::open(disk.clone(), settings.state.join("named.json")));
         let alarms = Arc::new(Alarms::new(clock.clone(), log.clone()));
         let shares = Arc::new(Shares {
             ledger: ledger.clone(),
@@ -76,6 +78,7 @@ impl Base {
         });
         let words = Arc::new(Words {
             clock: clock.clone(),
+            trust: trust.clone(),
             ledger: ledger.clone(),
             newest: newest.clone(),
             alarms: alarms.clone(),
@@ -162,9 +165,11 @@ impl Base {
                 trust: trust.clone(),
                 ledger: ledger.clone(),
                 newest: newest.clone(),
+                named: named.clone(),
                 staging: staging.clone(),
                 jobs: jobs.clone(),
                 alarms: alarms.clone(),
+                strangers: Strangers::new(alarms.clone()),
                 words: words.clone(),
                 discards: discards.clone(),
                 waker: waker.clone(),
@@ -198,6 +203,7 @@ impl Base {
             },
             watching: Watching {
                 ledger: ledger.clone(),
+                named: named.clone(),
                 store: store.clone(),
                 staging: staging.clone(),
                 shares: shares.clone(),

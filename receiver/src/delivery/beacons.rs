@@ -9,16 +9,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use checkvalve_host::log::Throttle;
 use checkvalve_protocol::beacon::order::Order;
-use checkvalve_protocol::beacon::{Beacon, ChannelState, OnWire, Recent, RecentState};
+use checkvalve_protocol::beacon::{Beacon, BeaconError, ChannelState, OnWire, Recent, RecentState};
 use checkvalve_protocol::id::{BundleId, ChannelName, KeyId, KeyTag, SessionId};
-use checkvalve_protocol::manifest::Opened;
+use checkvalve_protocol::manifest::{ManifestError, Opened};
 use checkvalve_protocol::receive::Sent;
 
 use super::alarms::{Alarms, Code};
 use super::jobs::{Job, Jobs};
+use super::named::Named;
 use super::shared::{CurrentTrust, Discards, Waker};
 use super::staging::Staging;
-use super::telling::Words;
+use super::telling::{Words, quoted};
+use super::trusting::NOT_ITS;
+use super::unknown::Strangers;
 use crate::ledger::file::LedgerFile;
 use crate::ledger::{self, Ledger, Signer, State};
 
@@ -60,9 +63,11 @@ pub(super) struct Hearing {
     pub(super) trust: Arc<CurrentTrust>,
     pub(super) ledger: Arc<LedgerFile>,
     pub(super) newest: Arc<NewestBeacons>,
+    pub(super) named: Arc<Named>,
     pub(super) staging: Arc<Staging>,
     pub(super) jobs: Arc<Jobs>,
     pub(super) alarms: Arc<Alarms>,
+    pub(super) strangers: Strangers,
     pub(super) words: Arc<Words>,
     pub(super) discards: Arc<Discards>,
     pub(super) waker: Arc<Waker>,
@@ -115,13 +120,21 @@ impl NewestBeacons {
 
 impl Hearing {
     pub(super) fn hear(&self, now_ms: u64, session: SessionId, signed: &[u8]) -> Option<Sent> {
-        let opened = match self.trust.get().hear(session, signed) {
-            Ok(opened) => opened,
+        let trust = self.trust.get();
+        let (opened, apart) = match trust.hear_apart(session, signed) {
+            Ok(heard) => heard,
             Err(error) => {
                 self.discards.add(error.rule());
+                if let BeaconError::Signed(ManifestError::UnknownKey(key)) = error {
+                    self.strangers.beacon(key);
+                }
                 return None;
             }
         };
+        for channel in apart {
+            self.discards.add(NOT_ITS);
+            self.strangers.beacon_for(opened.signer, &opened.signer_name, &channel);
+        }
         let order = self.ledger.lock().hear(opened.signer, &opened.value, now_ms);
         if !order.is_news() {
             self.not_news(now_ms, order, &opened);
@@ -131,10 +144,10 @@ impl Hearing {
         let Opened { value, signer, signer_name, .. } = opened;
         let by = Signer { key: signer, name: signer_name };
         if let Some(channel) = &value.channel {
-            self.hear_channel(now_ms, channel, &by);
+            self.hear_channel(now_ms, &value, channel, &by);
         }
         if let Some(on_wire) = &value.on_wire {
-            self.hear_on_wire(now_ms, on_wire, &by);
+            self.hear_on_wire(now_ms, &value, on_wire, &by);
         }
         Some(Sent { by: signer.tag(), datagrams: value.datagrams })
     }
@@ -170,7 +183,7 @@ impl Hearing {
 
     /// A beacon that does not count: what it tells of the sender.
     fn not_news(&self, now_ms: u64, order: Order, opened: &Opened<Beacon>) {
-        let (key, name, beacon) = (opened.signer, &opened.signer_name, &opened.value);
+        let (key, name, beacon) = (opened.signer, quoted(&opened.signer_name), &opened.value);
         let code = match order {
             Order::News | Order::NewSession | Order::NewEpoch | Order::Repeated => return,
             Order::AnotherState => Code::AnotherState,
@@ -209,7 +222,7 @@ impl Hearing {
         self.alarms.raise(code, &key.to_string(), &text);
     }
 
-    fn hear_channel(&self, now_ms: u64, channel: &ChannelState, by: &Signer) {
+    fn hear_channel(&self, now_ms: u64, beacon: &Beacon, channel: &ChannelState, by: &Signer) {
         let (mut withdrawn, mut vouched) = (Vec::new(), Vec::new());
         let mut ledger = self.ledger.lock();
         if !ledger.ensure_channel(&channel.name, false) {
@@ -263,9 +276,11 @@ impl Hearing {
         }
         drop(ledger);
         self.alarms.clear(Code::SequenceJump, channel.name.as_str());
-        if behind {
+        // What came late, or was recorded, knows less, too.
+        let is_proven = self.named.hear(&channel.name, by.key, beacon, channel.newest);
+        if behind && is_proven {
             self.behind(&channel.name, channel.newest, newest, by);
-        } else {
+        } else if !behind {
             self.alarms.clear(Code::OlderState, channel.name.as_str());
         }
         vouched.into_iter().for_each(|id| self.vouch_heard(id));
@@ -275,13 +290,14 @@ impl Hearing {
         }
     }
 
-    fn hear_on_wire(&self, now_ms: u64, on_wire: &OnWire, by: &Signer) {
+    fn hear_on_wire(&self, now_ms: u64, beacon: &Beacon, on_wire: &OnWire, by: &Signer) {
         let mut ledger = self.ledger.lock();
         let jump = ledger.channel(&on_wire.channel).is_some_and(|c| c.is_jump(on_wire.sequence));
         if jump || !ledger.ensure_channel(&on_wire.channel, false) {
             return;
         }
         ledger.change_channel(&on_wire.channel, |c| c.on_wire(on_wire.sequence));
+        self.named.hear(&on_wire.channel, by.key, beacon, on_wire.sequence);
         let known = ledger.entry(on_wire.bundle).map(|e| (e.bytes, e.name.clone()));
         let (bytes, name) = known.unwrap_or_default();
         let heard = ledger::Heard {
@@ -322,7 +338,7 @@ impl Hearing {
             "the sender with key {} ({}) says that {says} is the newest of channel {channel}, of which {newest} is known: it came back with \
              an older copy of its state, or two senders send to that channel; {}",
             by.key,
-            by.name,
+            quoted(&by.name),
             self.words.adopt_command(Some(by.key))
         );
         self.alarms.raise(Code::OlderState, channel.as_str(), &text);

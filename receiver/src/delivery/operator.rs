@@ -8,7 +8,7 @@ use super::alarms::{Alarms, Code};
 use super::shared::{Clock, CurrentTrust, Waker};
 use super::staging::Staging;
 use super::telling::{Words, number, subject};
-use super::undo::Undoing;
+use super::undo::{Undoing, Undone};
 use crate::audit::{Audit, Event, Subject};
 use crate::ledger::file::LedgerFile;
 use crate::ledger::{Entry, Hold, State, Unchanged};
@@ -204,15 +204,21 @@ impl Deciding {
                 if entry.rule.as_deref() == Some("hook") {
                     self.check_newest(&entry)?;
                 }
-                self.undoing.undo(&entry).map_err(|_| DecideError::Disk)?;
+                let undone = self.undoing.undo(&entry).map_err(|_| DecideError::Disk)?;
                 self.ledger.lock().place(id);
-                let back = self.ledger.lock().entry(id).is_some_and(|e| e.state() == State::Complete);
-                Ok(if back {
-                    format!("{number} is in the inbox again, and its hook runs in its turn")
-                } else {
-                    format!(
+                // By what was done, and not by its state: its hook may run already, or have ended.
+                let has_hook = entry.channel.as_ref().is_some_and(|channel| self.undoing.policies.has_hook(channel));
+                Ok(match undone {
+                    Undone::Back if has_hook => {
+                        format!("{number} is in the inbox again, and its hook runs in its turn")
+                    }
+                    Undone::Back => format!("{number} is in the inbox again"),
+                    Undone::Older => {
+                        format!("{number} is in the inbox again, and is not installed: a later one is")
+                    }
+                    Undone::Again => format!(
                         "{number} is to come again; if the sender does not send it by itself, `checkvalve-receiver ticket {handle}`"
-                    )
+                    ),
                 })
             }
             state => Err(DecideError::NothingToRetry(state)),

@@ -2,17 +2,22 @@
 //! its recorded manifest what it is. So nothing that was installed is installed again, and what never arrived is still missed.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
+use checkvalve_host::log::escape_path;
+use checkvalve_host::progress::counted;
 use checkvalve_protocol::id::{BundleId, ChannelName};
 use checkvalve_protocol::manifest::Announce;
 
-use crate::audit::{Audit, Told};
+use super::alarms::{Alarm, Code};
+use crate::audit::{Audit, Told, Unreadable};
 use crate::inbox::{Address, Inbox};
-use crate::ledger::file::LedgerFile;
+use crate::ledger::file::{Damage, LedgerFile};
 use crate::ledger::{Entry, Signer, Standing, State};
 
-/// Takes from the audit trail what the ledger does not know, or knows an older state of. Gives how many bundles.
-pub(super) fn rebuild(ledger: &LedgerFile, audit: &Audit, inbox: &Inbox) -> std::io::Result<usize> {
+/// Takes from the audit trail what the ledger does not know, or knows an older state of. Gives how many bundles, and what
+/// cannot be read.
+pub(super) fn rebuild(ledger: &LedgerFile, audit: &Audit, inbox: &Inbox) -> std::io::Result<(usize, Unreadable)> {
     let mut ends: BTreeMap<BundleId, Entry> = BTreeMap::new();
     let mut passed: BTreeMap<ChannelName, u64> = BTreeMap::new();
     let (mut given_up, mut allowed) = (Vec::new(), Vec::new());
@@ -45,8 +50,11 @@ pub(super) fn rebuild(ledger: &LedgerFile, audit: &Audit, inbox: &Inbox) -> std:
         follow(entry, &told);
     })?;
     if unreadable.count > 0 {
-        tracing::error!(lines = ?unreadable.lines, count = unreadable.count,
-            "lines of the audit trail cannot be read: what became of their bundles is not known, and a hook may run again for one");
+        tracing::error!(
+            lines = unreadable.named(),
+            count = unreadable.count,
+            "lines of the audit trail cannot be read: what became of their bundles is not known, and a hook may run again for one"
+        );
     }
     let mut count = 0;
     for (_, mut entry) in ends {
@@ -72,7 +80,51 @@ pub(super) fn rebuild(ledger: &LedgerFile, audit: &Audit, inbox: &Inbox) -> std:
     for (channel, sequence) in passed {
         ledger.change_channel(&channel, |channel| channel.pass(sequence));
     }
-    Ok(count)
+    Ok((count, unreadable))
+}
+
+/// What a person should know of that, until the next restart.
+pub(super) fn told(damage: &Damage, rebuilt: usize, unreadable: &Unreadable, state: &Path) -> Vec<Alarm> {
+    let mut alarms = Vec::new();
+    // A line that a power cut tore off the end loses nothing by itself.
+    if rebuilt > 0 || !damage.corrupt.is_empty() || damage.unreadable > 0 {
+        let (bytes, ranges, records) = (damage.torn_bytes, damage.corrupt.len(), damage.unreadable);
+        let what = match damage.is_any() {
+            true => format!("was damaged ({bytes} bytes torn off, {ranges} ranges and {records} records not readable)"),
+            false => "was gone".to_owned(),
+        };
+        alarms.push(Alarm::new(
+            Code::LedgerRebuilt,
+            format!(
+                "the ledger {what} when this daemon started, and {} made again from the audit trail and the manifests: look after the disk \
+                 (`dmesg`), compare `checkvalve-receiver status` with `checkvalve-sender status` on the low side; `systemctl restart \
+                 checkvalve-receiver` ends this alarm",
+                counted_were(rebuilt)
+            ),
+        ));
+    }
+    if unreadable.count > 0 {
+        let path = escape_path(&state.join("audit.jsonl"));
+        let first = unreadable.lines.first().copied().unwrap_or(1);
+        alarms.push(Alarm::new(
+            Code::TrailUnreadable,
+            format!(
+                "{} of the audit trail cannot be read, so that a hook may run again for a bundle that they told of: {} (`sed -n {first}p {path}`). \
+                 Look in the logs of hooks whether what `status` calls `complete` was installed; `systemctl restart checkvalve-receiver` ends \
+                 this alarm",
+                counted(unreadable.count, "line"),
+                unreadable.named()
+            ),
+        ));
+    }
+    alarms
+}
+
+fn counted_were(bundles: usize) -> String {
+    match bundles {
+        1 => "1 bundle of it was".to_owned(),
+        many => format!("{} of it were", counted(many as u64, "bundle")),
+    }
 }
 
 /// What an event makes of a bundle.

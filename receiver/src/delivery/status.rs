@@ -13,6 +13,7 @@ use checkvalve_protocol::id::{ChannelName, KeyId, SessionId};
 use serde::{Deserialize, Serialize};
 
 use super::beacons::{LastBeacon, NewestBeacons};
+pub use super::blocked::Blocked;
 use super::shared::{CurrentTrust, Discards, Policies};
 use super::staging::Staging;
 use super::telling::{Words, handle};
@@ -26,6 +27,8 @@ use crate::store::space::Bound;
 
 /// Bundles listed per channel at most, the newest ones; those under way are listed whatever their number.
 const LISTED: usize = 1_000;
+/// Why something lacks that found no room, where there is room by now.
+const ROOM_AGAIN: &str = "there was no room in staging, and there is again";
 /// Missing sequences of a channel that are listed one by one; more follow as one range.
 const LISTED_GAPS: u64 = 100;
 
@@ -47,6 +50,9 @@ pub struct Status {
     pub staging: StagingStatus,
     /// Whose signatures are accepted.
     pub trusted: Vec<TrustedKey>,
+    /// What keeps bundles that came from being stored or published, each cause once.
+    #[serde(default)]
+    pub blocked: Vec<Blocked>,
     /// Signed objects and beacons that changed nothing, by the rule that they broke.
     #[serde(default)]
     pub discarded: BTreeMap<String, u64>,
@@ -296,6 +302,9 @@ impl Telling {
             };
             ledger.entries().map(as_it_is_told).collect()
         };
+        let trouble = |id| self.staging.live(id, |live| live.trouble.clone()).flatten();
+        let open = entries.iter().filter(|entry| entry.state().is_open());
+        let blocked = super::blocked::of(self.disk.as_ref(), open, trouble);
         entries.sort_by(|a, b| (&a.channel, b.sequence, a.id).cmp(&(&b.channel, a.sequence, b.id)));
         let mut claims: BTreeMap<(Option<ChannelName>, u64), usize> = BTreeMap::new();
         for entry in &entries {
@@ -337,6 +346,7 @@ impl Telling {
                 reserve: self.store.space().limits().reserve,
             },
             trusted: trusted.collect(),
+            blocked,
             discarded: self.discards.counts(),
         }
     }
@@ -350,6 +360,10 @@ impl Telling {
         }
         let lacks_room = entry.reason.as_ref().is_some_and(|reason| reason.starts_with(NO_ROOM));
         let lacks_room = lacks_room && state.is_open();
+        let bound = lacks_room.then(|| self.store.refused(entry.id, entry.bytes)).flatten();
+        if bound == Some(Bound::Passed) {
+            entry.reason = entry.reason.map(|reason| reason.replacen(NO_ROOM, ROOM_AGAIN, 1));
+        }
         let is_asked = matches!(state, State::Installing | State::Failed | State::Quarantined);
         let log = entry
             .channel
@@ -374,7 +388,7 @@ impl Telling {
             path: path.as_deref().map(escape_path),
             code: entry.rule,
             log: log.as_deref().map(escape_path),
-            bound: lacks_room.then(|| self.store.refused(entry.id, entry.bytes)).flatten(),
+            bound,
             spoilt: entry.spoilt,
             channel: entry.channel.map_or_else(String::new, String::from),
             sequence: entry.sequence,
@@ -411,7 +425,6 @@ impl Telling {
 
 fn sender(key: KeyId, name: String, heard: &LastBeacon, now_ms: u64) -> SenderStatus {
     let last = (heard.at_ms > 0).then_some(heard.at_ms);
-    let clock = |at: u64| i128::from(heard.sender_clock_ms) - i128::from(at);
     SenderStatus {
         last_beacon_at: last.map(Stamp),
         key: Some(key),
@@ -421,12 +434,17 @@ fn sender(key: KeyId, name: String, heard: &LastBeacon, now_ms: u64) -> SenderSt
         session: heard.session,
         session_number: heard.session_number,
         sessions: heard.sessions,
-        clock_offset_ms: last
-            .map_or(0, |at| clock(at).clamp(i64::MIN.into(), i64::MAX.into()).try_into().unwrap_or_default()),
+        clock_offset_ms: last.map_or(0, |at| offset(heard.sender_clock_ms, at)),
         rate_bits: heard.rate_bits,
         datagrams: heard.datagrams,
         on_wire: heard.on_wire.as_ref().map(on_wire),
     }
+}
+
+/// One clock less another, as far as the number goes.
+fn offset(theirs: u64, ours: u64) -> i64 {
+    let least = i64::try_from(ours.abs_diff(theirs)).unwrap_or(i64::MAX);
+    if theirs < ours { least.saturating_neg() } else { least }
 }
 
 fn on_wire(o: &OnWire) -> OnWireStatus {

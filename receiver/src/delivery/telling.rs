@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use checkvalve_host::log::escape_bytes;
-use checkvalve_protocol::id::KeyId;
+use checkvalve_protocol::id::{ChannelName, KeyId};
+use checkvalve_protocol::limits::MAX_SEQUENCE;
 use checkvalve_protocol::manifest::{Announce, Opened};
 
 use super::alarms::{Alarms, Code};
 use super::beacons::NewestBeacons;
-use super::shared::Clock;
+use super::shared::{Clock, CurrentTrust};
 use crate::audit::Subject;
 use crate::ledger::file::LedgerFile;
 use crate::ledger::{Announced, Entry, Hold, Signer};
@@ -16,6 +17,7 @@ use crate::ledger::{Announced, Entry, Hold, Signer};
 /// Words what depends on all that is known at the moment.
 pub(super) struct Words {
     pub(super) clock: Arc<Clock>,
+    pub(super) trust: Arc<CurrentTrust>,
     pub(super) ledger: Arc<LedgerFile>,
     pub(super) newest: Arc<NewestBeacons>,
     pub(super) alarms: Arc<Alarms>,
@@ -89,7 +91,16 @@ impl Words {
     pub(super) fn adopt_command(&self, key: Option<KeyId>) -> String {
         let ledger = self.ledger.lock();
         let epoch = key.and_then(|key| ledger.sender(key)).map_or(1, |known| known.epoch().number);
-        let newest = ledger.channels().filter(|(_, channel)| channel.newest() > 0);
+        if epoch >= MAX_SEQUENCE {
+            return format!(
+                "epoch {epoch} is the last one of this key: on the low side make another with `checkvalve-sender keygen signing`, with an \
+                 empty state directory; then `checkvalve-receiver trust add FILE.pub`, and `trust remove` the old one"
+            );
+        }
+        // A sender does not take the channels of others.
+        let trust = self.trust.get();
+        let is_its = |name: &ChannelName| key.is_none_or(|key| trust.may_sign(key, name));
+        let newest = ledger.channels().filter(|(name, channel)| channel.newest() > 0 && is_its(name));
         let newest: Vec<String> = newest.map(|(name, channel)| format!("{name}={}", channel.newest())).collect();
         format!(
             "on the low side: `checkvalve-sender adopt --epoch {} --sequences {}`",
@@ -105,6 +116,16 @@ impl Words {
         let known = ledger.entry(entry.id).filter(|e| e.channel == entry.channel && e.sequence == entry.sequence);
         handle(entry, all <= usize::from(known.is_some()))
     }
+}
+
+/// A name from outside as it stands inside a sentence: in quotes, which it cannot close.
+pub(super) fn quoted(name: &str) -> String {
+    quoted_bytes(name.as_bytes())
+}
+
+/// The same for a name of any bytes.
+pub(super) fn quoted_bytes(name: &[u8]) -> String {
+    format!("\"{}\"", escape_bytes(name).replace('"', "\\\""))
 }
 
 /// How commands name a bundle: by its number if no other bundle has it, else by its id.

@@ -12,6 +12,7 @@ use checkvalve_protocol::ticket::Loss;
 
 use super::operator::find;
 use super::*;
+use crate::delivery::trusting::NOT_ITS;
 use crate::hook::Outcome;
 use crate::ledger::State;
 use crate::sink::{RefuseReason, Sink, StoreError, Want};

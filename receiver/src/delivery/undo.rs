@@ -10,9 +10,20 @@ use super::staging::Staging;
 use super::telling::subject;
 use crate::audit::{Audit, Event};
 use crate::inbox::{Address, Inbox};
-use crate::ledger::Entry;
 use crate::ledger::file::LedgerFile;
+use crate::ledger::{Entry, State};
 use crate::sink::Lost;
+
+/// What became of a refusal that was undone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Undone {
+    /// It has to come again.
+    Again,
+    /// It is in the inbox.
+    Back,
+    /// It is in the inbox, and something later is installed.
+    Older,
+}
 
 /// Undoes refusals.
 pub(super) struct Undoing {
@@ -29,7 +40,7 @@ pub(super) struct Undoing {
 impl Undoing {
     /// What refused a bundle is undone: what is in quarantine of it goes back to the inbox, what is not has to come again. Errors: of
     /// the disk.
-    pub(super) fn undo(&self, entry: &Entry) -> io::Result<()> {
+    pub(super) fn undo(&self, entry: &Entry) -> io::Result<Undone> {
         let (id, now) = (entry.id, self.clock.now());
         let returned = self.put_back(entry)?;
         let here = returned
@@ -41,11 +52,19 @@ impl Undoing {
             };
         self.audit.note(now, &Event::Retried { bundle: subject(entry), from: entry.state().as_str() });
         let has_hook = entry.channel.as_ref().is_some_and(|name| self.policies.has_hook(name));
-        self.ledger.lock().undo(id, here, has_hook, now);
+        let is_older = {
+            let mut ledger = self.ledger.lock();
+            ledger.undo(id, here, has_hook, now);
+            ledger.entry(id).is_some_and(|entry| entry.state() == State::Superseded)
+        };
         self.ledger.keep();
         self.staging.lose(id, Lost::All);
         self.waker.wake();
-        Ok(())
+        Ok(match here {
+            true if is_older => Undone::Older,
+            true => Undone::Back,
+            false => Undone::Again,
+        })
     }
 
     /// From quarantine back to the inbox, if that is where it is. Gives whether it was. Errors: of the disk.

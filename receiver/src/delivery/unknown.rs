@@ -4,21 +4,88 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use checkvalve_host::log::escape_bytes;
 use checkvalve_protocol::admit::{Trust, Verdict, admit};
-use checkvalve_protocol::id::{BundleId, KeyId};
+use checkvalve_protocol::id::{BundleId, ChannelName, KeyId};
 use checkvalve_protocol::manifest::{Head, ManifestError};
 
 use super::alarms::{Alarms, Code};
+use super::telling::{quoted, quoted_bytes};
 
 /// Announces that are kept.
 const KEPT: usize = 16;
+/// What an operator can do for a key that is not trusted.
+const ADD: &str =
+    "if you know that key and it should be, `checkvalve-receiver trust add FILE.pub` with its public half";
+/// And for one that may not sign for a channel.
+const NAME_IT: &str = "if it may sign for that channel, add it there, then `systemctl reload checkvalve-receiver`";
 /// Longest announce that is kept, in bytes; of a longer one only the bundle's id and the key are kept.
 const MOST_BYTES: usize = 1 << 20;
 
+/// Says which keys are refused, and where, as long as they are.
+pub(super) struct Strangers {
+    alarms: Arc<Alarms>,
+}
+
+impl Strangers {
+    pub(super) fn new(alarms: Arc<Alarms>) -> Self {
+        Self { alarms }
+    }
+
+    /// A beacon names a key that is not trusted. Nobody vouches for that: it may be anybody's.
+    pub(super) fn beacon(&self, key: KeyId) {
+        let about = key.to_string();
+        if !self.alarms.still(Code::UnknownKey, &about) {
+            let text = format!("beacons come that name key {key}, which is not trusted: {ADD}");
+            self.alarms.raise(Code::UnknownKey, &about, &text);
+        }
+    }
+
+    /// A beacon of a trusted key speaks of a channel that is not its own.
+    pub(super) fn beacon_for(&self, key: KeyId, name: &str, channel: &ChannelName) {
+        let about = format!("{key} {channel}");
+        if !self.alarms.still(Code::UnknownKey, &about) {
+            let text = format!(
+                "the sender with key {key} ({}) speaks of channel {channel}, and `channel.{channel}.signers` does not name that key: {NAME_IT}",
+                quoted(name)
+            );
+            self.alarms.raise(Code::UnknownKey, &about, &text);
+        }
+    }
+
+    /// An announce that another trust would admit.
+    fn announce(&self, key: KeyId, claims: &Head, error: &ManifestError) {
+        let claimed = format!("{}/{} ({})", claims.channel, claims.sequence, quoted_bytes(&claims.name));
+        let (about, text) = match error {
+            ManifestError::NotForChannel { channel, .. } => (
+                format!("{key} {channel}"),
+                format!(
+                    "a bundle that says it is {claimed} is signed by key {key}, which `channel.{channel}.signers` does not name: {NAME_IT}"
+                ),
+            ),
+            _ => (
+                key.to_string(),
+                format!("a bundle that says it is {claimed} names key {key}, which is not trusted: {ADD}"),
+            ),
+        };
+        self.alarms.raise(Code::UnknownKey, &about, &text);
+    }
+
+    /// Those end whose key counts now.
+    fn end(&self, trust: &Trust) {
+        self.alarms.end(Code::UnknownKey, |about| {
+            let (key, channel) = about.split_once(' ').map_or((about, None), |(key, channel)| (key, Some(channel)));
+            let Ok(key) = key.parse::<KeyId>() else { return false };
+            match channel {
+                None => trust.keys.get(&key).is_some(),
+                Some(channel) => ChannelName::new(channel).is_ok_and(|channel| trust.may_sign(key, &channel)),
+            }
+        });
+    }
+}
+
 /// The newest of them.
 pub(super) struct Unknown {
-    alarms: Arc<Alarms>,
+    strangers: Strangers,
     /// Oldest first.
     kept: Mutex<VecDeque<UnknownAnnounce>>,
 }
@@ -32,36 +99,21 @@ struct UnknownAnnounce {
 
 impl Unknown {
     pub(super) fn new(alarms: Arc<Alarms>) -> Self {
-        Self { alarms, kept: Mutex::default() }
+        Self { strangers: Strangers::new(alarms), kept: Mutex::default() }
     }
 
     /// An announce that another trust would admit.
     pub(super) fn remember(&self, id: BundleId, key: KeyId, claims: &Head, error: &ManifestError, announce: &[u8]) {
-        if !self.keep(id, key, announce) {
-            return;
-        }
-        let claimed = format!("{}/{} ({})", claims.channel, claims.sequence, escape_bytes(&claims.name));
-        let what = match error {
-            ManifestError::NotForChannel { channel, .. } => format!(
-                "a bundle that says it is {claimed} is signed by key {key}, which `channel.{channel}.signers` does not name: if it may \
-                 sign for that channel, add it there, then `systemctl reload checkvalve-receiver`"
-            ),
-            _ => format!(
-                "a bundle that says it is {claimed} names key {key}, which is not trusted: if you know that key and it should be, \
-                 `checkvalve-receiver trust add FILE.pub` with its public half"
-            ),
-        };
-        self.alarms.raise(Code::UnknownKey, &key.to_string(), &what);
+        self.keep(id, key, announce);
+        self.strangers.announce(key, claims, error);
     }
 
     /// Takes out the announces that this trust admits, or refuses: those that are no longer unknown.
     pub(super) fn take_known(&self, trust: &Trust) -> Vec<(BundleId, Vec<u8>)> {
+        self.strangers.end(trust);
         let kept = std::mem::take(&mut *self.lock());
         let mut known = Vec::new();
         for kept in kept {
-            if trust.keys.get(&kept.key).is_some() {
-                self.alarms.clear(Code::UnknownKey, &kept.key.to_string());
-            }
             match admit(kept.id, &kept.announce, None, trust) {
                 Err(Verdict::Unknown { .. } | Verdict::Discard(_)) => self.lock().push_back(kept),
                 _ => known.push((kept.id, kept.announce)),
@@ -70,11 +122,10 @@ impl Unknown {
         known
     }
 
-    /// False: it is kept already.
-    fn keep(&self, id: BundleId, key: KeyId, announce: &[u8]) -> bool {
+    fn keep(&self, id: BundleId, key: KeyId, announce: &[u8]) {
         let mut all = self.lock();
         if all.iter().any(|kept| kept.id == id) {
-            return false;
+            return;
         }
         if all.len() >= KEPT {
             // Of the key that has most of them the newest goes, so that one key does not push the others out.
@@ -86,7 +137,6 @@ impl Unknown {
         }
         let announce = if announce.len() <= MOST_BYTES { announce.to_vec() } else { Vec::new() };
         all.push_back(UnknownAnnounce { id, key, announce });
-        true
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<UnknownAnnounce>> {

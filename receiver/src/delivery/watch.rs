@@ -9,6 +9,7 @@ use checkvalve_protocol::id::BundleId;
 
 use super::forget::Forgetting;
 use super::jobs::{Job, Jobs};
+use super::named::Named;
 use super::shared::{CurrentTrust, Waker};
 use super::shares::Shares;
 use super::spoilt::is_to_be_cleared;
@@ -31,7 +32,7 @@ const STRAY_MS: u64 = 40_000;
 const CHECKPOINT_MS: u64 = 30_000;
 const CHECKPOINT_BYTES: u64 = 1 << 30;
 /// What an operator can do for a bundle that lacks nothing.
-const ALL_HERE: &str = "all of it is here: mend the disk, and it goes on by itself";
+const ALL_HERE: &str = "all of it is here, and it goes on by itself once that is mended";
 /// How often old bundles are forgotten, in milliseconds.
 const PRUNE_MS: u64 = 60_000;
 
@@ -48,6 +49,7 @@ pub(super) struct Watched {
 /// Looks after bundles and staging as time passes.
 pub(super) struct Watching {
     pub(super) ledger: Arc<LedgerFile>,
+    pub(super) named: Arc<Named>,
     pub(super) store: Arc<Store>,
     pub(super) staging: Arc<Staging>,
     pub(super) shares: Arc<Shares>,
@@ -93,6 +95,7 @@ impl Watching {
         {
             tracing::error!(%error, "ledger cannot be written");
         }
+        self.named.save(now_ms);
         self.waker.wake();
     }
 

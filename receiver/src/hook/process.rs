@@ -157,7 +157,9 @@ async fn end_group(child: &mut Child) {
 
 fn signal(group: Pid, signal: Signal) {
     match kill_process_group(group, signal) {
-        Err(error) if error != rustix::io::Errno::SRCH => tracing::error!(%error, ?signal, "a hook cannot be ended"),
+        Err(error) if error != rustix::io::Errno::SRCH => {
+            tracing::error!(%error, signal = signal.as_raw(), "a hook cannot be ended");
+        }
         _ => {}
     }
 }

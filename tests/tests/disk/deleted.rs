@@ -28,11 +28,11 @@ fn an_inbox_that_is_gone_is_said_and_waited_for() {
     let bundle = pair.drop_file("bundle", b"bundle");
     let waits = pair.wait_state(&bundle, &["incomplete"]);
     let said = reason(&pair, &bundle);
-    assert!(said.contains("inbox") && said.contains("No such file") && said.contains("mend the disk"), "{said}");
+    assert!(said.contains("inbox") && said.contains("No such file") && said.contains("once that is mended"), "{said}");
     assert!(waits.all["ticket"].is_null(), "all of it is here: {}", waits.all);
     let none = pair.receiver_command(&["ticket", "default/1"]);
     assert_eq!(none.status.code(), Some(74), "{}", String::from_utf8_lossy(&none.stderr));
-    assert!(String::from_utf8_lossy(&none.stderr).contains("mend the disk"));
+    assert!(String::from_utf8_lossy(&none.stderr).contains("once that is mended"));
     // A restart says it in one line.
     pair.stop_receiver();
     let (code, said) = pair.refuses_to_start("receiver");

@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, timeout};
 
 use super::{KEEPALIVE, Line, MAX_CONNECTIONS, MAX_REQUEST, REQUEST_TIMEOUT, Refusal, WRITE_TIMEOUT};
 use crate::exit::Exit;
@@ -48,7 +48,7 @@ pub enum Reply {
 pub struct Server {
     listener: UnixListener,
     limits: Limits,
-    _file: SocketFile,
+    file: SocketFile,
     _lock: Lock,
 }
 
@@ -91,10 +91,38 @@ pub(super) struct Limits {
     pub(super) keepalive: Duration,
 }
 
+/// How often a server looks whether its socket is still there.
+const LOOK: Duration = Duration::from_secs(2);
+
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
     id: (u64, u64),
+}
+
+impl SocketFile {
+    /// None: it is there, or something else is. Errors: it is not, and cannot be made.
+    fn make_again(&mut self) -> io::Result<Option<UnixListener>> {
+        match std::fs::symlink_metadata(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            _ => return Ok(None),
+        }
+        let (listener, id) = listen(&self.path, &SocketAddrUnix::new(&self.path)?)?;
+        self.id = id;
+        Ok(Some(listener))
+    }
+}
+
+/// Listens on a path where nothing is, and says which file that made.
+fn listen(path: &Path, address: &SocketAddrUnix) -> io::Result<(UnixListener, (u64, u64))> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::bind(&socket, address)?;
+    // Nobody can connect before it listens, so that the umask's mode is never in force.
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o660))?;
+    let meta = std::fs::symlink_metadata(path)?;
+    rustix::net::listen(&socket, 128)?;
+    Ok((UnixListener::from(socket), (meta.dev(), meta.ino())))
 }
 
 impl Server {
@@ -111,39 +139,49 @@ impl Server {
             LockError::Io { error, .. } => io(error),
         })?;
         make_room(path)?;
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let bound = || -> io::Result<_> {
-            let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-            rustix::net::bind(&socket, &address)?;
-            // Nobody can connect before it listens, so that the umask's mode is never in force.
-            std::fs::set_permissions(path, PermissionsExt::from_mode(0o660))?;
-            let meta = std::fs::symlink_metadata(path)?;
-            rustix::net::listen(&socket, 128)?;
-            Ok((socket, (meta.dev(), meta.ino())))
-        };
-        let (socket, id) = bound().map_err(io)?;
+        let (listener, id) = listen(path, &address).map_err(io)?;
         let file = SocketFile { path: path.to_owned(), id };
-        Ok(Self { listener: UnixListener::from(socket), limits: Limits::default(), _file: file, _lock: lock })
+        Ok(Self { listener, limits: Limits::default(), file, _lock: lock })
     }
 
     /// Answers requests with `handler` until the future is dropped, which ends all connections. Needs a tokio runtime with I/O
     /// and time.
     ///
+    /// Where somebody removes the socket's file, it is made again.
+    ///
     /// A handler runs to its end also when its client has gone. One that panics costs its connection only.
     ///
     /// Errors: the listener cannot be registered with the runtime.
-    pub async fn serve<H, F>(self, handler: H) -> io::Result<Infallible>
+    pub async fn serve<H, F>(mut self, handler: H) -> io::Result<Infallible>
     where
         H: Fn(Request) -> F + Send + Sync + 'static,
         F: Future<Output = Result<Reply, Refusal>> + Send + 'static,
     {
-        let listener = tokio::net::UnixListener::from_std(self.listener.try_clone()?)?;
+        let mut listener = tokio::net::UnixListener::from_std(self.listener.try_clone()?)?;
         let (handler, limits) = (Arc::new(handler), self.limits);
         let slots = Arc::new(Semaphore::new(limits.connections));
         let mut connections = JoinSet::new();
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut failed = false;
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
+                _ = look.tick() => {
+                    match self.file.make_again() {
+                        Ok(None) => failed = false,
+                        Ok(Some(again)) => {
+                            listener = tokio::net::UnixListener::from_std(again)?;
+                            tracing::warn!(path = %self.file.path.display(), "the control socket was removed; it is there again");
+                        }
+                        Err(error) if !std::mem::replace(&mut failed, true) => {
+                            let path = self.file.path.display();
+                            tracing::error!(%error, %path, "the control socket was removed and cannot be made again: commands do not work");
+                        }
+                        Err(_) => {}
+                    }
+                    continue;
+                }
                 Some(ended) = connections.join_next() => {
                     if ended.is_err() {
                         tracing::error!("a control request failed");

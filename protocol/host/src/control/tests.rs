@@ -304,6 +304,21 @@ fn binding_replaces_the_dead_and_spares_the_living() {
 }
 
 #[test]
+fn a_socket_that_was_removed_is_made_again() {
+    let daemon = Daemon::start(SHORT);
+    for _ in 0..2 {
+        std::fs::remove_file(daemon.path()).unwrap();
+        assert!(matches!(Client::call(&daemon.path(), &json!(1)), Err(ControlError::NotRunning { .. })));
+        let patience = std::time::Instant::now() + Duration::from_secs(20);
+        while !daemon.path().exists() && std::time::Instant::now() < patience {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        std::thread::sleep(Duration::from_millis(100)); // it listens a moment later
+        daemon.works();
+    }
+}
+
+#[test]
 fn a_server_removes_only_its_own_socket() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("control.sock");

@@ -190,6 +190,24 @@ fn a_hook_that_was_to_run_again_does_so_without_the_ledger() {
 }
 
 #[test]
+fn a_ledger_that_was_made_again_is_an_alarm_until_the_next_start() {
+    let bench = Bench::new();
+    let codes = |delivery: &Delivery| delivery.noted(u64::MAX / 2).iter().map(|a| a.code).collect::<Vec<_>>();
+    send(&bench.open(), &samples()[0]);
+    let trail = bench.settings.state.join("audit.jsonl");
+    let lines = std::fs::read(&trail).unwrap();
+    std::fs::write(&trail, [b"{\"no\n", &lines[..]].concat()).unwrap();
+    std::fs::remove_file(bench.settings.state.join("ledger")).unwrap();
+    let delivery = bench.open();
+    assert_eq!(codes(&delivery), [alarms::Code::LedgerRebuilt, alarms::Code::TrailUnreadable]);
+    let told = delivery.noted(0);
+    assert!(told[0].text.starts_with("the ledger was gone") && told[0].text.contains("1 bundle of it was"), "{told:?}");
+    assert!(told[1].text.contains(&format!("told of: 1 (`sed -n 1p {}`)", trail.display())), "{told:?}");
+    drop(delivery);
+    assert!(codes(&bench.open()).is_empty());
+}
+
+#[test]
 fn after_a_lost_ledger_a_hook_runs_again_that_was_to_for_an_older_bundle() {
     let bench = Bench::new().with_hook(None);
     let all = samples();

@@ -61,7 +61,7 @@ fn no_ticket_is_offered_where_only_the_disk_is_in_the_way() {
     bench.disk.heal();
     assert_eq!(state(&delivery, whole), Some(State::Incomplete));
     let said = reason(&delivery, whole);
-    assert!(said.contains("os error 5") && said.contains("mend the disk"), "{said}");
+    assert!(said.contains("os error 5") && said.contains("once that is mended"), "{said}");
     assert_eq!(assert_tickets_agree(&delivery), 1, "of the other one");
     let error = tickets(&delivery, &["default/1".to_owned()]).unwrap_err();
     assert!(matches!(&error, TicketError::Disk(_, why) if *why == said), "{error:?}");

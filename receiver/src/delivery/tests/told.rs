@@ -1,6 +1,8 @@
 //! What people are told: each alarm names its bundle and the command that mends it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+
+use checkvalve_host::json::Stamp;
 
 use super::*;
 use crate::control::{LinkView, alarms as told};
@@ -165,15 +167,21 @@ fn the_limit_that_keeps_a_bundle_out_is_named() {
     assert_eq!(delivery.want(sample.id(), ObjectKind::Data, &sample.oti()), Want::Refuse(RefuseReason::NoRoom));
     delivery.tick(20_000);
     quota(&delivery, 8_192);
-    assert_told(&delivery, alarms::Code::NoRoom, &["default/1", "channel.default.quota", "ticket default/1"]);
+    assert_told(
+        &delivery,
+        alarms::Code::NoRoom,
+        &["default/1", "set `channel.default.quota` to 489 KiB at least", "ticket default/1"],
+    );
     let bound = |delivery: &Delivery| delivery.status(0).bundles[0].bound;
     assert_eq!(bound(&delivery), Some(space::Bound::Channel));
     quota(&delivery, u64::MAX);
     assert_eq!(bound(&delivery), Some(space::Bound::Passed));
-    assert_told(&delivery, alarms::Code::NoRoom, &["now there is room again", "ticket default/1"]);
+    assert_told(&delivery, alarms::Code::NoRoom, &["there is room now", "ticket default/1"]);
+    let reason = delivery.status(0).bundles[0].reason.clone().unwrap();
+    assert!(reason.starts_with("there was no room in staging, and there is again; lacks"), "{reason}");
     delivery.store.space().refresh(100_000);
     assert_eq!(bound(&delivery), Some(space::Bound::Disk));
-    assert_told(&delivery, alarms::Code::NoRoom, &["97.7 KiB free", "`reserve`"]);
+    assert_told(&delivery, alarms::Code::NoRoom, &["97.7 KiB free", "`reserve`", "free 391 KiB at least"]);
 }
 
 #[test]
@@ -271,4 +279,73 @@ fn what_somebody_else_sends_of_a_bundle_is_no_part_of_it() {
         let row = rows.iter().find(|row| row.id == own(2).to_string()).unwrap();
         assert_eq!((row.bytes, row.received, row.lacking.map(|l| l.blocks_total)), (77, 0, lacking));
     }
+}
+
+#[test]
+fn silence_is_told_by_what_comes_instead() {
+    let bench = Bench::new();
+    let delivery = bench.open();
+    let text = |link: &LinkView, now_ms: u64| {
+        let told = told::of(&delivery.status(now_ms), link, delivery.noted(now_ms));
+        told.into_iter().map(|alarm| alarm.text).find(|text| text.starts_with("no beacon")).unwrap()
+    };
+    let dropped = |reason: &str| BTreeMap::from([(reason.to_owned(), 7)]);
+    let lately = |reason| LinkView { dropped_lately: dropped(reason), ..LinkView::default() };
+    assert!(text(&LinkView { dropped: dropped("key"), ..LinkView::default() }, 1_000).contains("another link key"));
+    delivery.tick(1_000);
+    hear(&delivery, 1_000, 1, vec![], None);
+    for (reason, words) in [
+        ("key", "copy `keys.link`"),
+        ("mode", "set `link.insecure` alike"),
+        ("version", "the same release"),
+        ("place", "compare `mtu`"),
+        ("beacon", "`checkvalve-receiver trust list`"),
+        ("duplicate", "the sender or the link is down"),
+    ] {
+        let text = text(&lately(reason), 10_000);
+        assert!(text.starts_with("no beacon for 9.0 s") && text.contains(words), "{text}");
+    }
+    // That is over.
+    assert!(text(&LinkView { dropped: dropped("key"), ..LinkView::default() }, 10_000).contains("link is down"));
+    let sealed = LinkView { last_heard_at: Some(Stamp(9_000)), ..LinkView::default() };
+    assert!(text(&sealed, 10_000).contains("none is a beacon that counts"));
+}
+
+#[test]
+fn what_keeps_bundles_out_of_the_inbox_is_one_alarm_with_what_mends_it() {
+    let bench = Bench::new();
+    let delivery = bench.open();
+    std::fs::write(bench.settings.inbox.join("default"), b"").unwrap();
+    samples()[..2].iter().for_each(|sample| send(&delivery, sample));
+    delivery.tick(20_000);
+    let place = bench.settings.inbox.join("default").display().to_string();
+    let words = ["default/1, default/2", "Not a directory", &format!("mv {place} {place}.away"), "install -d -o "];
+    assert_told(&delivery, alarms::Code::CannotPublish, &words);
+    assert!(reason(&delivery, &samples()[0]).contains("once that is mended"));
+    std::fs::remove_file(place).unwrap();
+    delivery.tick(30_000);
+    work(&delivery);
+    assert!(alarmed(&delivery, alarms::Code::CannotPublish).is_empty());
+    samples()[0].assert_at(&bench.inbox(1));
+}
+
+#[test]
+fn clocks_that_are_far_apart_do_not_wrap() {
+    let bench = Bench::new();
+    let delivery = bench.open();
+    delivery.tick(5_000);
+    for (clock_ms, offset) in [(u64::MAX, i64::MAX), (0, -5_000), (6_000, 1_000)] {
+        assert!(hear_of(&delivery, 5_000, &Beacon { clock_ms, ..beacon(1, vec![], None) }, &key()));
+        assert_eq!(delivery.status(5_000).sender.clock_offset_ms, offset);
+    }
+}
+
+#[test]
+fn what_one_lost_state_reused_is_one_alarm() {
+    let bench = Bench::new();
+    let delivery = bench.open();
+    (1..=3).for_each(|n| send(&delivery, &Sample::file(n, n, 100)));
+    (1..=3).for_each(|n| send(&delivery, &Sample::file(10 + n, n, 50)));
+    let words = ["default/1 is held", "So are later ones", "default/2 (`checkvalve-receiver reject ", "default/3 ("];
+    assert_told(&delivery, alarms::Code::Held, &words);
 }

@@ -78,7 +78,8 @@ fn beacons_that_are_not_news_do_nothing_but_alarm() {
     assert!(delivery.beacon(1_000, SessionId(1), &unsigned).is_none());
     let stranger = SigningKey::from_seed([9; 32]);
     assert!(!hear_of(&delivery, 1_000, &Beacon { channel: None, ..beacon(0, vec![], None) }, &stranger));
-    assert!(codes(&delivery).is_empty());
+    assert_eq!(codes(&delivery), [alarms::Code::UnknownKey], "somebody names it");
+    delivery.alarms.clear(alarms::Code::UnknownKey, &stranger.public().id().to_string());
     // Another state under the same number.
     let epoch = Epoch { number: 1, id: EpochId(99) };
     assert!(!hear_of(&delivery, 1_000, &Beacon { epoch, ..beacon(1, vec![], None) }, &key()));
@@ -107,6 +108,89 @@ fn beacons_that_are_not_news_do_nothing_but_alarm() {
 }
 
 #[test]
+fn a_key_that_is_refused_is_an_alarm_as_long_as_it_is() {
+    const MINUTE: u64 = 60_000;
+    let bench = Bench::new();
+    let delivery = bench.open();
+    let neighbour = SigningKey::from_seed([5; 32]);
+    let mut trusted = Trust::new(trust());
+    trusted.keys.insert(neighbour.public(), "x) \"is (trusted");
+    trusted.signers.insert(default_channel(), [key().public().id()].into());
+    delivery.set_trust(trusted.clone(), 0).unwrap();
+    let texts = |minute: u64| -> Vec<String> {
+        let unknown = |alarm: &Alarm| alarm.code == alarms::Code::UnknownKey;
+        delivery.noted(minute * MINUTE).into_iter().filter(unknown).map(|alarm| alarm.text).collect()
+    };
+    let mut sample = Sample::file(1, 1, 100);
+    let stranger = SigningKey::from_seed([9; 32]);
+    let at = |minute: u64| delivery.tick(minute * MINUTE);
+    // By its beacons alone.
+    at(1);
+    hear_of(&delivery, MINUTE, &Beacon { channel: None, ..beacon(0, vec![], None) }, &stranger);
+    assert!(hear_of(&delivery, MINUTE, &beacon(1, vec![], None), &neighbour));
+    let told = texts(1);
+    assert!(told.len() == 2 && told.iter().any(|text| text.contains("trust add FILE.pub")), "{told:?}");
+    assert!(told.iter().any(|text| text.contains(r#"("x) \"is (trusted") speaks of channel default"#)), "{told:?}");
+    assert_eq!(delivery.status(MINUTE).discarded[NOT_ITS], 1);
+    // By its announce, which says more and comes again and again; then by its beacons alone.
+    sample.announce.bundle = BundleId::new(1, neighbour.public().id());
+    let announce = sample.announce.sign(&neighbour).unwrap();
+    for minute in [2, 6] {
+        at(minute);
+        assert!(manifest(&delivery, sample.id(), ObjectKind::Announce, &announce).is_err());
+        assert!(texts(minute + 4).iter().any(|text| text.contains("default/1 (\"one file\")")), "{:?}", texts(6));
+    }
+    at(10);
+    assert!(hear_of(&delivery, 10 * MINUTE, &beacon(1, vec![], None), &neighbour));
+    assert!(texts(14)[0].contains("default/1 (\"one file\")") && texts(16).is_empty());
+    // Another key counts: that changes nothing for this one, until it counts, too.
+    at(11);
+    delivery.set_trust(trusted.clone(), 11 * MINUTE).unwrap();
+    assert_eq!(texts(11).len(), 1);
+    trusted.signers.clear();
+    delivery.set_trust(trusted, 11 * MINUTE).unwrap();
+    assert!(texts(11).is_empty());
+}
+
+#[test]
+fn beacons_that_know_less_are_an_alarm_only_if_they_were_made_later() {
+    let bench = Bench::new();
+    let delivery = bench.open();
+    let is_alarm =
+        |delivery: &Delivery| delivery.noted(1_000).iter().any(|alarm| alarm.code == alarms::Code::OlderState);
+    let recorded: Vec<Beacon> = (0..3).map(|_| beacon(4, vec![], None)).collect();
+    let names = beacon(5, vec![], None);
+    // They are judged late: the announce came before them.
+    announce(&delivery, &Sample::file(5, 5, 100)).unwrap();
+    assert!(hear_of(&delivery, 1_000, &recorded[0], &key()) && !is_alarm(&delivery));
+    delivery.tick(2_000);
+    assert!(hear_of(&delivery, 2_000, &names, &key()));
+    delivery.tick(4_000);
+    // After a kill the counters of the last minute are not known any more.
+    drop(delivery);
+    let delivery = bench.open();
+    assert!(hear_of(&delivery, 5_000, &recorded[1], &key()), "it counts as news");
+    assert!(!is_alarm(&delivery), "{:?}", delivery.noted(5_000));
+    // Nor with another key that the same sender had before.
+    let old = SigningKey::from_seed([5; 32]);
+    let mut both = Trust::new(trust());
+    both.keys.insert(old.public(), "old");
+    delivery.set_trust(both, 5_000).unwrap();
+    assert!(hear_of(&delivery, 5_000, &recorded[2], &old) && !is_alarm(&delivery));
+    let second = Beacon { clock_ms: 1, ..beacon(4, vec![], None) };
+    assert!(hear_of(&delivery, 5_000, &second, &old) && is_alarm(&delivery), "two senders use one channel");
+    delivery.alarms.clear(alarms::Code::OlderState, "default");
+    // An older copy goes on, with whatever clock.
+    let restored = Beacon { session_number: 2, session: SessionId(2), counter: 1, ..beacon(4, vec![], None) };
+    assert!(hear_of(&delivery, 5_000, &restored, &key()) && is_alarm(&delivery));
+    // What is not readable is as good as nothing.
+    drop(delivery);
+    std::fs::write(bench.settings.state.join("named.json"), b"{").unwrap();
+    let delivery = bench.open();
+    assert!(hear_of(&delivery, 5_000, &Beacon { counter: 2, ..restored }, &key()) && !is_alarm(&delivery));
+}
+
+#[test]
 fn what_beacons_tell_of_unknown_channels_keeps_nobody_out() {
     let bench = Bench::new().with_hook(None);
     let delivery = bench.open();
@@ -129,4 +213,60 @@ fn what_beacons_tell_of_unknown_channels_keeps_nobody_out() {
         held += u32::from(state(&delivery, &sample) == Some(State::Held));
     }
     assert_eq!(held, 54);
+}
+
+#[test]
+fn what_is_to_be_adopted_can_be() {
+    let bench = Bench::new();
+    let delivery = bench.open();
+    let other = ChannelName::new("other").unwrap();
+    let mut only = Trust::new(trust());
+    only.signers.insert(other.clone(), [].into());
+    let says = |name: &ChannelName| ChannelState { name: name.clone(), priority: 0, newest: 3, recent: vec![] };
+    let mut of_other = beacon(3, vec![], None);
+    of_other.channel = Some(says(&other));
+    for sequence in [1, 2] {
+        let mut sample = Sample::file(sequence, 1, 10);
+        sample.announce.channel = [default_channel(), other.clone()][sequence as usize - 1].clone();
+        send(&delivery, &sample);
+    }
+    assert!(
+        hear_of(&delivery, 1_000, &of_other, &key()) && hear_of(&delivery, 1_000, &beacon(3, vec![], None), &key())
+    );
+    let adopt = || delivery.hearing.words.adopt_command(Some(key().public().id()));
+    assert!(adopt().contains("--epoch 2 --sequences default=3,other=3"), "{}", adopt());
+    delivery.set_trust(only, 1_000).unwrap();
+    assert!(adopt().ends_with("--epoch 2 --sequences default=3`"), "{}", adopt());
+    let last = Epoch { number: (1 << 53) - 1, id: EpochId(5) };
+    assert!(hear_of(&delivery, 1_000, &Beacon { epoch: last, ..beacon(3, vec![], None) }, &key()));
+    assert!(adopt().contains("keygen signing") && !adopt().contains("adopt"), "{}", adopt());
+}
+
+#[test]
+fn keys_that_are_not_read_again_are_an_alarm_until_they_are() {
+    let bench = Bench::new();
+    let delivery = bench.open();
+    delivery.trust_is_read(Some("`x.pub`: others may write it; `chmod go-w x.pub`"));
+    let told = delivery.noted(u64::MAX / 2);
+    assert!(told[0].code == alarms::Code::TrustNotRead && told[0].text.contains("chmod go-w"), "{told:?}");
+    delivery.trust_is_read(None);
+    assert!(delivery.noted(0).is_empty());
+}
+
+#[test]
+fn a_retry_says_what_it_did_however_soon_the_hook_runs() {
+    let bench = Bench::new().with_hook(None);
+    let delivery = Arc::new(bench.open());
+    send(&delivery, &samples()[0]);
+    let run = delivery.due_hooks(0);
+    delivery.hook_ended(&run[0], &Outcome::Quarantine(65), 0);
+    let at_once = Arc::downgrade(&delivery);
+    delivery.set_waker(Box::new(move || {
+        if let Some(delivery) = at_once.upgrade() {
+            delivery.due_hooks(0);
+        }
+    }));
+    let said = delivery.retry(&"default/1".parse().unwrap()).unwrap();
+    assert_eq!(state(&delivery, &samples()[0]), Some(State::Installing));
+    assert_eq!(said, "default/1 is in the inbox again, and its hook runs in its turn");
 }
