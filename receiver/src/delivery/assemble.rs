@@ -27,7 +27,7 @@ use super::ticket::Ticketing;
 use super::trusting::Trusting;
 use super::undo::Undoing;
 use super::unknown::{Strangers, Unknown};
-use super::watch::Watching;
+use super::watch::{Paths, Watching};
 use super::{Delivery, Settings};
 use crate::audit::Audit;
 use crate::inbox::Inbox;
@@ -202,6 +202,9 @@ impl Base {
                 waker: waker.clone(),
             },
             watching: Watching {
+                disk: disk.clone(),
+                alarms: alarms.clone(),
+                paths: Paths { state: settings.state.clone(), staging: settings.staging },
                 ledger: ledger.clone(),
                 named: named.clone(),
                 store: store.clone(),

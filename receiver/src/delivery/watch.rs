@@ -1,12 +1,17 @@
 //! State changes and clean-up that depend on time, such as when a bundle counts as incomplete or missing.
 
+use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use checkvalve_host::disk::Disk;
 use checkvalve_host::journal::Sync as Durable;
-use checkvalve_host::log::Throttle;
+use checkvalve_host::log::{Throttle, escape_path};
 use checkvalve_host::progress::counted;
 use checkvalve_protocol::id::BundleId;
 
+use super::alarms::{Alarms, Code};
+use super::blocked;
 use super::forget::Forgetting;
 use super::jobs::{Job, Jobs};
 use super::named::Named;
@@ -46,8 +51,17 @@ pub(super) struct Watched {
     prune_more: bool,
 }
 
+/// Where what it looks after is.
+pub(super) struct Paths {
+    pub(super) state: PathBuf,
+    pub(super) staging: PathBuf,
+}
+
 /// Looks after bundles and staging as time passes.
 pub(super) struct Watching {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) alarms: Arc<Alarms>,
+    pub(super) paths: Paths,
     pub(super) ledger: Arc<LedgerFile>,
     pub(super) named: Arc<Named>,
     pub(super) store: Arc<Store>,
@@ -90,11 +104,13 @@ impl Watching {
             let told = self.ledger.lock().reception.take_told();
             told.into_iter().for_each(|id| self.jobs.push(Job::Advance(id)));
         }
-        if let Err(error) = self.ledger.save(Durable::No)
+        let saved = self.ledger.save(Durable::No);
+        if let Err(error) = &saved
             && self.log.allow(now_ms).is_some()
         {
             tracing::error!(%error, "ledger cannot be written");
         }
+        self.tell_of("ledger", "so that no hook starts and nothing that is decided lasts", saved.err());
         self.named.save(now_ms);
         self.waker.wake();
     }
@@ -111,12 +127,24 @@ impl Watching {
             there => there.map(drop),
         };
         self.store.mend();
-        if let Err(error) = there.and_then(|()| self.store.refresh_space())
+        let usable = there.and_then(|()| self.store.refresh_space());
+        if let Err(error) = &usable
             && let Some(suppressed) = self.log.allow(now_ms)
         {
             tracing::error!(%error, suppressed, "staging cannot be used");
         }
+        self.tell_of("staging", "so that nothing is stored", usable.err());
         self.shares.divide();
+    }
+
+    /// The alarm that a part of the state fails, or its end.
+    fn tell_of(&self, part: &str, so: &str, error: Option<io::Error>) {
+        let Some(error) = error else { return self.alarms.clear(Code::CannotPublish, part) };
+        let path = if part == "staging" { self.paths.staging.clone() } else { self.paths.state.join(part) };
+        let said = format!("{}: {error}", escape_path(&path));
+        let mend = blocked::diagnose(self.disk.as_ref(), &said, &blocked::user()).mend;
+        let text = format!("the {part} cannot be used, {so}: {said}. {mend}; then it goes on by itself");
+        self.alarms.raise(Code::CannotPublish, part, &text);
     }
 
     /// If several keys are trusted and one takes more than its fair share, removes its silent, unfinished bundles when another

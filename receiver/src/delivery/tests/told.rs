@@ -349,3 +349,19 @@ fn what_one_lost_state_reused_is_one_alarm() {
     let words = ["default/1 is held", "So are later ones", "default/2 (`checkvalve-receiver reject ", "default/3 ("];
     assert_told(&delivery, alarms::Code::Held, &words);
 }
+
+#[test]
+fn a_state_that_cannot_be_written_is_an_alarm_until_it_can() {
+    const EACCES: i32 = 13;
+    let bench = Bench::new();
+    let delivery = bench.open();
+    hear(&delivery, 1_000, 1, vec![], None);
+    bench.disk.fail_from(0, EACCES);
+    delivery.tick(2_000);
+    let texts = alarmed(&delivery, alarms::Code::CannotPublish);
+    assert!(texts.len() == 2 && texts[0].starts_with("the ledger cannot be used"), "{texts:?}");
+    assert!(texts[0].contains("Permission denied") && texts[0].contains("chown "), "{texts:?}");
+    bench.disk.heal();
+    delivery.tick(3_000);
+    assert!(alarmed(&delivery, alarms::Code::CannotPublish).is_empty());
+}
