@@ -1,5 +1,7 @@
 //! What `status` shows.
 
+mod senders;
+
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -8,11 +10,11 @@ use std::sync::Arc;
 use checkvalve_host::disk::Disk;
 use checkvalve_host::json::{Stamp, hex_unless_utf8};
 use checkvalve_host::log::{escape_bytes, escape_path};
-use checkvalve_protocol::beacon::OnWire;
-use checkvalve_protocol::id::{ChannelName, KeyId, SessionId};
+use checkvalve_protocol::id::{ChannelName, KeyId};
 use serde::{Deserialize, Serialize};
 
-use super::beacons::{LastBeacon, NewestBeacons};
+pub use self::senders::{OnWireStatus, SenderStatus};
+use super::beacons::NewestBeacons;
 pub use super::blocked::Blocked;
 use super::shared::{CurrentTrust, Discards, Policies};
 use super::staging::Staging;
@@ -163,55 +165,6 @@ pub struct ChannelStatus {
     pub hook: bool,
     /// Its hook is running.
     pub running: bool,
-}
-
-/// What the beacons of one key said.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct SenderStatus {
-    /// When the last beacon came that counts; null before the first.
-    pub last_beacon_at: Option<Stamp>,
-    /// The key that signed it; null: no key was heard yet.
-    #[serde(default)]
-    pub key: Option<KeyId>,
-    /// The operator's name for it.
-    #[serde(default)]
-    pub name: String,
-    /// The sender's epoch.
-    #[serde(default)]
-    pub epoch_number: u64,
-    /// No beacon came for longer than three seconds.
-    pub silent: bool,
-    /// Its run.
-    pub session: Option<SessionId>,
-    /// Its runs so far, by its own count.
-    pub session_number: u64,
-    /// Sessions heard of since this daemon started.
-    pub sessions: u64,
-    /// Its clock less ours when the last beacon came, in milliseconds.
-    pub clock_offset_ms: i64,
-    /// The rate that it is set to, in bits a second.
-    pub rate_bits: u64,
-    /// Datagrams that it had sent in this session.
-    pub datagrams: u64,
-    /// What it transmits.
-    pub on_wire: Option<OnWireStatus>,
-}
-
-/// What is on the wire.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct OnWireStatus {
-    /// Its channel.
-    pub channel: ChannelName,
-    /// Its number there.
-    pub sequence: u64,
-    /// The pass, from 1.
-    pub pass: u32,
-    /// How many there will be.
-    pub passes: u32,
-    /// Source blocks of this transmission.
-    pub blocks: u32,
-    /// How many were sent.
-    pub blocks_sent: u32,
 }
 
 /// Room in staging.
@@ -417,44 +370,10 @@ impl Telling {
         let trust = self.trust.get();
         let name = |key: KeyId| trust.keys.get(&key).map(|(_, name)| name.to_owned()).unwrap_or_default();
         let newest = self.newest.lock();
-        let mut senders: Vec<_> = newest.iter().map(|(&key, last)| sender(key, name(key), last, now_ms)).collect();
+        let mut senders: Vec<_> =
+            newest.iter().map(|(&key, last)| senders::sender(key, name(key), last, now_ms)).collect();
         senders.sort_by_key(|sender| sender.last_beacon_at);
         senders
-    }
-}
-
-fn sender(key: KeyId, name: String, heard: &LastBeacon, now_ms: u64) -> SenderStatus {
-    let last = (heard.at_ms > 0).then_some(heard.at_ms);
-    SenderStatus {
-        last_beacon_at: last.map(Stamp),
-        key: Some(key),
-        name,
-        epoch_number: heard.epoch_number,
-        silent: last.is_none() || heard.is_silent(now_ms),
-        session: heard.session,
-        session_number: heard.session_number,
-        sessions: heard.sessions,
-        clock_offset_ms: last.map_or(0, |at| offset(heard.sender_clock_ms, at)),
-        rate_bits: heard.rate_bits,
-        datagrams: heard.datagrams,
-        on_wire: heard.on_wire.as_ref().map(on_wire),
-    }
-}
-
-/// One clock less another, as far as the number goes.
-fn offset(theirs: u64, ours: u64) -> i64 {
-    let least = i64::try_from(ours.abs_diff(theirs)).unwrap_or(i64::MAX);
-    if theirs < ours { least.saturating_neg() } else { least }
-}
-
-fn on_wire(o: &OnWire) -> OnWireStatus {
-    OnWireStatus {
-        channel: o.channel.clone(),
-        sequence: o.sequence,
-        pass: o.pass,
-        passes: o.passes,
-        blocks: o.blocks,
-        blocks_sent: o.blocks_sent,
     }
 }
 

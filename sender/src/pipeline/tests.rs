@@ -43,8 +43,9 @@ fn receive(socket: &UdpSocket) -> Arrived {
         if header.content == Content::Beacon {
             arrived.beacons.push(Beacon::open(payload, &trust()).unwrap().value);
         }
-        let mut want = |_: &Symbol| Wanted::Yes { have: BlockSet::new(), parked: Vec::new(), origin: Origin::Signed };
-        let _ = reassembly.handle(Time(1), &header, payload, &mut want);
+        let want = |_: &Symbol| Wanted::Yes { have: BlockSet::new(), parked: Vec::new(), origin: Origin::Signed };
+        let _ = reassembly.handle(Time(1), &header, payload);
+        reassembly.answer_all(Time(1), want);
         while let Some(mut block) = reassembly.poll_complete() {
             block.decode(&Plans::new()).unwrap();
             let oti = block.oti();

@@ -185,6 +185,16 @@ def beacon_loss(p):
 
 
 @attack("signer")
+def beacon_of_another_session(p):
+    """Beacons of its own key under the victim's session, with wild counts: hide its losses, or make some up."""
+    sessions = {datagram.session for datagram in p.opened()}
+    senders = [p.sender(session=session, session_number=n + 1) for n, session in enumerate(sessions)]
+    while True:
+        for n in (1 << 60, 0, 5_000, (1 << 64) - 1):
+            yield p.rng.choice(senders).beacon(datagrams=n, rate=p.rng.choice(NUMBERS))
+
+
+@attack("signer")
 def beacon_names(p):
     """Names of bundles in beacons with terminal escapes, newlines and every byte."""
     s = p.sender()
