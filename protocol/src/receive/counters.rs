@@ -279,7 +279,7 @@ mod tests {
             counters.sent(SessionId(session), OTHER, 1 << 60);
         }
         counters.sent(S, OTHER, 0);
-        (0..1_000).filter(|n| n % 10 > 0).for_each(|n| counters.came(S, n));
+        (0..1_000).filter(|n| n % 10 != 5).for_each(|n| counters.came(S, n));
         counters.sent(S, OTHER, u64::MAX);
         counters.sent(S, KEY, 1_000);
         counters.sent(S, KEY, 1_001);

@@ -44,9 +44,13 @@ pub(super) fn verify(args: &Args, config: &Path, json: bool) -> Result<(), Comma
         );
         return Err(CommandError::new(Exit::NoInput, text));
     }
-    let (mut found, mut unreadable) = (Found::default(), Found::default());
+    let (mut found, mut times, mut unreadable) = (Found::default(), Found::default(), Found::default());
     differences(&OsDisk, &dir, &announce, &files, &mut |mismatch| {
-        let of = if matches!(mismatch, Mismatch::Disk { .. }) { &mut unreadable } else { &mut found };
+        let of = match mismatch {
+            Mismatch::Disk { .. } => &mut unreadable,
+            Mismatch::Time(_) => &mut times,
+            _ => &mut found,
+        };
         of.add(mismatch);
         ControlFlow::Continue(())
     });
@@ -57,7 +61,7 @@ pub(super) fn verify(args: &Args, config: &Path, json: bool) -> Result<(), Comma
             "channel": channel, "sequence": sequence, "id": announce.bundle, "files": files.len(), "bytes": bytes,
             "as_signed": if is_known || found.total > 0 { Some(is_known && found.total == 0) } else { None },
             "differences": found.json(), "differences_total": found.total,
-            "unreadable": unreadable.json(), "unreadable_total": unreadable.total,
+            "unreadable": unreadable.json(), "unreadable_total": unreadable.total, "times_not_held_total": times.total,
         }))?;
     } else {
         found.say();
@@ -77,8 +81,14 @@ pub(super) fn verify(args: &Args, config: &Path, json: bool) -> Result<(), Comma
         return Err(CommandError::new(Exit::from_io(error), text));
     }
     if !json {
+        let but = match times.total {
+            0 => String::new(),
+            some => {
+                format!(", but for {}, which this file system cannot hold exactly", counted(some, "modification time"))
+            }
+        };
         say(format_args!(
-            "{number} is as signed: {}, {}, {}",
+            "{number} is as signed: {}, {}, {}{but}",
             counted(announce.entries.len() as u64, "entry"),
             counted(files.len() as u64, "file"),
             human_bytes(bytes)

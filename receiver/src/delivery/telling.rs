@@ -67,7 +67,12 @@ impl Words {
                              it did not come under another number"
                         );
                     }
-                    Some(false) => format!("first {}, with `--again {number}` if it is wanted; then ", adopt()),
+                    Some(false) => format!(
+                        "first {}, with `--again {number}` if it is wanted and the sender's `status` has {} under that number (with \
+                         two senders, another one may have it); then ",
+                        adopt(),
+                        entry.id
+                    ),
                     None => format!("unless the sender got a new epoch since, first {}; then ", adopt()),
                 };
                 format!(

@@ -34,6 +34,9 @@ pub enum Mismatch {
         /// What differs, one word.
         what: &'static str,
     },
+    /// Its modification time is what a file system makes of the signed one that cannot hold that exactly.
+    #[error("{}: its modification time is as near to the signed one as this file system can hold", escape_path(.0))]
+    Time(PathBuf),
     /// It cannot be read.
     #[error("{}: {error}", escape_path(.path))]
     Disk {
@@ -49,7 +52,8 @@ impl Mismatch {
     #[must_use]
     pub fn path(&self) -> &Path {
         match self {
-            Self::Missing(path) | Self::Extra(path) | Self::Differs { path, .. } | Self::Disk { path, .. } => path,
+            Self::Missing(path) | Self::Extra(path) | Self::Time(path) => path,
+            Self::Differs { path, .. } | Self::Disk { path, .. } => path,
         }
     }
 
@@ -60,16 +64,20 @@ impl Mismatch {
             Self::Missing(_) => "missing".to_owned(),
             Self::Extra(_) => "extra".to_owned(),
             Self::Differs { what, .. } => (*what).to_owned(),
+            Self::Time(_) => "modification time as far as the file system can hold it".to_owned(),
             Self::Disk { error, .. } => error.to_string(),
         }
     }
 }
 
 /// Compares the tree in `dir`, which holds the bundle's own name and nothing else, with the announce and the hashes of
-/// its files in order. Reads every byte. Errors: the first difference.
+/// its files in order. Reads every byte. Errors: the first difference, but for [`Mismatch::Time`], which is none.
 pub fn check(disk: &dyn Disk, dir: &Path, announce: &Announce, digests: &[[u8; 32]]) -> Result<(), Mismatch> {
     let mut first = Ok(());
     differences(disk, dir, announce, digests, &mut |found| {
+        if matches!(found, Mismatch::Time(_)) {
+            return ControlFlow::Continue(());
+        }
         first = Err(found);
         ControlFlow::Break(())
     });
@@ -115,13 +123,13 @@ fn walk(
         if let Some(inside) = open.last_mut() {
             inside.extra(Some(OsStr::from_bytes(entry.path.file_name()))).into_iter().try_for_each(&mut *found)?;
         }
-        let as_signed = compare(disk, &path, entry, digest);
         // Where it is another thing than a directory, or none, that is said once.
-        let is_there = !matches!(
-            as_signed,
-            Err(Mismatch::Missing(_) | Mismatch::Disk { .. } | Mismatch::Differs { what: KIND, .. })
-        );
-        if let Err(mismatch) = as_signed {
+        let mut is_there = true;
+        for mismatch in compare(disk, &path, entry, digest) {
+            is_there &= !matches!(
+                mismatch,
+                Mismatch::Missing(_) | Mismatch::Disk { .. } | Mismatch::Differs { what: KIND, .. }
+            );
             found(mismatch)?;
         }
         if let EntryKind::Directory { .. } = entry.kind {
@@ -165,39 +173,50 @@ impl OpenFile {
     }
 }
 
-/// One entry, and the hash of its contents if it is a file.
-fn compare(disk: &dyn Disk, path: &Path, entry: EntryRef<'_>, digest: Option<&[u8; 32]>) -> Result<(), Mismatch> {
-    let differs = |what| Err(Mismatch::Differs { path: path.to_owned(), what });
-    let meta = disk.lstat(path).map_err(|error| missing(path, error))?;
-    match entry.kind {
-        EntryKind::File { size, mode } => match meta.kind {
-            Kind::File if meta.mode != u32::from(mode) => return differs("mode"),
-            Kind::File if meta.size != size => return differs("size"),
-            Kind::File => {}
-            _ => return differs(KIND),
+/// How one entry differs, and the hash of its contents if it is a file.
+fn compare(disk: &dyn Disk, path: &Path, entry: EntryRef<'_>, digest: Option<&[u8; 32]>) -> Vec<Mismatch> {
+    let differs = |what| Mismatch::Differs { path: path.to_owned(), what };
+    let meta = match disk.lstat(path) {
+        Ok(meta) => meta,
+        Err(error) => return vec![missing(path, error)],
+    };
+    let mut all = Vec::new();
+    match (entry.kind, meta.kind) {
+        (EntryKind::File { size, mode }, Kind::File) => {
+            all.extend((meta.mode != u32::from(mode)).then(|| differs("mode")));
+            all.extend((meta.size != size).then(|| differs("size")));
+        }
+        (EntryKind::Directory { mode }, Kind::Directory) => {
+            all.extend((meta.mode & 0o777 != u32::from(mode)).then(|| differs("mode")));
+        }
+        (EntryKind::Symlink { target }, Kind::Symlink) => match disk.read_link(path) {
+            Err(error) => all.push(missing(path, error)),
+            Ok(found) => all.extend((found.as_os_str().as_bytes() != target.as_bytes()).then(|| differs("target"))),
         },
-        EntryKind::Directory { mode } => match meta.kind {
-            Kind::Directory if meta.mode & 0o777 != u32::from(mode) => return differs("mode"),
-            Kind::Directory => {}
-            _ => return differs(KIND),
-        },
-        EntryKind::Symlink { target } => {
-            if meta.kind != Kind::Symlink {
-                return differs(KIND);
-            }
-            let found = disk.read_link(path).map_err(|error| missing(path, error))?;
-            if found.as_os_str().as_bytes() != target.as_bytes() {
-                return differs("target");
-            }
+        _ => return vec![differs(KIND)],
+    }
+    if matches!(entry.kind, EntryKind::File { size, .. } if size == meta.size) {
+        match hash(disk, path) {
+            Err(error) => all.push(missing(path, error)),
+            Ok(found) => all.extend((digest != Some(&found)).then(|| differs("content"))),
         }
     }
-    if (meta.mtime.secs, meta.mtime.nanos) != (entry.mtime.secs, entry.mtime.nanos) {
-        return differs("modification time");
+    let (signed, found) = ((entry.mtime.secs, entry.mtime.nanos), (meta.mtime.secs, meta.mtime.nanos));
+    // What was written to has another time, too.
+    let is_written = |one: &Mismatch| matches!(one, Mismatch::Differs { what: "size" | "content" | "target", .. });
+    if signed != found && !all.iter().any(is_written) {
+        let near = is_as_near_as_can_be(signed, found);
+        all.push(if near { Mismatch::Time(path.to_owned()) } else { differs("modification time") });
     }
-    if meta.kind == Kind::File && digest != Some(&hash(disk, path).map_err(|error| missing(path, error))?) {
-        return differs("content");
-    }
-    Ok(())
+    all
+}
+
+/// Whether a file system may have made `found` of a signed time that it cannot hold: it has steps of up to two seconds, or its range
+/// ends before, no earlier than in 2038 or no later than in 1901. In seconds and nanoseconds since 1970.
+fn is_as_near_as_can_be(signed: (i64, u32), found: (i64, u32)) -> bool {
+    let is_step = found < signed && signed.0.abs_diff(found.0) < 2;
+    let is_end = found.0 >= i32::MAX.into() && signed.0 > found.0 || found.0 <= i32::MIN.into() && signed.0 < found.0;
+    is_step || is_end
 }
 
 fn hash(disk: &dyn Disk, path: &Path) -> io::Result<[u8; 32]> {
@@ -218,5 +237,29 @@ fn missing(path: &Path, error: io::Error) -> Mismatch {
     match error.kind() {
         io::ErrorKind::NotFound => Mismatch::Missing(path.to_owned()),
         _ => Mismatch::Disk { path: path.to_owned(), error },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_may_be_coarser_or_at_the_end_of_what_a_file_system_holds() {
+        let early = i64::from(i32::MIN);
+        let late = 15_032_385_535; // the last second of ext4
+        for (signed, found) in [
+            ((100, 999_999_999), (100, 0)),
+            ((100, 999_999_999), (100, 999_999_900)),
+            ((101, 1), (100, 0)),
+            ((-11_644_473_600, 5), (early, 0)),
+            ((i64::MAX, 0), (late, 0)),
+            ((i64::MAX, 0), (i32::MAX.into(), 0)),
+        ] {
+            assert!(is_as_near_as_can_be(signed, found), "{signed:?} {found:?}");
+        }
+        for (signed, found) in [((100, 0), (100, 1)), ((100, 0), (98, 0)), ((0, 0), (early, 0)), ((late, 0), (0, 0))] {
+            assert!(!is_as_near_as_can_be(signed, found), "{signed:?} {found:?}");
+        }
     }
 }
