@@ -146,7 +146,7 @@ impl Base {
                 staging: staging.clone(),
                 adopting: adopting.clone(),
                 jobs: jobs.clone(),
-                log: log.clone(),
+                log: Throttle::new(20, MINUTE_MS),
             },
             admission: Admission {
                 clock: clock.clone(),

@@ -29,7 +29,8 @@ pub(super) struct Receiving {
     pub(super) staging: Arc<Staging>,
     pub(super) adopting: Arc<Adopting>,
     pub(super) jobs: Arc<Jobs>,
-    pub(super) log: Arc<Throttle>,
+    /// Lines about blocks that are lost: what else fills the log does not hide them.
+    pub(super) log: Throttle,
 }
 
 impl Receiving {
