@@ -274,7 +274,7 @@ impl Delivery {
             trust.keys.iter().map(|(key, ..)| key).filter(|&key| ledger.sender(key).is_some()).collect()
         };
         let (mut judged, change) = self.trusting.trust(trust, now_ms)?;
-        self.newest.expect(&heard, now_ms);
+        self.newest.expect(&heard);
         let known = self.admission.take_unknown();
         judged.admit(known.into_iter().filter_map(|id| self.ledger.lock().entry(id).map(telling::number)));
         self.trusting.keep(change)?;

@@ -76,7 +76,12 @@ pub(super) struct Handle {
     generation: u64,
 }
 
-type Key = (BundleId, ObjectKind, Oti);
+/// What tells an object from others.
+pub(super) type Key = (BundleId, ObjectKind, Oti);
+
+pub(super) fn key(symbol: &Symbol) -> Key {
+    (symbol.bundle, symbol.kind, symbol.oti)
+}
 
 /// All objects.
 #[derive(Default)]
@@ -133,7 +138,7 @@ impl Objects {
         let is = |o: &Object| o.bundle == symbol.bundle && o.kind == symbol.kind && o.oti == symbol.oti;
         match self.slots.get(self.recent).and_then(Option::as_ref) {
             Some(object) if is(object) => {}
-            _ => self.recent = *self.by_key.get(&(symbol.bundle, symbol.kind, symbol.oti))?,
+            _ => self.recent = *self.by_key.get(&key(symbol))?,
         }
         self.handle(self.recent)
     }

@@ -9,13 +9,12 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::lobby::Waiting;
-use super::objects::Handle;
+use super::objects::{Handle, Key, key};
 use super::vouch::Unplaced;
 use super::{DropReason, Drops, Reassembly, Wanted};
 use crate::id::BundleId;
-use crate::partition::Oti;
 use crate::time::Time;
-use crate::wire::{ObjectKind, Symbol};
+use crate::wire::Symbol;
 
 /// Questions that wait at once. Every thread that receives answers what its own datagrams brought up, so there are few.
 const MOST: usize = 1_024;
@@ -28,8 +27,6 @@ pub struct Question {
     /// Tells it from earlier ones about the same object.
     number: u64,
 }
-
-type Key = (BundleId, ObjectKind, Oti);
 
 #[derive(Default)]
 pub(super) struct Questions {
@@ -54,8 +51,13 @@ impl Questions {
         self.add(symbol, false)
     }
 
+    /// Asks whether an object must go; until there is an answer it stays. If too many questions wait, its next symbol asks.
+    pub(super) fn ask_to_confirm(&mut self, symbol: &Symbol) {
+        self.add(symbol, true);
+    }
+
     fn add(&mut self, symbol: &Symbol, confirms: bool) -> bool {
-        let key = (symbol.bundle, symbol.kind, symbol.oti);
+        let key = key(symbol);
         if let Some(asked) = self.asked.get_mut(&key) {
             asked.confirms &= confirms;
             return true;
@@ -75,7 +77,7 @@ impl Questions {
     }
 
     /// Answers about a bundle that are on their way do not count: the questions are due again.
-    fn renew(&mut self, bundle: BundleId) {
+    pub(super) fn renew(&mut self, bundle: BundleId) {
         let keys: Vec<Key> = self.asked.keys().filter(|key| key.0 == bundle).copied().collect();
         for key in keys {
             let number = self.number();
@@ -87,7 +89,7 @@ impl Questions {
     }
 
     /// The questions about a bundle are dropped. Gives how many symbols waited for the answers.
-    fn forget(&mut self, bundle: BundleId) -> u64 {
+    pub(super) fn forget(&mut self, bundle: BundleId) -> u64 {
         let mut waited = 0;
         self.asked.retain(|key, asked| {
             waited += if key.0 == bundle { asked.waiting.len() as u64 } else { 0 };
@@ -107,13 +109,9 @@ impl Questions {
     }
 
     fn take(&mut self, question: &Question) -> Option<Asked> {
-        let key = (question.symbol.bundle, question.symbol.kind, question.symbol.oti);
+        let key = key(&question.symbol);
         self.asked.get(&key).filter(|asked| asked.number == question.number)?;
         self.asked.remove(&key)
-    }
-
-    fn is_due(&self) -> bool {
-        !self.due.is_empty()
     }
 }
 
@@ -121,12 +119,6 @@ impl Reassembly {
     /// What to ask the caller. Report with [`Reassembly::handle_answer`].
     pub fn poll_question(&mut self) -> Option<Question> {
         self.questions.poll()
-    }
-
-    /// Whether [`Reassembly::poll_question`] may have any.
-    #[must_use]
-    pub fn has_questions(&self) -> bool {
-        self.questions.is_due()
     }
 
     /// The caller's answer. Nothing happens if it is about something that has changed since the question was given out. Gives what
@@ -171,26 +163,9 @@ impl Reassembly {
     /// Keeps a symbol until there is an answer about its object. Errors: too many wait.
     pub(super) fn wait_for_answer(&mut self, now: Time, symbol: &Symbol, payload: &[u8]) -> Result<(), DropReason> {
         let lease = self.buffers.asked(payload.len()).ok_or(DropReason::Memory)?;
-        let key = (symbol.bundle, symbol.kind, symbol.oti);
-        let asked = self.questions.asked.get_mut(&key).ok_or(DropReason::Limit)?;
+        let asked = self.questions.asked.get_mut(&key(symbol)).ok_or(DropReason::Limit)?;
         asked.waiting.push(Waiting::new(now, *symbol, payload, lease));
         Ok(())
-    }
-
-    /// What was said of this bundle has changed: answers on their way do not count.
-    pub(super) fn renew_questions(&mut self, bundle: BundleId) {
-        self.questions.renew(bundle);
-    }
-
-    /// Nothing is asked about this bundle any more, and what waited for an answer goes.
-    pub(super) fn forget_questions(&mut self, bundle: BundleId) -> u64 {
-        self.questions.forget(bundle)
-    }
-
-    /// Asks whether an object must go; until there is an answer it stays.
-    pub(super) fn ask_to_confirm(&mut self, symbol: &Symbol) {
-        // If too many wait, its next answer says so.
-        self.questions.add(symbol, true);
     }
 
     fn confirm(&mut self, known: Option<Handle>, answer: &Wanted) {
@@ -221,6 +196,8 @@ impl Reassembly {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::partition::Oti;
+    use crate::wire::ObjectKind;
 
     fn symbol(bundle: u64, length: u64) -> Symbol {
         let oti = Oti::new(length, 64, 8).unwrap();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::checks::traffic;
 use super::lobby::Waiting;
-use super::objects::Handle;
+use super::objects::{Handle, key};
 use super::{DropReason, ObjectState, Origin, Reassembly, ReceivedBlock};
 use crate::id::BundleId;
 use crate::time::Time;
@@ -62,7 +62,7 @@ impl Reassembly {
     /// about its objects.
     pub fn vouch(&mut self, now: Time, bundle: BundleId) {
         // They may say that nobody did.
-        self.renew_questions(bundle);
+        self.questions.renew(bundle);
         for handle in self.objects.vouch(bundle) {
             let Some(object) = self.objects.get_mut(handle) else { continue };
             for (&sbn, open) in &mut object.open {
@@ -78,7 +78,7 @@ impl Reassembly {
             let Some(object) = self.objects.get(handle) else { continue };
             let symbol = Symbol { bundle, kind: object.kind, sbn: 0, esi: 0, oti: object.oti };
             if matches!(object.state, ObjectState::Wanted) {
-                self.ask_to_confirm(&symbol);
+                self.questions.ask_to_confirm(&symbol);
             }
         }
         while let Some(silent) = self.objects.too_many_signed(now, &self.limits) {
@@ -108,8 +108,7 @@ impl Reassembly {
 
     /// There is an answer about the object of what waits in front: its symbols are placed.
     pub(super) fn answer_admitted(&mut self, now: Time, symbol: &Symbol, answer: Result<Handle, Unplaced>) {
-        let is_its =
-            |w: &Waiting| (w.symbol.bundle, w.symbol.kind, w.symbol.oti) == (symbol.bundle, symbol.kind, symbol.oti);
+        let is_its = |waiting: &Waiting| key(&waiting.symbol) == key(symbol);
         while self.admitted.front().is_some_and(is_its)
             && let Some(waiting) = self.admitted.pop_front()
         {

@@ -114,14 +114,14 @@ impl Reassembly {
         let before = self.admitted.len();
         self.admitted.retain(|waiting| waiting.symbol.bundle != bundle);
         let gone = before - self.admitted.len() + self.lobby.take(bundle).len();
-        let gone = gone as u64 + self.forget_questions(bundle);
+        let gone = gone as u64 + self.questions.forget(bundle);
         self.drops.add_many(DropReason::Limit, gone);
     }
 
     /// What the caller has of this bundle has changed, or whether it wants it: it is asked. What is here of it stays, if it is wanted
     /// and not stored.
     pub fn ask_again(&mut self, bundle: BundleId) {
-        self.renew_questions(bundle);
+        self.questions.renew(bundle);
         for handle in self.objects.of(bundle) {
             self.interrupt(handle);
             let Some(object) = self.objects.get_mut(handle) else { continue };

@@ -192,8 +192,7 @@ fn write_loss(out: &mut String, link: &LinkView) -> fmt::Result {
         writeln!(out, "of all:")?;
         for (span, window) in rows {
             let dropped = [window.lost_kernel, window.dropped_memory].map(|count| count.to_string());
-            let nothing = LinkWindow { lost_kernel: window.lost_kernel, ..LinkWindow::default() };
-            write_window(out, span, &nothing, 0, dropped)?;
+            write_window(out, span, &LinkWindow::default(), 0, dropped)?;
         }
         return Ok(());
     }

@@ -37,8 +37,6 @@ const LATE_MS: u64 = 60_000;
 pub(super) struct LastBeacon {
     /// When it came, in Unix milliseconds; 0: none since the start.
     pub at_ms: u64,
-    /// Since when one is waited for, in Unix milliseconds.
-    pub since_ms: u64,
     pub session: Option<SessionId>,
     pub session_number: u64,
     pub epoch_number: u64,
@@ -76,7 +74,7 @@ pub(super) struct Hearing {
 
 impl LastBeacon {
     pub(super) fn is_silent(&self, now_ms: u64) -> bool {
-        now_ms.saturating_sub(self.at_ms.max(self.since_ms)) > SILENT_MS
+        self.at_ms == 0 || now_ms.saturating_sub(self.at_ms) > SILENT_MS
     }
 }
 
@@ -86,23 +84,23 @@ impl NewestBeacons {
     }
 
     /// From now on beacons of these keys are waited for, and of no others but those that are heard.
-    pub(super) fn expect(&self, keys: &BTreeSet<KeyId>, now_ms: u64) {
+    pub(super) fn expect(&self, keys: &BTreeSet<KeyId>) {
         let mut newest = self.lock();
         newest.retain(|key, _| keys.contains(key));
         for &key in keys {
-            newest.entry(key).or_insert_with(|| LastBeacon { since_ms: now_ms, ..LastBeacon::default() });
+            newest.entry(key).or_default();
         }
     }
 
     /// Whether no beacon that counts came of late from this key.
     pub(super) fn is_silent(&self, key: KeyId, now_ms: u64) -> bool {
-        self.lock().get(&key).is_none_or(|last| last.at_ms == 0 || last.is_silent(now_ms))
+        self.lock().get(&key).is_none_or(|last| last.is_silent(now_ms))
     }
 
     /// Whether no beacon came of late from a key of which one was heard before, or from all.
     pub(super) fn is_any_silent(&self, now_ms: u64) -> bool {
         let newest = self.lock();
-        newest.is_empty() || newest.values().any(|last| last.at_ms == 0 || last.is_silent(now_ms))
+        newest.is_empty() || newest.values().any(|last| last.is_silent(now_ms))
     }
 
     /// The rate that the sender with this key is set to, in bits a second; 0: not heard yet.
@@ -113,7 +111,7 @@ impl NewestBeacons {
     /// The clock was set back: nothing may wait until it reaches the old time again.
     pub(super) fn clock_went_back(&self, now_ms: u64) {
         for last in self.lock().values_mut() {
-            (last.at_ms, last.since_ms) = (last.at_ms.min(now_ms), last.since_ms.min(now_ms));
+            last.at_ms = last.at_ms.min(now_ms);
         }
     }
 }

@@ -83,22 +83,8 @@ mod tests {
 
     #[test]
     fn what_is_saved_of_it_is_all_of_it() {
-        let states = [
-            State::Receiving,
-            State::Incomplete,
-            State::Missing,
-            State::Quarantined,
-            State::Complete,
-            State::Installing,
-            State::Installed,
-            State::Failed,
-            State::Withdrawn,
-            State::Rejected,
-            State::Superseded,
-            State::Held,
-        ];
         let mut published = 0;
-        for (state, in_inbox) in states.into_iter().flat_map(|state| [(state, false), (state, true)]) {
+        for (state, in_inbox) in State::ALL.into_iter().flat_map(|state| [(state, false), (state, true)]) {
             let arrival = Arrival::of(state, in_inbox);
             assert_eq!(arrival.state(), state);
             assert_eq!(Arrival::of(state, arrival.is_published()), arrival);

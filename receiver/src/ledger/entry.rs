@@ -56,6 +56,23 @@ pub enum Hold {
 }
 
 impl State {
+    /// All of them.
+    #[cfg(test)]
+    pub(crate) const ALL: [Self; 12] = [
+        Self::Receiving,
+        Self::Incomplete,
+        Self::Missing,
+        Self::Quarantined,
+        Self::Complete,
+        Self::Installing,
+        Self::Installed,
+        Self::Failed,
+        Self::Withdrawn,
+        Self::Rejected,
+        Self::Superseded,
+        Self::Held,
+    ];
+
     /// Whether the bundle is finished: nothing more is received or run for it.
     #[must_use]
     pub fn is_over(self) -> bool {

@@ -63,7 +63,7 @@ pub(super) fn sender(key: KeyId, name: String, heard: &LastBeacon, now_ms: u64) 
         key: Some(key),
         name,
         epoch_number: heard.epoch_number,
-        silent: last.is_none() || heard.is_silent(now_ms),
+        silent: heard.is_silent(now_ms),
         session: heard.session,
         session_number: heard.session_number,
         sessions: heard.sessions,

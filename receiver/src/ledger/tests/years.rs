@@ -176,20 +176,6 @@ fn what_is_counted_agrees_with_counting() {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (seed >> 33) % below
     };
-    let states = [
-        State::Receiving,
-        State::Incomplete,
-        State::Missing,
-        State::Quarantined,
-        State::Complete,
-        State::Installing,
-        State::Installed,
-        State::Failed,
-        State::Withdrawn,
-        State::Rejected,
-        State::Superseded,
-        State::Held,
-    ];
     let mut ledger = Ledger::new();
     ledger.remember(8);
     for now in 0..20_000 {
@@ -208,7 +194,7 @@ fn what_is_counted_agrees_with_counting() {
             6 => drop(ledger.relearn(Entry { standing: Standing::Signed, ..entry() })),
             7 => drop(ledger.prune(next(4) as usize)),
             _ => {
-                let to = states[next(states.len() as u64) as usize];
+                let to = State::ALL[next(State::ALL.len() as u64) as usize];
                 ledger.change(BundleId(id), now, |e| e.arrival = Arrival::of(to, next(2) == 0));
             }
         }
