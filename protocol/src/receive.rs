@@ -39,7 +39,7 @@ mod tally;
 mod vouch;
 mod wanted;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 pub use self::block::ReceivedBlock;
@@ -48,7 +48,7 @@ use self::checks::Checks;
 pub use self::checks::{Check, NextCheck};
 use self::counters::Counters;
 pub use self::drops::{DropReason, Drops};
-use self::lobby::{Lobby, Waiting};
+use self::lobby::Lobby;
 use self::objects::{Handle, ObjectState, Objects};
 pub use self::questions::Question;
 use self::questions::Questions;
@@ -57,6 +57,7 @@ pub use self::recover::recover;
 pub use self::take::Taken;
 use self::tally::Margins;
 pub use self::tally::Tally;
+use self::vouch::Admitted;
 use crate::id::{BundleId, KeyTag, SessionId};
 use crate::partition::{BlockSet, Oti};
 use crate::time::Time;
@@ -194,19 +195,15 @@ pub struct Reassembly {
     buffers: Buffers,
     lobby: Lobby,
     /// Symbols from the lobby whose bundle has been signed for since, and that have no place in a block yet.
-    admitted: VecDeque<Waiting>,
-    /// How often the first of these found no room.
-    tries: u32,
-    /// When last.
-    tried: Time,
+    admitted: BTreeMap<KeyTag, Admitted>,
     questions: Questions,
     checks: Checks,
     ready: VecDeque<ReceivedBlock>,
     parked: VecDeque<ReceivedBlock>,
     /// What was taken and given up later.
     drops: Drops,
-    /// Blocks by when they were heard of, roughly, oldest first; of bundles that were signed for, and of others.
-    waiting: [VecDeque<(Time, Handle, u32)>; 2],
+    /// Blocks of each signer by when they were heard of, roughly, oldest first.
+    waiting: BTreeMap<Signer, VecDeque<(Time, Handle, u32)>>,
     open_blocks: usize,
     /// Bundles that nobody signed for and of which nothing is left.
     expired: VecDeque<BundleId>,
@@ -214,6 +211,9 @@ pub struct Reassembly {
     /// When memory was asked for, roughly.
     used: Time,
 }
+
+/// The key that signed for a bundle; None: nobody did.
+type Signer = Option<KeyTag>;
 
 /// Objects that are known of one bundle, at most.
 const MOST_OF_BUNDLE: usize = 3 * objects::OF_A_KIND;
@@ -246,17 +246,15 @@ impl Reassembly {
             limits,
             counters: Counters::default(),
             objects: Objects::default(),
-            buffers: Buffers::new(limits.memory, limits.unsigned_memory, memory),
+            buffers: Buffers::new(&limits, memory),
             lobby: Lobby::default(),
-            admitted: VecDeque::new(),
-            tries: 0,
-            tried: Time::ZERO,
+            admitted: BTreeMap::new(),
             questions: Questions::default(),
             checks: Checks::new(&limits),
             ready: VecDeque::new(),
             parked: VecDeque::new(),
             drops: Drops::default(),
-            waiting: [VecDeque::new(), VecDeque::new()],
+            waiting: BTreeMap::new(),
             open_blocks: 0,
             expired: VecDeque::new(),
             margins: Margins::default(),
@@ -308,7 +306,7 @@ impl Reassembly {
                 self.complete_parked(now, handle);
             }
         }
-        while let Some((handle, sbn)) = self.longest_waiting(true, Some((now, self.limits.idle))) {
+        while let Some((handle, sbn)) = self.waited(now, self.limits.idle) {
             self.park(handle, sbn, true);
         }
         for handle in self.objects.retired(now, SETTLED) {

@@ -2,7 +2,7 @@
 
 use super::buffers::{BLOCK_OVERHEAD, Buffers, Lease};
 use super::record::{HEAD, REPAIR_SYMBOLS, Record};
-use super::{DropReason, Origin};
+use super::{DropReason, Origin, Signer};
 use crate::fec::{self, FecError, Plans};
 use crate::id::BundleId;
 use crate::limits::MAX_BLOCK_SYMBOLS;
@@ -98,6 +98,11 @@ impl ReceivedBlock {
         self.origin
     }
 
+    /// The key that signed for its bundle, as was known when it was complete.
+    pub(super) fn signer(&self) -> Signer {
+        (self.origin == Origin::Signed).then(|| self.bundle().tag())
+    }
+
     /// Whether the caller keeps symbols of it. It must add them with [`ReceivedBlock::add`] before decoding.
     #[must_use]
     pub fn has_parked(&self) -> bool {
@@ -143,8 +148,8 @@ impl ReceivedBlock {
     }
 
     /// A block without any symbols.
-    pub(super) fn new(place: &Symbol, symbols: u16, signed: bool, buffers: &mut Buffers) -> Self {
-        let (mut record, lease) = buffers.block(place, symbols, signed);
+    pub(super) fn new(place: &Symbol, symbols: u16, signer: Signer, buffers: &mut Buffers) -> Self {
+        let (mut record, lease) = buffers.block(place, symbols, signer);
         record.begin(place, true);
         Self { lease: Some(lease), ..Self::bare(place, symbols, record) }
     }
@@ -333,7 +338,7 @@ impl Open {
         now: Time,
         esi: u32,
         payload: &[u8],
-        signed: bool,
+        signer: Signer,
         buffers: &mut Buffers,
     ) -> Result<(), DropReason> {
         match (&mut self.block, &mut self.state) {
@@ -342,7 +347,7 @@ impl Open {
                 if late.iter().any(|late| late.esi == esi) {
                     return Err(DropReason::Duplicate);
                 }
-                let (bytes, counted) = buffers.late(payload, signed);
+                let (bytes, counted) = buffers.late(payload, signer);
                 late.push(Late { esi, bytes, _counted: counted });
             }
             (None, _) => return Err(DropReason::Surplus),

@@ -20,7 +20,7 @@ mod queue;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use self::queue::{BlockKey, StoreQueue, Turn};
+use self::queue::{BlockKey, StoreQueues, Turn};
 use super::{
     BlockMemory, DropReason, Drops, Limits, NextCheck, Question, Reassembly, ReceiveProgress, ReceivedBlock, Sent,
     Taken, Tally, Usage, Wanted,
@@ -95,7 +95,7 @@ pub struct BlockCounts {
 pub struct Intake {
     reassembly: Reassembly,
     /// Blocks to be stored.
-    queue: StoreQueue<ReceivedBlock>,
+    queue: StoreQueues<ReceivedBlock>,
     /// Blocks whose symbols are to be kept.
     parked: VecDeque<ReceivedBlock>,
     drops: Drops,
@@ -119,11 +119,11 @@ impl Intake {
         };
         Self {
             reassembly,
-            queue: StoreQueue::default(),
+            queue: StoreQueues::default(),
             parked: VecDeque::new(),
             drops: Drops::default(),
             counts: BlockCounts::default(),
-            pressed: limits.memory / 8 * 7,
+            pressed: limits.memory / 4 * 3,
             resting: false,
             idle: false,
             stopping: false,
@@ -339,7 +339,7 @@ impl Intake {
         }
         while let Some(block) = self.reassembly.poll_block() {
             let key = BlockKey { bundle: block.bundle(), kind: block.kind(), sbn: block.sbn() };
-            self.queue.push(now, key, block);
+            self.queue.push(now, block.signer(), key, block);
         }
         self.drops.merge(&self.reassembly.given_up());
         let pressed = self.is_pressed();

@@ -165,6 +165,7 @@ impl LobbyBundle {
 mod tests {
     use super::*;
     use crate::partition::Oti;
+    use crate::receive::Limits;
 
     fn symbol(bundle: u64, kind: ObjectKind, esi: u32) -> Symbol {
         let oti = Oti::new(64 * 3, 64, 8).unwrap();
@@ -173,7 +174,7 @@ mod tests {
 
     fn buffers() -> Buffers {
         // A quarter of it is for what nobody signed for, half of that the lobby: ten symbols.
-        Buffers::new(8 * 10 * (64 + OVERHEAD), 2 * 10 * (64 + OVERHEAD), None)
+        Buffers::new(&Limits::new(8 * 10 * (64 + OVERHEAD)), None)
     }
 
     fn esis(taken: &[Waiting]) -> Vec<u32> {
@@ -237,7 +238,7 @@ mod tests {
 
     #[test]
     fn announces_that_are_never_whole_take_a_part_only() {
-        let buffers = Buffers::new(64 << 20, 16 << 20, None);
+        let buffers = Buffers::new(&Limits::new(64 << 20), None);
         let mut lobby = Lobby::default();
         let oti = Oti::new(64 * 900, 64, 1_000).unwrap();
         let gone: u64 = (0..1_000)

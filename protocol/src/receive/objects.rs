@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::block::Open;
 use super::buffers::Lease;
-use super::{DropReason, Limits, Origin};
+use super::{DropReason, Limits, Origin, Signer};
 use crate::id::BundleId;
 use crate::partition::{BlockSet, Oti};
 use crate::time::Time;
@@ -374,6 +374,11 @@ impl Objects {
 impl Object {
     fn pool(&self) -> Pool {
         pool(self.kind, self.origin)
+    }
+
+    /// The key that signed for its bundle.
+    pub(super) fn signer(&self) -> Signer {
+        self.is_signed().then(|| self.bundle.tag())
     }
 
     /// Whether a trusted key signed for its bundle.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::block::{Open, State};
 use super::buffers::Buffers;
 use super::objects::{Handle, Object};
-use super::{DropReason, MOST_EXPIRED, Reassembly, ReceivedBlock};
+use super::{DropReason, MOST_EXPIRED, Reassembly, ReceivedBlock, Signer};
 use crate::time::Time;
 use crate::wire::{ObjectKind, Symbol};
 
@@ -22,14 +22,14 @@ impl Reassembly {
             *kept >= u32::from(*source) && !object.open.contains_key(sbn) && !object.have.contains(*sbn)
         });
         let place = Symbol { bundle: object.bundle, kind: object.kind, sbn: 0, esi: 0, oti: object.oti };
-        let (signed, origin) = (object.is_signed(), object.origin);
+        let (signer, origin) = (object.signer(), object.origin);
         for (sbn, source, kept) in enough.collect::<Vec<_>>() {
-            if !self.make_room(now, Buffers::block_bytes(source, &place.oti), signed) {
+            if !self.make_block_room(now, Buffers::block_bytes(source, &place.oti), signer) {
                 return;
             }
             // Making room may have taken the object itself.
             let Some(object) = self.objects.get_mut(handle) else { return };
-            let block = ReceivedBlock::new(&Symbol { sbn, ..place }, source, signed, &mut self.buffers);
+            let block = ReceivedBlock::new(&Symbol { sbn, ..place }, source, signer, &mut self.buffers);
             let mut open = Open { block: Some(block), state: State::Collecting, heard: object.heard };
             self.ready.extend(open.complete(kept, origin));
             object.open.insert(sbn, open);
@@ -55,42 +55,62 @@ impl Reassembly {
         }
     }
 
-    /// Makes room for `bytes` of a bundle that was `signed` for or not. For a bundle that was, drops the blocks of
-    /// bundles that nobody signed for, then parks the blocks that have waited longest. For another, drops only silent
-    /// blocks of bundles that nobody signed for. False: the remaining blocks are being worked on, or the caller has no
-    /// time to keep more. Evicting one interleaved block for the next would livelock: none would complete.
-    pub(super) fn make_room(&mut self, now: Time, bytes: u64, signed: bool) -> bool {
-        let silent = (!signed).then_some((now, self.limits.junk_idle));
-        while self.buffers.is_full(bytes, signed) || self.open_blocks >= self.limits.open_blocks {
-            if let Some((handle, sbn)) = self.longest_waiting(false, silent) {
-                self.drop_block(handle, sbn);
-                continue;
-            }
-            if !signed {
+    /// Makes room for a block of `bytes` of a bundle of this signer. For a bundle that was signed for, drops the blocks of
+    /// bundles that nobody signed for, then parks the block that has waited longest of those of the key that holds most; a key that
+    /// has its share makes room among its own. For another, drops only silent blocks of bundles that nobody signed for.
+    /// False: the remaining blocks are being worked on, or the caller has no time to keep more. Evicting one interleaved block
+    /// for the next would livelock: none would complete.
+    pub(super) fn make_block_room(&mut self, now: Time, bytes: u64, signer: Signer) -> bool {
+        while self.buffers.has_no_block_room(bytes, signer) {
+            if !self.make_some_room(now, bytes, signer) {
                 return false;
             }
-            if self.lobby.pop() {
-                self.drops.add(DropReason::Limit);
-                continue;
-            }
-            if !self.parked.is_empty() {
-                return false;
-            }
-            let Some((handle, sbn)) = self.longest_waiting(true, None) else { return false };
-            self.park(handle, sbn, false);
         }
         true
     }
 
-    /// The block that has waited longest, of those that were signed for or the others; with `idle`, only if it has waited for that long.
-    /// It leaves the queue.
-    pub(super) fn longest_waiting(&mut self, signed: bool, idle: Option<(Time, Duration)>) -> Option<(Handle, u32)> {
-        let class = usize::from(signed);
-        for _ in 0..self.waiting[class].len() {
-            let (since, handle, sbn) = *self.waiting[class].front()?;
-            let object = self.objects.get(handle).filter(|object| object.is_signed() == signed);
+    /// The same for `bytes` of a block that is open.
+    pub(super) fn make_room(&mut self, now: Time, bytes: u64, signer: Signer) -> bool {
+        while self.buffers.is_full(bytes, signer) {
+            if !self.make_some_room(now, bytes, signer) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Lets one block or symbol go for it. False: there is none.
+    fn make_some_room(&mut self, now: Time, bytes: u64, signer: Signer) -> bool {
+        let silent = signer.is_none().then_some((now, self.limits.junk_idle));
+        if let Some((handle, sbn)) = self.longest_waiting(None, silent) {
+            self.drop_block(handle, sbn);
+            return true;
+        }
+        let Some(key) = signer else { return false };
+        if self.lobby.pop() {
+            self.drops.add(DropReason::Limit);
+            return true;
+        }
+        if !self.parked.is_empty() {
+            return false;
+        }
+        let own = self.buffers.is_beyond_share(key, bytes);
+        let holders = if own { vec![key] } else { self.buffers.holders() };
+        let longest = holders.into_iter().find_map(|holder| self.longest_waiting(Some(holder), None));
+        let Some((handle, sbn)) = longest else { return false };
+        self.park(handle, sbn, false);
+        true
+    }
+
+    /// The block that has waited longest, of those of this signer; with `idle`, only if it has waited for that long. It leaves the
+    /// queue.
+    pub(super) fn longest_waiting(&mut self, signer: Signer, idle: Option<(Time, Duration)>) -> Option<(Handle, u32)> {
+        let queue = self.waiting.get_mut(&signer)?;
+        for _ in 0..queue.len() {
+            let (since, handle, sbn) = *queue.front()?;
+            let object = self.objects.get(handle).filter(|object| object.signer() == signer);
             let Some(open) = object.and_then(|o| o.open.get(&sbn)).filter(|open| open.block.is_some()) else {
-                self.waiting[class].pop_front();
+                queue.pop_front();
                 continue;
             };
             let heard = open.heard;
@@ -100,29 +120,36 @@ impl Reassembly {
             {
                 return None;
             }
-            self.waiting[class].pop_front();
+            queue.pop_front();
             if heard > since {
-                self.waiting[class].push_back((heard, handle, sbn));
+                queue.push_back((heard, handle, sbn));
                 continue;
             }
             return Some((handle, sbn));
         }
+        if queue.is_empty() {
+            self.waiting.remove(&signer);
+        }
         None
+    }
+
+    /// The block that has waited for so long, of bundles that were signed for.
+    pub(super) fn waited(&mut self, now: Time, idle: Duration) -> Option<(Handle, u32)> {
+        let signers: Vec<Signer> = self.waiting.keys().copied().filter(Option::is_some).collect();
+        signers.into_iter().find_map(|signer| self.longest_waiting(signer, Some((now, idle))))
     }
 
     /// A block waits for symbols.
     pub(super) fn wait(&mut self, handle: Handle, sbn: u32) {
         let Some(object) = self.objects.get(handle) else { return };
         let Some(open) = object.open.get(&sbn) else { return };
-        let class = usize::from(object.is_signed());
-        self.waiting[class].push_back((open.heard, handle, sbn));
-        if self.waiting[class].len() > 1_024 + 4 * self.open_blocks {
-            let mut waiting = std::mem::take(&mut self.waiting[class]);
+        let queue = self.waiting.entry(object.signer()).or_default();
+        queue.push_back((open.heard, handle, sbn));
+        if queue.len() > 1_024 + 4 * self.open_blocks {
             let mut seen = std::collections::HashSet::new();
-            waiting.retain(|&(_, handle, sbn)| {
+            queue.retain(|&(_, handle, sbn)| {
                 self.objects.get(handle).is_some_and(|o| o.open.contains_key(&sbn)) && seen.insert((handle, sbn))
             });
-            self.waiting[class] = waiting;
         }
     }
 

@@ -83,15 +83,16 @@ impl Reassembly {
         let object = self.objects.get_mut(handle).ok_or(DropReason::Limit)?;
         object.heard = now;
         // A repair symbol takes room of its own; a source symbol has its place in the block.
-        let full = self.buffers.is_full(Buffers::repair_bytes(&symbol.oti), object.is_signed());
+        let full = self.buffers.is_full(Buffers::repair_bytes(&symbol.oti), object.signer());
         if full || !object.open.contains_key(&symbol.sbn) {
             self.make_place(now, handle, symbol)?;
         }
         // Making room may have parked this very block, if it is the only one, or the object.
         let object = self.objects.get_mut(handle).ok_or(DropReason::Memory)?;
-        let (signed, origin) = (object.is_signed(), object.origin);
+        let (signer, origin) = (object.signer(), object.origin);
+        let signed = signer.is_some();
         let open = object.open.get_mut(&symbol.sbn).ok_or(DropReason::Memory)?;
-        if let Err(reason) = open.take(now, symbol.esi, payload, signed, &mut self.buffers) {
+        if let Err(reason) = open.take(now, symbol.esi, payload, signer, &mut self.buffers) {
             if reason == DropReason::Surplus && symbol.kind == ObjectKind::Data && signed {
                 self.margins.surplus(symbol);
             }
@@ -117,7 +118,7 @@ impl Reassembly {
     ) -> Option<Result<Result<(), DropReason>, OpenError>> {
         let header = Header::parse(datagram).ok()?;
         let Content::Symbol(symbol) = header.content else { return None };
-        if self.buffers.is_full(Buffers::repair_bytes(&symbol.oti), true) {
+        if self.buffers.is_at_limit(Buffers::repair_bytes(&symbol.oti)) {
             return None;
         }
         let object = self.objects.recent()?;
@@ -154,10 +155,10 @@ impl Reassembly {
     /// Opens the symbol's block if it is not open, and sees to room for a symbol.
     fn make_place(&mut self, now: Time, handle: Handle, symbol: &Symbol) -> Result<(), Unplaced> {
         let object = self.objects.get(handle).ok_or(DropReason::Limit)?;
-        let (signed, origin) = (object.is_signed(), object.origin);
+        let (signer, origin) = (object.signer(), object.origin);
         if !object.open.contains_key(&symbol.sbn) {
             if object.have.contains(symbol.sbn) {
-                if symbol.kind == ObjectKind::Data && signed {
+                if symbol.kind == ObjectKind::Data && signer.is_some() {
                     self.margins.surplus(symbol);
                 }
                 return Err(DropReason::Surplus.into());
@@ -166,10 +167,10 @@ impl Reassembly {
             let bytes = Buffers::block_bytes(symbols, &symbol.oti);
             // What no key is named for leaves half of the room to the others.
             let may = origin != Origin::Unknown || !self.buffers.is_pressed(bytes);
-            if !may || !self.make_room(now, bytes, signed) {
+            if !may || !self.make_block_room(now, bytes, signer) {
                 return Err(crowded(origin));
             }
-            let block = ReceivedBlock::new(symbol, symbols, signed, &mut self.buffers);
+            let block = ReceivedBlock::new(symbol, symbols, signer, &mut self.buffers);
             let open = Open { block: Some(block), state: State::Collecting, heard: now };
             self.objects.get_mut(handle).ok_or(DropReason::Limit)?.open.insert(symbol.sbn, open);
             self.open_blocks += 1;
@@ -177,7 +178,7 @@ impl Reassembly {
         }
         let repair = Buffers::repair_bytes(&symbol.oti);
         let has_place = symbol.oti.block_symbols(symbol.sbn).is_some_and(|k| symbol.esi < u32::from(k));
-        if self.buffers.is_full(repair, signed) && !self.make_room(now, repair, signed) && !has_place {
+        if self.buffers.is_full(repair, signer) && !self.make_room(now, repair, signer) && !has_place {
             return Err(crowded(origin));
         }
         Ok(())

@@ -1,12 +1,13 @@
 //! What finds no place as a block, and what becomes of it when somebody signs for its bundle.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::checks::traffic;
 use super::lobby::Waiting;
 use super::objects::{Handle, key};
 use super::{DropReason, ObjectState, Origin, Reassembly, ReceivedBlock};
-use crate::id::BundleId;
+use crate::id::{BundleId, KeyTag};
 use crate::time::Time;
 use crate::wire::Symbol;
 
@@ -22,6 +23,22 @@ pub(super) enum Unplaced {
     Crowded,
     /// The caller is asked about its object.
     Asked,
+}
+
+/// Symbols of the bundles that one key signed, which have no place in a block yet.
+#[derive(Default)]
+pub(super) struct Admitted {
+    symbols: VecDeque<Waiting>,
+    /// How often the first of these found no room.
+    tries: u32,
+    /// When last.
+    tried: Time,
+}
+
+impl Admitted {
+    fn is_due(&self, now: Time) -> bool {
+        self.tries == 0 || now.since(self.tried) >= TRY_AGAIN
+    }
 }
 
 impl From<DropReason> for Unplaced {
@@ -46,7 +63,7 @@ impl Reassembly {
         let gone = self.lobby.push(now, *symbol, payload, &self.buffers);
         let symbols = self.lobby.take_announce(symbol);
         if let Some(k) = symbol.oti.block_symbols(symbol.sbn).filter(|_| !symbols.is_empty()) {
-            let mut block = ReceivedBlock::new(symbol, k, false, &mut self.buffers);
+            let mut block = ReceivedBlock::new(symbol, k, None, &mut self.buffers);
             block.set_origin(Origin::Named);
             for waiting in symbols {
                 // Each was of T bytes, and another one.
@@ -67,11 +84,11 @@ impl Reassembly {
             let Some(object) = self.objects.get_mut(handle) else { continue };
             for (&sbn, open) in &mut object.open {
                 if let Some(lease) = open.block.as_mut().and_then(ReceivedBlock::lease_mut) {
-                    self.buffers.vouch(lease);
+                    self.buffers.vouch(lease, bundle.tag());
                 }
-                self.waiting[1].push_back((open.heard, handle, sbn));
+                self.waiting.entry(Some(bundle.tag())).or_default().push_back((open.heard, handle, sbn));
             }
-            self.buffers.vouch(&mut object.counted);
+            self.buffers.vouch(&mut object.counted, bundle.tag());
         }
         // Objects other than those that were signed for have to go.
         for handle in self.objects.of(bundle) {
@@ -89,55 +106,84 @@ impl Reassembly {
             self.drops.add(DropReason::Limit);
             self.unwanted(away);
         }
-        self.admitted.extend(self.lobby.take(bundle));
+        let waited = self.lobby.take(bundle);
+        if !waited.is_empty() {
+            self.admitted.entry(bundle.tag()).or_default().symbols.extend(waited);
+        }
         self.take_admitted(now);
     }
 
     /// Goes on with what waited of bundles that were signed for since, as far as there is room. Call when blocks have left.
     pub fn take_admitted(&mut self, now: Time) {
-        if self.tries > 0 && now.since(self.tried) < TRY_AGAIN {
-            return;
+        let keys: Vec<KeyTag> = self.admitted.keys().copied().collect();
+        for key in keys {
+            if self.admitted.get(&key).is_some_and(|admitted| admitted.is_due(now)) {
+                self.take_admitted_of(now, key);
+            }
         }
-        while let Some(waiting) = self.admitted.pop_front() {
+    }
+
+    fn take_admitted_of(&mut self, now: Time, key: KeyTag) {
+        while let Some(waiting) = self.next_admitted(key, |_| true) {
             let placed = self.place(now, &waiting.symbol, &waiting.payload);
-            if let Some(waiting) = self.not_admitted(now, waiting, placed) {
-                return self.admitted.push_front(waiting);
+            if !self.was_placed(now, waiting, placed) {
+                return;
             }
         }
     }
 
     /// There is an answer about the object of what waits in front: its symbols are placed.
     pub(super) fn answer_admitted(&mut self, now: Time, symbol: &Symbol, answer: Result<Handle, Unplaced>) {
-        let is_its = |waiting: &Waiting| key(&waiting.symbol) == key(symbol);
-        while self.admitted.front().is_some_and(is_its)
-            && let Some(waiting) = self.admitted.pop_front()
-        {
+        let its = key(symbol);
+        while let Some(waiting) = self.next_admitted(symbol.bundle.tag(), |front| key(&front.symbol) == its) {
             let placed = answer.and_then(|handle| self.place_in(now, handle, &waiting.symbol, &waiting.payload));
-            if let Some(waiting) = self.not_admitted(now, waiting, placed) {
-                return self.admitted.push_front(waiting);
+            if !self.was_placed(now, waiting, placed) {
+                return;
             }
         }
     }
 
-    /// Gives the symbol if it has to wait on.
-    fn not_admitted(&mut self, now: Time, waiting: Waiting, placed: Result<(), Unplaced>) -> Option<Waiting> {
+    fn next_admitted(&mut self, key: KeyTag, is_wanted: impl FnOnce(&Waiting) -> bool) -> Option<Waiting> {
+        let admitted = self.admitted.get_mut(&key)?;
+        if admitted.symbols.is_empty() {
+            self.admitted.remove(&key);
+            return None;
+        }
+        admitted.symbols.front().is_some_and(is_wanted).then(|| admitted.symbols.pop_front()).flatten()
+    }
+
+    /// False: the symbol has to wait on, and so have those behind it.
+    fn was_placed(&mut self, now: Time, waiting: Waiting, placed: Result<(), Unplaced>) -> bool {
+        let admitted = self.admitted.entry(waiting.symbol.bundle.tag()).or_default();
         match placed {
-            Ok(()) => self.tries = 0,
-            Err(Unplaced::Asked) => return Some(waiting),
+            Ok(()) => admitted.tries = 0,
+            Err(Unplaced::Asked) => {
+                admitted.symbols.push_front(waiting);
+                return false;
+            }
             // Blocks that leave make room, but for one that is larger than all of it.
-            Err(Unplaced::Dropped(DropReason::Memory)) if self.tries < TRIES => {
-                (self.tries, self.tried) = (self.tries + 1, now);
-                return Some(waiting);
+            Err(Unplaced::Dropped(DropReason::Memory)) if admitted.tries < TRIES => {
+                (admitted.tries, admitted.tried) = (admitted.tries + 1, now);
+                admitted.symbols.push_front(waiting);
+                return false;
             }
             Err(Unplaced::Dropped(reason)) => self.drops.add(reason),
             Err(Unplaced::Crowded) => self.drops.add(DropReason::Limit),
         }
-        None
+        true
+    }
+
+    /// What waited of a bundle is not wanted any more. Gives how many symbols did.
+    pub(super) fn forget_admitted(&mut self, bundle: BundleId) -> usize {
+        let Some(admitted) = self.admitted.get_mut(&bundle.tag()) else { return 0 };
+        let before = admitted.symbols.len();
+        admitted.symbols.retain(|waiting| waiting.symbol.bundle != bundle);
+        before - admitted.symbols.len()
     }
 
     /// Whether [`Reassembly::take_admitted`] has anything to do.
     #[must_use]
     pub fn has_admitted(&self) -> bool {
-        !self.admitted.is_empty()
+        self.admitted.values().any(|admitted| !admitted.symbols.is_empty())
     }
 }

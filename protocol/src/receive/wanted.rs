@@ -66,7 +66,7 @@ impl Reassembly {
             retry: Time::ZERO,
             tries: 0,
             generation: 0,
-            counted: self.buffers.object(signed),
+            counted: self.buffers.object(signed.then(|| symbol.bundle.tag())),
         });
         self.complete_parked(now, handle);
         answer.map(|()| handle)
@@ -111,9 +111,7 @@ impl Reassembly {
             self.interrupt(handle);
             self.remove_object(handle, false);
         }
-        let before = self.admitted.len();
-        self.admitted.retain(|waiting| waiting.symbol.bundle != bundle);
-        let gone = before - self.admitted.len() + self.lobby.take(bundle).len();
+        let gone = self.forget_admitted(bundle) + self.lobby.take(bundle).len();
         let gone = gone as u64 + self.questions.forget(bundle);
         self.drops.add_many(DropReason::Limit, gone);
     }

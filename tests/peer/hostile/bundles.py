@@ -278,6 +278,20 @@ def unfinished_bundles(p):
 
 
 @attack("signer")
+def one_symbol_blocks(p):
+    """Own bundles of very many blocks of one symbol, out of order: each is complete at once, and memory is full of what waits for the disk."""
+    s, n = p.sender(), 0
+    while True:
+        n += 1
+        m = own(p, f"one-{n}", p.noise(500_000), sequence=p.sequence + 5000 + n, symbol=64, most=1)
+        yield from send_manifest(s, m, hashes=False)
+        data = list(send_data(s, m))
+        p.rng.shuffle(data)
+        yield from data
+        yield from send_manifest(s, m, announce=False)
+
+
+@attack("signer")
 def random_mutations(p):
     """Own announces and hashes with a few random bytes changed before they are signed: every path of the decoder."""
     s = p.sender()

@@ -2,18 +2,22 @@
 //! buffer. Where symbols are lost blocks are complete in another order, and what is stored before its turn has to be read back.
 //!
 //! A block that comes before its turn waits for those before it, but not for long, and only while few wait: those may never come.
+//!
+//! Keys take turns: however many blocks of one key's bundles wait, those of another's wait for one of them.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use crate::id::BundleId;
+use crate::id::{BundleId, KeyTag};
 use crate::time::Time;
 use crate::wire::ObjectKind;
 
 /// How long a block waits for its turn. Where blocks share the wire, one is complete every 0.6 ms at 5 Gbit/s.
 const PATIENCE: Duration = Duration::from_millis(20);
-/// Blocks that wait at most; then the first of them has its turn.
+/// Blocks that wait at most; then the first of them has its turn. No more are looked at.
 const MOST: usize = 16;
+/// Keys whose bundles' turns are remembered while nothing of them waits.
+const KEYS: usize = 16;
 /// Bundles whose turn is known; the one that had a block longest ago is forgotten.
 const BUNDLES: usize = 8;
 
@@ -41,6 +45,54 @@ pub(super) struct StoreQueue<T> {
     turns: VecDeque<(BundleId, u32)>,
 }
 
+/// The queue of each key, by whose turn it is.
+pub(super) struct StoreQueues<T> {
+    /// None: of bundles that nobody signed for.
+    of: BTreeMap<Option<KeyTag>, StoreQueue<T>>,
+    /// Who had a turn last.
+    last: Option<KeyTag>,
+    len: usize,
+}
+
+impl<T> Default for StoreQueues<T> {
+    fn default() -> Self {
+        Self { of: BTreeMap::new(), last: None, len: 0 }
+    }
+}
+
+impl<T> StoreQueues<T> {
+    /// A block of a bundle of this signer is complete at `now`.
+    pub(super) fn push(&mut self, now: Time, signer: Option<KeyTag>, key: BlockKey, block: T) {
+        if !self.of.contains_key(&signer) && self.of.len() >= KEYS {
+            self.of.retain(|_, queue| queue.len() > 0);
+        }
+        self.of.entry(signer).or_default().push(now, key, block);
+        self.len += 1;
+    }
+
+    /// Blocks that wait.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The block whose turn it is: of the signer after the one that had a turn last, if one of its own has its turn.
+    pub(super) fn next(&mut self, now: Time, hurry: bool) -> Turn<T> {
+        let mut wait = Duration::MAX;
+        let (before, after): (Vec<_>, Vec<_>) = self.of.keys().copied().partition(|signer| *signer <= self.last);
+        for signer in after.into_iter().chain(before) {
+            let Some(queue) = self.of.get_mut(&signer) else { continue };
+            match queue.next(now, hurry) {
+                Turn::Take(block) => {
+                    (self.last, self.len) = (signer, self.len - 1);
+                    return Turn::Take(block);
+                }
+                Turn::Wait(its) => wait = wait.min(its),
+            }
+        }
+        Turn::Wait(wait)
+    }
+}
+
 impl<T> Default for StoreQueue<T> {
     fn default() -> Self {
         Self { blocks: VecDeque::new(), turns: VecDeque::new() }
@@ -61,7 +113,7 @@ impl<T> StoreQueue<T> {
     pub(super) fn next(&mut self, now: Time, hurry: bool) -> Turn<T> {
         let Some((since, _, _)) = self.blocks.front() else { return Turn::Wait(Duration::MAX) };
         let waited = now.since(*since);
-        let first = (0..self.blocks.len()).find(|&at| self.is_next(at));
+        let first = (0..self.blocks.len().min(MOST + 1)).find(|&at| self.is_next(at));
         let at = match first {
             Some(at) => at,
             None if hurry || waited >= PATIENCE || self.blocks.len() > MOST => self.lowest(0),
@@ -89,6 +141,7 @@ impl<T> StoreQueue<T> {
         let same = self
             .blocks
             .iter()
+            .take(MOST + 1)
             .enumerate()
             .filter(|(_, (_, key, _))| key.bundle == bundle && key.kind == ObjectKind::Data);
         same.min_by_key(|(_, (_, key, _))| key.sbn).map_or(at, |(at, _)| at)
@@ -178,6 +231,34 @@ mod tests {
         push(&mut queue, 0, 1, 40);
         assert_eq!(taken(&mut queue, 0), []);
         assert_eq!(queue.next(at(0), true), Turn::Take((1, 40)));
+    }
+
+    #[test]
+    fn keys_take_turns_however_much_of_one_waits() {
+        let mut queues = StoreQueues::default();
+        let push = |queues: &mut StoreQueues<(u64, u32)>, key: u32, sbn: u32| {
+            let bundle = u64::from(key) << 8;
+            let place = BlockKey { bundle: BundleId(bundle), kind: ObjectKind::Data, sbn };
+            queues.push(at(0), Some(BundleId(key.into()).tag()), place, (bundle, sbn));
+        };
+        // Any order but their own.
+        (0..50_000).for_each(|n| push(&mut queues, 1, n * 7_919 % 50_000));
+        let next = |queues: &mut StoreQueues<(u64, u32)>| match queues.next(at(0), false) {
+            Turn::Take((bundle, _)) => bundle >> 8,
+            Turn::Wait(wait) => panic!("{wait:?}"),
+        };
+        assert_eq!([next(&mut queues), next(&mut queues)], [1, 1]);
+        (0..3).for_each(|sbn| push(&mut queues, 2, sbn));
+        assert_eq!(std::array::from_fn(|_| next(&mut queues)), [2, 1, 2, 1, 2, 1, 1]);
+        assert_eq!(queues.len(), 50_000 + 3 - 2 - 7);
+        // Those of whom nothing waits are forgotten when there are too many.
+        for key in 10..100 {
+            push(&mut queues, key, 0);
+            while queues.of[&Some(BundleId(key.into()).tag())].len() > 0 {
+                next(&mut queues);
+            }
+        }
+        assert!(queues.of.len() <= KEYS, "{}", queues.of.len());
     }
 
     #[test]
