@@ -51,7 +51,8 @@ pub enum FinishError {
     /// It may be tried again.
     #[error("{0}")]
     Disk(#[from] io::Error),
-    /// What was written may be lost although it can be read, and no later sync tells.
+    /// A sync failed. If that is a loss ([`is_loss`](checkvalve_host::disk::is_loss)), what was written may be lost although it can be
+    /// read, and no later sync tells.
     #[error("sync: {0}")]
     Sync(#[source] io::Error),
 }

@@ -7,17 +7,31 @@
 //! What is durable: contents after [`DiskFile::sync_data`] (contents and length) or [`DiskFile::sync_all`] (times and
 //! mode as well); names (created, renamed, removed) after [`Disk::sync_dir`] of the directory they are in;
 //! everything at once after [`Disk::sync_fs`]. After a sync that failed, nothing is known of what was written since
-//! the last one that did not: write it again to a new file, do not just sync again.
+//! the last one that did not: write it again to a new file, do not just sync again. If there was nothing to be synced, or it could
+//! not be opened, nothing is lost: [`is_loss`] tells which.
 
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
 
 #[doc(hidden)]
 pub mod fault;
 mod os;
 
 pub use os::OsDisk;
+
+/// Whether what was written may be lost after a sync by path failed with this error. False: what was to be synced could not be
+/// opened, because it was removed meanwhile or too many files are open; the kernel's sync does not fail so, and lost nothing.
+#[must_use]
+pub fn is_loss(error: &io::Error) -> bool {
+    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
+    let too_many = [Errno::MFILE, Errno::NFILE, Errno::LOOP].map(Errno::raw_os_error);
+    let unopened = matches!(error.kind(), NotFound | NotADirectory | PermissionDenied)
+        || error.raw_os_error().is_some_and(|code| too_many.contains(&code));
+    !unopened
+}
 
 /// A file system tree. Shared between threads; every call blocks until it is done.
 pub trait Disk: Send + Sync {

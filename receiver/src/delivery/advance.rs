@@ -73,8 +73,12 @@ impl Publishing {
             self.staging.clean_up(id);
             return;
         }
-        match self.try_advance(&staged, &entry) {
+        let advanced = self.try_advance(&staged, &entry);
+        // It was withdrawn or given up meanwhile, and what staging had of it removed: that is no fault of the disk.
+        let is_over = || self.ledger.lock().entry(id).is_none_or(|entry| !entry.state().is_open());
+        match advanced {
             Ok(()) | Err(Stop::Wait) => {}
+            Err(Stop::Gone | Stop::Disk(_) | Stop::Sync(_)) if is_over() => self.staging.clean_up(id),
             Err(Stop::Refuse(refusal)) => self.refusing.quarantine(id, &refusal, None),
             Err(Stop::Withdrawn(reason)) => self.refusing.withdrawn(id, &reason),
             Err(Stop::Spoilt(files)) => self.clearing.spoilt(&staged, &files),
@@ -152,8 +156,8 @@ impl Publishing {
         recorded.map_err(|error| if is_gone(&error) { Stop::Gone } else { error.into() })?;
         let sync = self.store.syncs.begin();
         if let Err(error) = self.inbox.settle(tree) {
-            self.staging.give_up_unsynced();
-            return Err(Stop::Sync(error));
+            self.staging.sync_failed(staged.id, &error);
+            return Err(Stop::of_sync(error));
         }
         sync.good();
         if staged.losses() != *losses {

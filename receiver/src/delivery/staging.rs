@@ -1,7 +1,9 @@
 //! What staging, memory and the data plane have of a bundle: its place, its troubles, and how it goes.
 
+use std::io;
 use std::sync::Arc;
 
+use checkvalve_host::disk::is_loss;
 use checkvalve_host::log::Throttle;
 use checkvalve_protocol::id::{BundleId, ChannelName};
 use checkvalve_protocol::manifest::Announce;
@@ -160,16 +162,30 @@ impl Staging {
 
     /// Makes durable what staging has. If that fails, what it took since the last time is given up.
     pub(super) fn checkpoint(&self) {
-        if let Err(error) = self.store.checkpoint() {
-            self.all_lost();
-            tracing::error!(%error, "staging cannot be synced: what it took since the last time is given up");
+        match self.store.checkpoint() {
+            Err(error) if is_loss(&error) => {
+                self.all_lost();
+                tracing::error!(%error, "staging cannot be synced: what it took since the last time is given up");
+            }
+            Err(error) => {
+                if let Some(suppressed) = self.log.allow(self.clock.now()) {
+                    tracing::warn!(%error, suppressed, "staging cannot be synced now; it is tried again");
+                }
+            }
+            Ok(()) => {}
         }
     }
 
-    /// A sync failed: what staging holds and was not synced before has to come again.
-    pub(super) fn give_up_unsynced(&self) {
+    /// A sync of a bundle failed. If that may have lost something, what staging holds and was not synced before has to come again.
+    pub(super) fn sync_failed(&self, id: BundleId, error: &io::Error) {
+        if !is_loss(error) {
+            return;
+        }
         self.store.give_up_unsynced();
         self.all_lost();
+        if let Some(suppressed) = self.log.allow(self.clock.now()) {
+            tracing::error!(bundle = %id, %error, suppressed, "a sync failed: what staging took since the last one is given up");
+        }
     }
 
     pub(super) fn all_lost(&self) {

@@ -4,11 +4,14 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use checkvalve_host::disk::is_loss;
+
 use super::log::Stored;
 use super::{Staged, Store, hashing, tree};
 
 impl Store {
-    /// Makes all that is stored survive a power cut. Errors: what was stored since the last time is given up.
+    /// Makes all that is stored survive a power cut. Errors: what was stored since the last time is given up, if it may be lost
+    /// ([`is_loss`]).
     pub fn checkpoint(&self) -> io::Result<()> {
         let (before, mut log, records) = loop {
             let before: Vec<(Arc<Staged>, Stored, u64)> = self.all().into_iter().map(of_now).collect();
@@ -19,7 +22,9 @@ impl Store {
             };
             let sync = self.syncs.begin();
             if let Err(error) = self.disk.sync_fs(&self.root) {
-                self.give_up_unsynced();
+                if is_loss(&error) {
+                    self.give_up_unsynced();
+                }
                 return Err(error);
             }
             // If a concurrent sync was told that data is lost, that data does not count as synced.

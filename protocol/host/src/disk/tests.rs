@@ -209,3 +209,20 @@ fn remove_tree_takes_everything_but_what_links_point_to() {
     OsDisk.remove_tree(&at("kept/file")).unwrap();
     assert_eq!(kind(OsDisk.remove_tree(&at("link"))), io::ErrorKind::NotFound);
 }
+
+#[test]
+fn what_cannot_be_opened_to_be_synced_lost_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let gone = dir.path().join("gone");
+    for error in [OsDisk.sync_fs(&gone).unwrap_err(), OsDisk.sync_dir(&gone.join("below")).unwrap_err()] {
+        assert!(!is_loss(&error), "{error}");
+    }
+    std::fs::write(&gone, "a file").unwrap();
+    let error = OsDisk.sync_dir(&gone).unwrap_err();
+    assert!(!is_loss(&error), "{error}");
+    // EMFILE, ENFILE, ELOOP; then what fsync(2) and syncfs(2) say: EIO, ENOSPC, EDQUOT, EROFS, ENOMEM, EINVAL.
+    let told = |code| is_loss(&io::Error::from_raw_os_error(code));
+    assert_eq!([24, 23, 40].map(told), [false; 3]);
+    assert_eq!([5, 28, 122, 30, 12, 22].map(told), [true; 6]);
+    assert!(is_loss(&io::Error::other("anything else")));
+}

@@ -4,6 +4,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
+use checkvalve_host::disk::is_loss;
 use checkvalve_protocol::admit::{Verdict, admit_hashes};
 use checkvalve_protocol::id::BundleId;
 use checkvalve_protocol::limits::MAX_MANIFEST_LEN;
@@ -62,6 +63,13 @@ pub(in crate::delivery) enum Stop {
     Spoilt(Vec<Range<u64>>),
     /// Another bundle has its sequence.
     Taken(BundleId),
+}
+
+impl Stop {
+    /// A sync failed with this error.
+    pub(super) fn of_sync(error: io::Error) -> Self {
+        if is_loss(&error) { Self::Sync(error) } else { error.into() }
+    }
 }
 
 impl From<StoreError> for Stop {
@@ -152,7 +160,7 @@ impl Proving {
             return Err(if by_disk { Stop::NotKept(wrong) } else { Stop::Spoilt(wrong) });
         }
         if self.store.is_doubtful(staged) {
-            self.store.checkpoint().inspect_err(|_| self.staging.all_lost()).map_err(Stop::Sync)?;
+            self.store.checkpoint().inspect_err(|_| self.staging.all_lost()).map_err(Stop::of_sync)?;
             self.store.read_again(staged, &tree)?;
             self.jobs.push(Job::Advance(staged.id));
             return Err(Stop::Wait);
@@ -161,12 +169,12 @@ impl Proving {
         // Only while it syncs do others wait for it: making its files may take long.
         let synced = |sync: &dyn Fn() -> io::Result<()>| {
             let _running = self.store.syncs.begin();
-            sync().inspect_err(|_| self.staging.give_up_unsynced())
+            sync().inspect_err(|error| self.staging.sync_failed(staged.id, error))
         };
         match self.inbox.finish(&tree, &synced) {
             Ok(()) => {}
             Err(FinishError::Disk(error)) => return Err(error.into()),
-            Err(FinishError::Sync(error)) => return Err(Stop::Sync(error)),
+            Err(FinishError::Sync(error)) => return Err(Stop::of_sync(error)),
         }
         Ok(Proven { tree, signed, losses })
     }

@@ -134,3 +134,49 @@ fn a_bundle_waits_for_no_files_that_another_one_makes() {
         short.assert_at(&bench.inbox(2));
     }
 }
+
+/// What is to be synced is removed just then: nothing was lost, and nothing of another bundle has to come again.
+#[test]
+fn a_bundle_that_ends_while_it_is_synced_costs_no_other() {
+    for durability in [Durability::Syncfs, Durability::Fsync] {
+        let (ends, other) = (Sample::tree(1, 1, &[0, 700, 0, 0]), Sample::file(2, 2, 1_200));
+        let run = |step: usize| {
+            let mut bench = Bench::new();
+            bench.settings.durability = durability;
+            let delivery = Arc::new(bench.open());
+            for sample in [&ends, &other] {
+                announce(&delivery, sample).unwrap();
+                data(&delivery, sample, 0..1).unwrap();
+            }
+            data(&delivery, &ends, 1..ends.oti().blocks()).unwrap();
+            work(&delivery);
+            hashes(&delivery, &ends).unwrap();
+            let (theirs, id) = (Arc::clone(&delivery), ends.id());
+            let (others, other_thread) = mpsc::channel();
+            bench.disk.interrupt(step, move || {
+                let (done, is_done) = mpsc::channel();
+                let thread = thread::spawn(move || {
+                    theirs.refusing.withdrawn(id, "out of date");
+                    done.send(()).unwrap_or_default();
+                });
+                let _ = is_done.recv_timeout(TURN);
+                others.send(thread).unwrap();
+            });
+            work(&delivery);
+            let at = format!("{durability:?} at {step}");
+            bench.disk.heal();
+            let interrupted = other_thread.try_recv().map(|thread| thread.join().unwrap()).is_ok();
+            let stored = delivery.store.get(other.id()).map(|staged| staged.fill().1);
+            assert_eq!(stored, Some(448), "{at}");
+            assert!(!delivery.store.has_failed_syncs() && delivery.store.get(ends.id()).is_none(), "{at}");
+            data(&delivery, &other, 1..other.oti().blocks()).unwrap();
+            hashes(&delivery, &other).unwrap();
+            work(&delivery);
+            other.assert_at(&bench.inbox(2));
+            let ended = state(&delivery, &ends);
+            assert!(matches!(ended, Some(State::Withdrawn | State::Complete)), "{at}: {ended:?}");
+            interrupted
+        };
+        assert!((0..).take_while(|&step| run(step)).count() > 10);
+    }
+}
