@@ -219,6 +219,8 @@ type Signer = Option<KeyTag>;
 const MOST_OF_BUNDLE: usize = 3 * objects::OF_A_KIND;
 /// Expired bundles that wait to be asked for; of more the caller learns when it looks.
 const MOST_EXPIRED: usize = 4_096;
+/// Silent blocks that wait at once for the caller to keep them.
+const MOST_SILENT: usize = 16;
 /// Memory that was used and is free is given back when no block has needed any for so long.
 const SPARE: Duration = Duration::from_secs(10);
 /// An object that is complete, and of which nothing came for so long, is not remembered any more.
@@ -306,7 +308,10 @@ impl Reassembly {
                 self.complete_parked(now, handle);
             }
         }
-        while let Some((handle, sbn)) = self.waited(now, self.limits.idle) {
+        // What waits to be kept does not count as held: no more of it than the caller keeps up with.
+        while self.parked.len() < MOST_SILENT
+            && let Some((handle, sbn)) = self.waited(now, self.limits.idle)
+        {
             self.park(handle, sbn, true);
         }
         for handle in self.objects.retired(now, SETTLED) {

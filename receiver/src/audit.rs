@@ -297,18 +297,32 @@ impl Audit {
 
     /// As [`Audit::record`]; if that fails, the log says so.
     pub fn note(&self, at_ms: u64, event: &Event<'_>) {
-        if let Err(error) = self.record(at_ms, event) {
-            let event = serde_json::to_string(event).unwrap_or_default();
-            tracing::error!(%error, event, "audit trail cannot be written");
+        self.note_all(at_ms, std::slice::from_ref(event));
+    }
+
+    /// The same for many events at once.
+    pub fn note_all(&self, at_ms: u64, events: &[Event<'_>]) {
+        if let Err(error) = self.record_all(at_ms, events) {
+            let (event, more) = (serde_json::to_string(&events.first()).unwrap_or_default(), events.len() - 1);
+            tracing::error!(%error, event, more, "audit trail cannot be written");
         }
     }
 
     /// Appends a line; durable when this returns. Where somebody removed the trail, a new one begins. What a full disk tore of the line
     /// before is ended first, so that this one can be read.
     pub fn record(&self, at_ms: u64, event: &Event<'_>) -> io::Result<()> {
-        let mut line =
-            serde_json::to_vec(&Line { schema: SCHEMA, at: Stamp(at_ms), event }).map_err(io::Error::other)?;
-        line.push(b'\n');
+        self.record_all(at_ms, std::slice::from_ref(event))
+    }
+
+    fn record_all(&self, at_ms: u64, events: &[Event<'_>]) -> io::Result<()> {
+        let mut lines = Vec::new();
+        for event in events {
+            serde_json::to_writer(&mut lines, &Line { schema: SCHEMA, at: Stamp(at_ms), event })?;
+            lines.push(b'\n');
+        }
+        if lines.is_empty() {
+            return Ok(());
+        }
         let mut trail = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         match self.disk.lstat(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -324,7 +338,7 @@ impl Audit {
             end_line(trail.file.as_ref())?;
         }
         trail.is_ragged = true;
-        trail.file.append(&line)?;
+        trail.file.append(&lines)?;
         trail.is_ragged = false;
         trail.file.sync_data()
     }

@@ -8,12 +8,13 @@
 //! Each step may be done again after a crash, and the bundle is in the inbox after the rename or not at all.
 
 pub mod check;
+mod quarantine;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use checkvalve_host::disk::{Disk, DiskFile, Kind, read_all, write_atomic};
+use checkvalve_host::disk::{Disk, DiskFile, Kind, not_opened, read_all};
 use checkvalve_host::json::Stamp;
 use checkvalve_protocol::admit::{Trust, Verdict, admit, admit_hashes};
 use checkvalve_protocol::id::{BundleId, ChannelName};
@@ -292,102 +293,6 @@ impl Inbox {
         self.forget_refusal(&self.quarantine_path(place))
     }
 
-    /// Removes what [`Inbox::quarantine`] wrote to a directory, and the directory; not if anything else is in it, such as a bundle that
-    /// was published.
-    pub fn forget_refusal(&self, dir: &Path) -> io::Result<()> {
-        let names = match self.disk.read_dir(dir) {
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                return Ok(());
-            }
-            names => names?,
-        };
-        if names.iter().any(|name| name != ANNOUNCE && name != REASON) {
-            return Ok(());
-        }
-        names.iter().try_for_each(|name| self.remove_if_there(&dir.join(name)))?;
-        self.disk.remove_dir(dir)
-    }
-
-    /// Writes `reason.json`, and the announce as it came. May be done again.
-    pub fn quarantine(&self, place: &Address, reason: &Reason, announce: Option<&[u8]>) -> io::Result<()> {
-        let dir = self.quarantine_path(place);
-        self.disk.create_dir_all(&dir, 0o750)?;
-        if let Some(bytes) = announce {
-            write_atomic(self.disk.as_ref(), &dir.join(ANNOUNCE), &bytes[..bytes.len().min(KEPT_ANNOUNCE)], 0o640)?;
-        }
-        let mut json = serde_json::to_vec_pretty(reason).map_err(io::Error::other)?;
-        json.push(b'\n');
-        write_atomic(self.disk.as_ref(), &dir.join(REASON), &json, 0o640)?;
-        if let Some(parent) = dir.parent() {
-            self.disk.sync_dir(parent)?;
-        }
-        self.disk.sync_dir(&self.quarantine)
-    }
-
-    /// Undoes [`Inbox::withdraw`]: moves the bundle back to the inbox, and forgets why it was moved. False: there is
-    /// nothing to move. May be done again.
-    pub fn put_back(&self, place: &Address, channel: &ChannelName) -> io::Result<bool> {
-        let (to, dir) = (self.path(channel, place.sequence), self.quarantine_path(place));
-        let content = dir.join("content");
-        let missing = |result: io::Result<()>| match result {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            other => other.map(|()| true),
-        };
-        let moved = match self.disk.rename_noreplace(&content, &to) {
-            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-                // As large as it is: whoever watches the inbox sees all of it at once.
-                let part = self.staging.join(format!("returning-{}", place.id));
-                missing(self.disk.remove_tree(&part))?;
-                copy_tree(self.disk.as_ref(), &content, &part)?;
-                self.disk.sync_fs(&part)?;
-                self.disk.rename_noreplace(&part, &to)?;
-                true
-            }
-            result => missing(result)?,
-        };
-        if moved {
-            self.keep_names(channel)?;
-        }
-        missing(self.disk.remove_tree(&dir))?;
-        if let Some(parent) = dir.parent() {
-            missing(self.disk.sync_dir(parent))?;
-        }
-        Ok(moved)
-    }
-
-    /// Moves a published bundle to `content` in its quarantine directory. May be done again.
-    pub fn withdraw(&self, place: &Address, channel: &ChannelName) -> io::Result<()> {
-        let (from, dir) = (self.path(channel, place.sequence), self.quarantine_path(place));
-        let to = dir.join("content");
-        self.disk.create_dir_all(&dir, 0o750)?;
-        match self.disk.rename_noreplace(&from, &to) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.disk.remove_tree(&from)?,
-            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-                let part = dir.join("content.part");
-                match self.disk.remove_tree(&part) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    _ => {}
-                }
-                copy_tree(self.disk.as_ref(), &from, &part)?;
-                self.disk.sync_fs(&part)?;
-                self.disk.rename(&part, &to)?;
-                self.disk.sync_dir(&dir)?;
-                // At once, so that no part of it is ever seen; the next start removes what is left there.
-                let out = self.staging.join(format!("withdrawn-{}", place.id));
-                match self.disk.remove_tree(&out) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    _ => {}
-                }
-                self.disk.rename(&from, &out)?;
-                self.disk.remove_tree(&out)?;
-            }
-            other => other?,
-        }
-        self.disk.sync_dir(&dir)?;
-        self.disk.sync_dir(&self.inbox.join(channel.as_str()))
-    }
-
     fn manifest_paths(&self, place: &Address) -> [PathBuf; 2] {
         let channel = place.channel.as_ref().map_or("unknown", ChannelName::as_str);
         let name = |kind| self.manifests.join(channel).join(format!("{:08}-{}.{kind}", place.sequence, place.id));
@@ -402,14 +307,19 @@ impl Inbox {
     }
 
     fn sync_file(&self, path: &Path) -> io::Result<()> {
+        self.open_to_sync(path).map_err(not_opened)?.sync_all()
+    }
+
+    /// Its mode may forbid to open it.
+    fn open_to_sync(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         let mode = match self.disk.open_read(path) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => self.disk.lstat(path)?.mode,
-            other => return other?.sync_all(),
+            other => return other,
         };
         self.disk.set_mode(path, 0o600)?;
         let file = self.disk.open_read(path)?;
         file.set_mode(mode)?;
-        file.sync_all()
+        Ok(file)
     }
 }
 

@@ -411,7 +411,7 @@ impl Ledger {
             return; // an announce, or the first beacon, said otherwise
         }
         self.seen(heard.id, now_ms);
-        let takes = holder.is_none();
+        let (takes, is_publishing) = (holder.is_none(), self.is_publishing(heard.id));
         self.change(heard.id, now_ms, |entry| {
             if entry.channel.is_none() {
                 entry.channel = Some(name.clone());
@@ -426,7 +426,7 @@ impl Ledger {
             }
             if entry.state().is_open() {
                 entry.sent = heard.sent;
-                if heard.withdrawn {
+                if heard.withdrawn && !is_publishing {
                     entry.withdraw(Some("withdrawn by the sender".into()));
                 }
             }

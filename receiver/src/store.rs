@@ -209,13 +209,14 @@ impl Store {
     /// What keeps a bundle of so many bytes out, or kept something of it out last.
     #[must_use]
     pub fn refused(&self, id: BundleId, bytes: u64) -> Option<Bound> {
-        self.get(id).map_or_else(|| self.bound(id, bytes), |staged| staged.account.refused(bytes))
+        let of_new = || self.space.bound(Cost::bytes(bytes), None);
+        self.get(id).map_or_else(of_new, |staged| staged.account.refused(bytes))
     }
 
-    /// What keeps them out, if they do not fit. Touches no disk.
+    /// What keeps out the rest of its data object, `bytes` long, or another file or piece of it. Touches no disk.
     #[must_use]
-    pub fn bound(&self, id: BundleId, bytes: u64) -> Option<Bound> {
-        let cost = Cost::bytes(bytes);
+    pub fn bound_of_next(&self, id: BundleId, bytes: u64) -> Option<Bound> {
+        let cost = Cost::bytes(bytes) + Cost { files: 1, ranges: 1, blocks: 1, ..Cost::default() };
         self.get(id).map_or_else(|| self.space.bound(cost, None), |staged| staged.account.bound(cost))
     }
 

@@ -208,7 +208,7 @@ fn receive_and_publish() {
     let inbox = inbox(disk, &dir);
 
     let mut steps = Steps::begin();
-    let staged = store.begin_signed(id, &channel, Share { bytes: u64::MAX, files: u64::MAX });
+    let staged = store.begin_signed(id, &channel, Share::ALL);
     let bytes = receive(&store, id, ObjectKind::Announce, &at("announce"));
     let opened = Announce::open(&bytes, &trust).unwrap();
     store.adopt(&staged, Arc::new(opened.value), &bytes).unwrap();

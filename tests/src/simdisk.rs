@@ -18,7 +18,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use checkvalve_host::disk::{Disk, DiskFile, FileTime, Kind, Meta};
+use checkvalve_host::disk::{Disk, DiskFile, FileTime, Free, Kind, Meta, not_opened};
 
 mod durable;
 mod fault;
@@ -344,27 +344,32 @@ impl Disk for SimDisk {
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         self.torn_op(Op::SyncDir, |world, verdict| {
-            let ino = world.resolve(path, false)?;
-            world.entries(ino)?;
-            world.allow(ino, 0o400)?;
+            let ino = opened(verdict).and_then(|()| world.resolve(path, false));
+            let ino = ino.and_then(|ino| world.entries(ino).map(|_| ino));
+            let ino = ino.and_then(|ino| world.allow(ino, 0o400).map(|()| ino)).map_err(not_opened)?;
             world.sync_dir(ino, verdict)
         })
     }
 
     fn sync_fs(&self, path: &Path) -> io::Result<()> {
         self.torn_op(Op::SyncFs, |world, verdict| {
-            let ino = world.resolve(path, false)?;
-            world.allow(ino, 0o400)?;
+            let ino = opened(verdict).and_then(|()| world.resolve(path, false));
+            let ino = ino.and_then(|ino| world.allow(ino, 0o400).map(|()| ino)).map_err(not_opened)?;
             world.sync_fs(ino, verdict)
         })
     }
 
-    fn free_space(&self, path: &Path) -> io::Result<u64> {
+    fn free_space(&self, path: &Path) -> io::Result<Free> {
         self.op(Op::FreeSpace, |world| {
             let ino = world.resolve(path, true)?;
-            Ok(world.free(ino))
+            Ok(Free { bytes: world.free(ino), files: u64::MAX })
         })
     }
+}
+
+/// Too many open files: what is to be synced is not opened, and nothing is tried.
+fn opened(verdict: Verdict) -> io::Result<()> {
+    if verdict == Verdict::Fail(errno::MFILE) { Err(errno(errno::MFILE)) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -7,14 +7,12 @@
 //! What is durable: contents after [`DiskFile::sync_data`] (contents and length) or [`DiskFile::sync_all`] (times and
 //! mode as well); names (created, renamed, removed) after [`Disk::sync_dir`] of the directory they are in;
 //! everything at once after [`Disk::sync_fs`]. After a sync that failed, nothing is known of what was written since
-//! the last one that did not: write it again to a new file, do not just sync again. If there was nothing to be synced, or it could
-//! not be opened, nothing is lost: [`is_loss`] tells which.
+//! the last one that did not: write it again to a new file, do not just sync again. If what was to be synced could not be opened,
+//! nothing is lost: [`is_loss`] tells which.
 
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
-
-use rustix::io::Errno;
 
 #[doc(hidden)]
 pub mod fault;
@@ -22,15 +20,22 @@ mod os;
 
 pub use os::OsDisk;
 
-/// Whether what was written may be lost after a sync by path failed with this error. False: what was to be synced could not be
-/// opened, because it was removed meanwhile or too many files are open; the kernel's sync does not fail so, and lost nothing.
+/// What was to be synced could not be opened: nothing was tried, and nothing is lost.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct NotOpened(io::Error);
+
+/// Marks the error of whoever opens something to sync it.
+#[must_use]
+pub fn not_opened(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), NotOpened(error))
+}
+
+/// Whether what was written may be lost after a sync failed with this error. False: what was to be synced could not be opened,
+/// because it was removed meanwhile or too many files are open.
 #[must_use]
 pub fn is_loss(error: &io::Error) -> bool {
-    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
-    let too_many = [Errno::MFILE, Errno::NFILE, Errno::LOOP].map(Errno::raw_os_error);
-    let unopened = matches!(error.kind(), NotFound | NotADirectory | PermissionDenied)
-        || error.raw_os_error().is_some_and(|code| too_many.contains(&code));
-    !unopened
+    !error.get_ref().is_some_and(|inner| inner.is::<NotOpened>())
 }
 
 /// A file system tree. Shared between threads; every call blocks until it is done.
@@ -101,8 +106,17 @@ pub trait Disk: Send + Sync {
     /// Makes everything durable that was written to the file system that `path` (a file or directory) is on.
     fn sync_fs(&self, path: &Path) -> io::Result<()>;
 
-    /// Bytes that this process may still write to the file system that `path` is on.
-    fn free_space(&self, path: &Path) -> io::Result<u64>;
+    /// What this process may still take of the file system that `path` is on.
+    fn free_space(&self, path: &Path) -> io::Result<Free>;
+}
+
+/// What is free on a file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Free {
+    /// Bytes.
+    pub bytes: u64,
+    /// Files and directories; `u64::MAX` where the file system makes room for them as they come.
+    pub files: u64,
 }
 
 /// An open file. Offsets and lengths are in bytes; there is no cursor, so threads may share it.

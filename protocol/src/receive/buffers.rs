@@ -47,11 +47,11 @@ pub(super) struct Lease {
 }
 
 impl Held {
-    fn bytes(bytes: u64) -> Self {
+    pub(super) fn bytes(bytes: u64) -> Self {
         Self { bytes, blocks: 0 }
     }
 
-    fn block(bytes: u64) -> Self {
+    pub(super) fn block(bytes: u64) -> Self {
         Self { bytes, blocks: 1 }
     }
 
@@ -208,17 +208,6 @@ impl Buffers {
         self.has_no_room(Held::bytes(bytes), signer)
     }
 
-    /// Whether they may not take another block of `bytes`.
-    pub(super) fn has_no_block_room(&self, bytes: u64, signer: Signer) -> bool {
-        self.has_no_room(Held::block(bytes), signer)
-    }
-
-    /// Whether a key's bundles would have more than their share while there is little left for those of others. What they hold may be
-    /// complete, so that it leaves only when it is stored.
-    pub(super) fn is_beyond_share(&self, key: KeyTag, bytes: u64) -> bool {
-        self.exceeds_share(key, Held::block(bytes))
-    }
-
     /// The keys whose bundles hold anything, the one that holds most first.
     pub(super) fn holders(&self) -> Vec<KeyTag> {
         let mut keys: Vec<(u64, KeyTag)> = self.keys.iter().map(|(&key, meter)| (meter.get().bytes, key)).collect();
@@ -226,15 +215,21 @@ impl Buffers {
         keys.into_iter().map(|(_, key)| key).collect()
     }
 
-    fn has_no_room(&self, more: Held, signer: Signer) -> bool {
+    /// The same for any amount.
+    pub(super) fn has_no_room(&self, more: Held, signer: Signer) -> bool {
         let own = match signer {
             Some(key) => self.exceeds_share(key, more),
-            None => self.unsigned.get().bytes.saturating_add(more.bytes) > self.unsigned_limit,
+            None => {
+                self.unsigned.get().bytes.saturating_add(more.bytes) > self.unsigned_limit
+                    || self.all.get().exceeds(more, self.limit.eighths(SHARED, 1))
+            }
         };
         own || self.all.get().exceeds(more, self.limit)
     }
 
-    fn exceeds_share(&self, key: KeyTag, more: Held) -> bool {
+    /// Whether a key's bundles would have more than their share while there is little left for those of others. What they hold may be
+    /// complete, so that it leaves only when it is stored.
+    pub(super) fn exceeds_share(&self, key: KeyTag, more: Held) -> bool {
         if !self.all.get().exceeds(more, self.limit.eighths(SHARED, 1)) {
             return false;
         }

@@ -62,6 +62,11 @@ impl Counters {
         }
     }
 
+    /// Whether a beacon of this session counted.
+    pub(super) fn is_counted(&self, session: SessionId) -> bool {
+        self.sessions.iter().any(|known| known.id == session)
+    }
+
     /// A beacon of this session, which counts, says that `datagrams` were sent before it.
     pub(super) fn sent(&mut self, session: SessionId, key: KeyTag, datagrams: u64) {
         let Some(at) = self.sessions.iter().position(|s| s.id == session && s.key == key) else {
@@ -74,6 +79,11 @@ impl Counters {
             return;
         };
         if datagrams <= session.newest {
+            return;
+        }
+        if !session.began {
+            // Those before it came while none of its beacons had been checked, if they came.
+            (session.counted, session.newest) = (datagrams, datagrams);
             return;
         }
         // Only up to the beacon before: what it overtook on the way has come by now.
@@ -243,9 +253,24 @@ mod tests {
         assert_eq!(counters.sessions.len(), SESSIONS);
         let mut counters = Counters::default();
         counters.sent(S, KEY, 0);
+        counters.came(S, 0);
         counters.sent(S, KEY, SPAN * 5);
         counters.sent(S, KEY, SPAN * 5 + 1);
-        assert_eq!(tally(&mut counters), (SPAN, 0, SPAN));
+        assert_eq!(tally(&mut counters), (SPAN, 1, SPAN - 1));
+    }
+
+    /// They came in one burst, before its first beacon was checked.
+    #[test]
+    fn what_came_before_any_beacon_was_checked_is_not_lost() {
+        let mut counters = Counters::default();
+        (0..225).for_each(|n| counters.came(S, n));
+        for datagrams in [0, 223, 224, 225] {
+            counters.sent(S, KEY, datagrams);
+        }
+        (225..300).for_each(|n| counters.came(S, n));
+        counters.sent(S, KEY, 299);
+        counters.sent(S, KEY, 300);
+        assert_eq!(tally(&mut counters), (74, 74, 0));
     }
 
     #[test]

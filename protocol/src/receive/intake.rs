@@ -32,6 +32,8 @@ use crate::wire::{Content, Header};
 
 /// Unfinished blocks that wait to be kept on disk; beyond these, symbols of new blocks are dropped, since memory is bounded.
 const MAX_PARKED: usize = 16;
+/// Blocks that are stored between two that are kept, while both wait.
+const STORES: usize = 4;
 /// Blocks that wait before storing counts as late.
 const BACKLOG: usize = 4;
 
@@ -102,6 +104,8 @@ pub struct Intake {
     counts: BlockCounts,
     /// Bytes of blocks from which on the lanes rest.
     pressed: u64,
+    /// Blocks that were given out to be stored since one was to be kept.
+    stores: usize,
     /// The lanes may be resting.
     resting: bool,
     /// The thread that checks was told that nothing waits.
@@ -124,6 +128,7 @@ impl Intake {
             drops: Drops::default(),
             counts: BlockCounts::default(),
             pressed: limits.memory / 4 * 3,
+            stores: 0,
             resting: false,
             idle: false,
             stopping: false,
@@ -283,11 +288,17 @@ impl Intake {
     /// What a thread that stores does next.
     pub fn poll_work(&mut self, now: Time) -> NextWork {
         let hurry = self.stopping || self.reassembly.memory() >= self.pressed;
-        let wait = match self.queue.next(now, hurry) {
-            Turn::Take(block) => return NextWork::Store(block),
+        // Blocks that are kept make room, too: they do not wait for ever behind those that are stored.
+        let keeps = self.stores >= STORES && !self.parked.is_empty();
+        let wait = match if keeps { Turn::Wait(Duration::ZERO) } else { self.queue.next(now, hurry) } {
+            Turn::Take(block) => {
+                self.stores += 1;
+                return NextWork::Store(block);
+            }
             Turn::Wait(wait) => wait,
         };
         if let Some(block) = self.parked.pop_front() {
+            self.stores = 0;
             return NextWork::Park(block);
         }
         if !self.stopping {

@@ -51,9 +51,9 @@ impl Questions {
         self.add(symbol, false)
     }
 
-    /// Asks whether an object must go; until there is an answer it stays. If too many questions wait, its next symbol asks.
-    pub(super) fn ask_to_confirm(&mut self, symbol: &Symbol) {
-        self.add(symbol, true);
+    /// Asks whether an object must go; until there is an answer it stays. False: too many questions wait.
+    pub(super) fn ask_to_confirm(&mut self, symbol: &Symbol) -> bool {
+        self.add(symbol, true)
     }
 
     fn add(&mut self, symbol: &Symbol, confirms: bool) -> bool {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::block::{Open, State};
-use super::buffers::Buffers;
+use super::buffers::{Buffers, Held};
 use super::objects::{Handle, Object};
 use super::{DropReason, MOST_EXPIRED, Reassembly, ReceivedBlock, Signer};
 use crate::time::Time;
@@ -24,7 +24,7 @@ impl Reassembly {
         let place = Symbol { bundle: object.bundle, kind: object.kind, sbn: 0, esi: 0, oti: object.oti };
         let (signer, origin) = (object.signer(), object.origin);
         for (sbn, source, kept) in enough.collect::<Vec<_>>() {
-            if !self.make_block_room(now, Buffers::block_bytes(source, &place.oti), signer) {
+            if !self.make_room(now, Held::block(Buffers::block_bytes(source, &place.oti)), signer) {
                 return;
             }
             // Making room may have taken the object itself.
@@ -55,24 +55,14 @@ impl Reassembly {
         }
     }
 
-    /// Makes room for a block of `bytes` of a bundle of this signer. For a bundle that was signed for, drops the blocks of
-    /// bundles that nobody signed for, then parks the block that has waited longest of those of the key that holds most; a key that
-    /// has its share makes room among its own. For another, drops only silent blocks of bundles that nobody signed for.
+    /// Makes room for `more` of a bundle of this signer. For a bundle that was signed for, drops the blocks of bundles that
+    /// nobody signed for, then parks the block that has waited longest of those of the key that holds most; a key that has its share
+    /// makes room among its own blocks only. For another, drops only silent blocks of bundles that nobody signed for.
     /// False: the remaining blocks are being worked on, or the caller has no time to keep more. Evicting one interleaved block
     /// for the next would livelock: none would complete.
-    pub(super) fn make_block_room(&mut self, now: Time, bytes: u64, signer: Signer) -> bool {
-        while self.buffers.has_no_block_room(bytes, signer) {
-            if !self.make_some_room(now, bytes, signer) {
-                return false;
-            }
-        }
-        true
-    }
-
-    /// The same for `bytes` of a block that is open.
-    pub(super) fn make_room(&mut self, now: Time, bytes: u64, signer: Signer) -> bool {
-        while self.buffers.is_full(bytes, signer) {
-            if !self.make_some_room(now, bytes, signer) {
+    pub(super) fn make_room(&mut self, now: Time, more: Held, signer: Signer) -> bool {
+        while self.buffers.has_no_room(more, signer) {
+            if !self.make_some_room(now, more, signer) {
                 return false;
             }
         }
@@ -80,22 +70,30 @@ impl Reassembly {
     }
 
     /// Lets one block or symbol go for it. False: there is none.
-    fn make_some_room(&mut self, now: Time, bytes: u64, signer: Signer) -> bool {
-        let silent = signer.is_none().then_some((now, self.limits.junk_idle));
-        if let Some((handle, sbn)) = self.longest_waiting(None, silent) {
-            self.drop_block(handle, sbn);
-            return true;
+    fn make_some_room(&mut self, now: Time, more: Held, signer: Signer) -> bool {
+        let has_share = signer.filter(|&key| self.buffers.exceeds_share(key, more));
+        if has_share.is_none() {
+            let silent = signer.is_none().then_some((now, self.limits.junk_idle));
+            if let Some((handle, sbn)) = self.longest_waiting(None, silent) {
+                self.drop_block(handle, sbn);
+                return true;
+            }
+            if signer.is_none() {
+                return false;
+            }
+            if self.lobby.pop() {
+                self.drops.add(DropReason::Limit);
+                return true;
+            }
         }
-        let Some(key) = signer else { return false };
-        if self.lobby.pop() {
-            self.drops.add(DropReason::Limit);
-            return true;
-        }
-        if !self.parked.is_empty() {
+        // What a key parks that has its share leaves others a place.
+        let (holders, most) = match has_share {
+            Some(key) => (vec![key], 1),
+            None => (self.buffers.holders(), 2),
+        };
+        if self.parked.len() >= most {
             return false;
         }
-        let own = self.buffers.is_beyond_share(key, bytes);
-        let holders = if own { vec![key] } else { self.buffers.holders() };
         let longest = holders.into_iter().find_map(|holder| self.longest_waiting(Some(holder), None));
         let Some((handle, sbn)) = longest else { return false };
         self.park(handle, sbn, false);

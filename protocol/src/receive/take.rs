@@ -5,7 +5,7 @@
 //! 2. [`Reassembly::handle`]: all else, and what was opened elsewhere.
 
 use super::block::{Open, State};
-use super::buffers::Buffers;
+use super::buffers::{Buffers, Held};
 use super::vouch::{Unplaced, crowded};
 use super::{DropReason, Handle, ObjectState, Origin, Reassembly, ReceivedBlock};
 use crate::id::SessionId;
@@ -167,7 +167,7 @@ impl Reassembly {
             let bytes = Buffers::block_bytes(symbols, &symbol.oti);
             // What no key is named for leaves half of the room to the others.
             let may = origin != Origin::Unknown || !self.buffers.is_pressed(bytes);
-            if !may || !self.make_block_room(now, bytes, signer) {
+            if !may || !self.make_room(now, Held::block(bytes), signer) {
                 return Err(crowded(origin));
             }
             let block = ReceivedBlock::new(symbol, symbols, signer, &mut self.buffers);
@@ -178,7 +178,7 @@ impl Reassembly {
         }
         let repair = Buffers::repair_bytes(&symbol.oti);
         let has_place = symbol.oti.block_symbols(symbol.sbn).is_some_and(|k| symbol.esi < u32::from(k));
-        if self.buffers.is_full(repair, signer) && !self.make_room(now, repair, signer) && !has_place {
+        if self.buffers.is_full(repair, signer) && !self.make_room(now, Held::bytes(repair), signer) && !has_place {
             return Err(crowded(origin));
         }
         Ok(())

@@ -9,9 +9,9 @@ use crate::id::{BundleId, KeyTag};
 use crate::time::Time;
 use crate::wire::Symbol;
 
-/// Blocks whose surplus is still counted at most.
-const MOST: usize = 1 << 16;
-/// Bundles that are remembered as interrupted; the oldest goes.
+/// Blocks of one key's bundles whose surplus is still counted at most.
+const MOST: usize = 1 << 15;
+/// Bundles of one key that are remembered as interrupted; the oldest goes.
 const MOST_INTERRUPTED: usize = 256;
 /// How long after it was complete a block's surplus is counted.
 const SETTLED: Duration = Duration::from_secs(2);
@@ -37,8 +37,10 @@ pub struct Tally {
 pub(super) struct Margins {
     blocks: HashMap<BundleId, HashMap<u32, TallyBlock>>,
     order: VecDeque<(Time, BundleId, u32)>,
-    /// What was refused or asked for again for another reason than loss: its symbols tell nothing of the link.
-    interrupted: VecDeque<BundleId>,
+    /// How many of these are of each key.
+    counts: BTreeMap<KeyTag, usize>,
+    /// What was refused or asked for again for another reason than loss, by key: its symbols tell nothing of the link.
+    interrupted: BTreeMap<KeyTag, VecDeque<BundleId>>,
     /// By the key of the bundles.
     least: BTreeMap<KeyTag, i32>,
 }
@@ -54,7 +56,9 @@ impl Margins {
     pub(super) fn complete(&mut self, now: Time, block: &ReceivedBlock) {
         let (source, received, highest_esi) = block.counted();
         let (bundle, sbn) = (block.bundle(), block.sbn());
-        if self.order.len() < MOST && highest_esi < 2 * source + 64 && !self.interrupted.contains(&bundle) {
+        let count = self.counts.get(&bundle.tag()).copied().unwrap_or(0);
+        if count < MOST && highest_esi < 2 * source + 64 && !self.is_interrupted(bundle) {
+            self.counts.insert(bundle.tag(), count + 1);
             self.blocks.entry(bundle).or_default().insert(sbn, TallyBlock { source, received, highest_esi });
             self.order.push_back((now, bundle, sbn));
         }
@@ -63,12 +67,17 @@ impl Margins {
     /// Symbols of this bundle were refused, or will be, though the link brought them: they do not count.
     pub(super) fn interrupt(&mut self, bundle: BundleId) {
         self.blocks.remove(&bundle);
-        if !self.interrupted.contains(&bundle) {
-            if self.interrupted.len() >= MOST_INTERRUPTED {
-                self.interrupted.pop_front();
+        let interrupted = self.interrupted.entry(bundle.tag()).or_default();
+        if !interrupted.contains(&bundle) {
+            if interrupted.len() >= MOST_INTERRUPTED {
+                interrupted.pop_front();
             }
-            self.interrupted.push_back(bundle);
+            interrupted.push_back(bundle);
         }
+    }
+
+    fn is_interrupted(&self, bundle: BundleId) -> bool {
+        self.interrupted.get(&bundle.tag()).is_some_and(|interrupted| interrupted.contains(&bundle))
     }
 
     /// A symbol came that a complete block did not need.
@@ -83,7 +92,7 @@ impl Margins {
 
     /// A block waited in vain for symbols.
     pub(super) fn lacks(&mut self, bundle: BundleId, source: u32, lacking: u32, highest_esi: u32) {
-        if lacking > 0 && highest_esi < 2 * source + 64 && !self.interrupted.contains(&bundle) {
+        if lacking > 0 && highest_esi < 2 * source + 64 && !self.is_interrupted(bundle) {
             self.take(bundle.tag(), -i64::from(lacking), highest_esi, source);
         }
     }
@@ -91,6 +100,12 @@ impl Margins {
     pub(super) fn settle(&mut self, now: Time) {
         while let Some(&(_, bundle, sbn)) = self.order.front().filter(|(since, ..)| now.since(*since) >= SETTLED) {
             self.order.pop_front();
+            if let Some(count) = self.counts.get_mut(&bundle.tag()) {
+                *count -= 1;
+                if *count == 0 {
+                    self.counts.remove(&bundle.tag());
+                }
+            }
             let Some(blocks) = self.blocks.get_mut(&bundle) else { continue };
             let settled = blocks.remove(&sbn);
             if blocks.is_empty() {

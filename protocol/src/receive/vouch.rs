@@ -29,7 +29,7 @@ pub(super) enum Unplaced {
 #[derive(Default)]
 pub(super) struct Admitted {
     symbols: VecDeque<Waiting>,
-    /// How often the first of these found no room.
+    /// How often the first of these found no room. Once that was too often, those behind it are not tried again, until one finds room.
     tries: u32,
     /// When last.
     tried: Time,
@@ -92,10 +92,11 @@ impl Reassembly {
         }
         // Objects other than those that were signed for have to go.
         for handle in self.objects.of(bundle) {
-            let Some(object) = self.objects.get(handle) else { continue };
+            let Some(object) = self.objects.get_mut(handle) else { continue };
             let symbol = Symbol { bundle, kind: object.kind, sbn: 0, esi: 0, oti: object.oti };
-            if matches!(object.state, ObjectState::Wanted) {
-                self.questions.ask_to_confirm(&symbol);
+            if matches!(object.state, ObjectState::Wanted) && !self.questions.ask_to_confirm(&symbol) {
+                // Its next symbol asks.
+                object.is_stale = true;
             }
         }
         while let Some(silent) = self.objects.too_many_signed(now, &self.limits) {
@@ -178,6 +179,7 @@ impl Reassembly {
         let Some(admitted) = self.admitted.get_mut(&bundle.tag()) else { return 0 };
         let before = admitted.symbols.len();
         admitted.symbols.retain(|waiting| waiting.symbol.bundle != bundle);
+        admitted.tries = 0;
         before - admitted.symbols.len()
     }
 

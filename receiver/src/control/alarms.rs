@@ -20,6 +20,8 @@ use crate::store::space::Bound;
 const LEAST_MARGIN: i32 = 250;
 /// What came so lately comes now, in milliseconds.
 const RECENT_MS: u64 = 3_000;
+/// Beacons of the last ten seconds that do not count: honest senders send about one a second each.
+const BEACON_FLOOD: u64 = 1_000;
 /// Sequences that are named one by one.
 const NAMED: usize = 5;
 
@@ -151,6 +153,9 @@ fn silent(status: &Status, sender: &SenderStatus, link: &LinkView, disbelieved: 
         || "since this daemon started".to_owned(),
         |Stamp(at)| format!("for {}", human_duration(Duration::from_millis(status.now_at.0.saturating_sub(at)))),
     );
+    if let Some(flood) = beacon_flood(link) {
+        return format!("no beacon{of} {since}{flood}");
+    }
     match sender.key {
         Some(key) if !of.is_empty() => format!(
             "no beacon{of} {since}: it or its link is down, and what it sends now is not known of; if it is gone for good, \
@@ -326,6 +331,10 @@ fn no_room(status: &Status, bundle: &BundleStatus) -> String {
             "`limits.files` is too small: raise it by the number of its files and directories at least, and restart"
                 .to_owned()
         }
+        Some(Bound::Inodes) => {
+            "the file system of staging has few inodes left (`df -i`): remove files from it, or make it anew with more"
+                .to_owned()
+        }
         Some(Bound::Pieces) => {
             "too many pieces of bundles are under way: wait until others are complete, or reject some".to_owned()
         }
@@ -378,6 +387,16 @@ pub(crate) fn newest_installed(bundles: &[BundleStatus]) -> BTreeMap<&str, u64> 
         *at = bundle.sequence.max(*at);
     }
     newest
+}
+
+/// So many beacons come that do not count that few of the sender's are looked at.
+fn beacon_flood(link: &LinkView) -> Option<String> {
+    let count = link.dropped_lately.get("beacon").copied().filter(|&count| count >= BEACON_FLOOD)?;
+    let who = if link.sealed { "somebody with the link key" } else { "somebody" };
+    Some(format!(
+        ", but {count} beacons that do not count were checked in the last ten seconds: {who} floods the link, so that few of the sender's are \
+         looked at, and nothing is known of the sender until that ends; bundles come all the same"
+    ))
 }
 
 /// Why nothing was heard yet, as far as drops tell.

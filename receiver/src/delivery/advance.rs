@@ -146,9 +146,9 @@ impl Publishing {
         Ok(true)
     }
 
-    /// The rest of step 3, and step 4.
+    /// The rest of step 3, and step 4, after which it is published.
     fn publish(&self, staged: &Staged, entry: &Entry, proven: &Proven) -> Result<(), Stop> {
-        let Proven { tree, signed, losses } = proven;
+        let Proven { tree, losses, .. } = proven;
         let Some(channel) = entry.channel.clone() else { return Err(Stop::Wait) };
         let place = Address { id: staged.id, channel: Some(channel.clone()), sequence: entry.sequence };
         let recorded =
@@ -163,14 +163,29 @@ impl Publishing {
         if staged.losses() != *losses {
             return Err(Stop::Wait); // another sync was told that this bundle's bytes are not on the disk
         }
-        let path = self.inbox.path(&channel, entry.sequence);
+        // What came for it meanwhile may have ended it; from here on nothing does.
+        if !self.ledger.lock().begin_publishing(staged.id) {
+            return Err(Stop::Wait);
+        }
+        if let Err(stop) = self.move_in(staged.id, entry, proven, &channel) {
+            self.ledger.lock().not_published(staged.id);
+            return Err(stop);
+        }
+        self.published(entry, &channel);
+        Ok(())
+    }
+
+    /// Step 4.
+    fn move_in(&self, id: BundleId, entry: &Entry, proven: &Proven, channel: &ChannelName) -> Result<(), Stop> {
+        let Proven { tree, signed, .. } = proven;
+        let path = self.inbox.path(channel, entry.sequence);
         let in_inbox = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", escape_path(&path)));
-        if self.inbox.publish(tree.root(), &channel, entry.sequence).map_err(in_inbox)? == Published::Taken {
+        if self.inbox.publish(tree.root(), channel, entry.sequence).map_err(in_inbox)? == Published::Taken {
             match check(self.disk.as_ref(), &path, tree.announce(), signed) {
                 Ok(()) => {}
                 Err(Mismatch::Disk { error, .. }) => return Err(error.into()),
                 Err(mismatch) => {
-                    if let Some(rival) = self.ledger.lock().rival(staged.id) {
+                    if let Some(rival) = self.ledger.lock().rival(id) {
                         return Err(Stop::Taken(rival));
                     }
                     let reason = format!("the inbox has something else in its place: {mismatch}");
@@ -178,7 +193,6 @@ impl Publishing {
                 }
             }
         }
-        self.published(entry, &channel);
         Ok(())
     }
 

@@ -74,6 +74,7 @@ impl Base {
             ledger: ledger.clone(),
             store: store.clone(),
             shares: shares.clone(),
+            jobs: jobs.clone(),
             log: log.clone(),
         });
         let words = Arc::new(Words {
@@ -112,6 +113,7 @@ impl Base {
             policies: policies.clone(),
             disk: disk.clone(),
             ledger: ledger.clone(),
+            store: store.clone(),
             inbox: inbox.clone(),
             audit: audit.clone(),
             staging: staging.clone(),

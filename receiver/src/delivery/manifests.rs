@@ -170,10 +170,14 @@ impl Admission {
                     entry.name = name.get(..256).unwrap_or(&name).to_vec();
                 }
                 let is_over = |entry: &Entry| !entry.state().is_open() && entry.state() != State::Held;
-                if self.ledger.lock().entry(id).is_some_and(is_over) {
-                    return Err(StoreError::Unwanted);
-                }
-                if self.ledger.lock().refused(entry) {
+                let refused = {
+                    let mut ledger = self.ledger.lock();
+                    if ledger.entry(id).is_some_and(is_over) || ledger.is_publishing(id) {
+                        return Err(StoreError::Unwanted);
+                    }
+                    ledger.refused(entry)
+                };
+                if refused {
                     self.refusing.quarantine(id, &Refusal::of(&error), announce);
                 } else {
                     self.alarms.raise(

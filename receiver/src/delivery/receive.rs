@@ -176,12 +176,10 @@ impl Receiving {
                 }
             }
         }
-        // A block of a bundle that came to an end is no loss; any other has to come again.
-        if let Err(error) = stored
-            && !(matches!(error, StoreError::Unwanted) && self.is_over(bundle))
+        if let Err(StoreError::Disk(error)) = stored
             && let Some(suppressed) = self.log.allow(now)
         {
-            tracing::error!(%bundle, kind = ?kind, sbn, %error, suppressed, "block not stored");
+            tracing::error!(%bundle, sbn, %error, suppressed, "block not stored");
         }
         if matches!(stored, Err(StoreError::Disk(error)) if error.kind() == io::ErrorKind::NotFound)
             && self.was_removed(bundle)

@@ -2,6 +2,7 @@
 //!
 //! Each outcome is saved before staging is cleaned. After a crash in between, the next start finds what is left and cleans up.
 
+use std::io;
 use std::sync::Arc;
 
 use checkvalve_host::json::Stamp;
@@ -21,6 +22,7 @@ use crate::ledger::{Entry, Hold, State};
 use crate::store::Store;
 
 /// Why a bundle goes to quarantine.
+#[derive(Clone)]
 pub(super) struct Refusal {
     /// One word for programs.
     pub rule: String,
@@ -74,21 +76,14 @@ impl Refusing {
             self.audit.note(now, &Event::Held { bundle: subject(&subject_of), code, reason: &reason });
             self.ledger.keep();
         }
-        self.staging.discard(id);
+        self.staging.end(id);
     }
 
     /// Ends a bundle that the sender gave up.
     pub(super) fn withdrawn(&self, id: BundleId, reason: &str) {
         let now = self.clock.now();
         let reason = &escape_bytes(reason.as_bytes());
-        let mut over = true;
-        self.ledger.lock().change(id, now, |entry| {
-            over = !entry.state().is_open();
-            if !over {
-                entry.withdraw(Some(reason.to_owned()));
-            }
-        });
-        if over {
+        if !self.ledger.lock().end(id, now, |entry| entry.withdraw(Some(reason.to_owned()))) {
             return;
         }
         let Some(entry) = self.ledger.lock().entry(id).cloned() else { return };
@@ -97,7 +92,7 @@ impl Refusing {
         }
         self.audit.note(now, &Event::Withdrawn { bundle: subject(&entry), reason });
         self.ledger.keep();
-        self.staging.discard(id);
+        self.staging.end(id);
         self.waker.wake();
     }
 
@@ -106,38 +101,67 @@ impl Refusing {
     pub(super) fn quarantine(&self, id: BundleId, refusal: &Refusal, announce: Option<&[u8]>) {
         let now = self.clock.now();
         let Some(entry) = self.ledger.lock().entry(id).cloned() else { return };
-        let place = Address { id, channel: entry.channel.clone(), sequence: entry.sequence };
-        let kept = match (announce, self.store.get(id)) {
-            (None, Some(staged)) => self.store.object(&staged, ObjectKind::Announce, 1 << 20).ok().flatten(),
-            _ => None,
-        };
-        let reason = Reason {
-            bundle: id,
-            channel: entry.channel.clone(),
-            sequence: entry.sequence,
-            name: escape_bytes(&entry.name),
-            rule: refusal.rule.clone(),
-            reason: refusal.reason.clone(),
-            signer: entry.signer.as_ref().map(|s| s.key.to_string()),
-            at: Stamp(now),
-        };
-        if let Err(error) = self.inbox.quarantine(&place, &reason, announce.or(kept.as_deref()))
-            && let Some(suppressed) = self.log.allow(now)
-        {
+        let kept = self.kept_announce(id, announce);
+        let (place, reason) = (address(&entry), reason(&entry, refusal, now));
+        if let Err(error) = self.inbox.quarantine(&place, &reason, announce.or(kept.as_deref())) {
+            self.not_written(id, &error);
+        }
+        self.end_in_quarantine(now, &[(entry, refusal)]);
+    }
+
+    /// The same for many bundles, in the same order, but each step is made durable for all of them at once.
+    pub(super) fn quarantine_all(&self, refused: &[(BundleId, Refusal)]) {
+        let now = self.clock.now();
+        let mut entries = Vec::new();
+        for (id, refusal) in refused {
+            let Some(entry) = self.ledger.lock().entry(*id).cloned() else { continue };
+            let kept = self.kept_announce(*id, None);
+            let (place, reason) = (address(&entry), reason(&entry, refusal, now));
+            if let Err(error) = self.inbox.quarantine_unsynced(&place, &reason, kept.as_deref()) {
+                self.not_written(*id, &error);
+            }
+            entries.push((entry, refusal));
+        }
+        if let (Some((first, _)), Err(error)) = (entries.first(), self.inbox.sync_quarantine()) {
+            self.not_written(first.id, &error);
+        }
+        self.end_in_quarantine(now, &entries);
+    }
+
+    /// The steps after the reason is on the disk.
+    fn end_in_quarantine(&self, now: u64, refused: &[(Entry, &Refusal)]) {
+        for (entry, refusal) in refused {
+            if let Some(suppressed) = self.log.allow(now) {
+                let (name, rule, reason) = (escape_bytes(&entry.name), &refusal.rule, &refusal.reason);
+                tracing::error!(bundle = %entry.id, name, rule, reason, suppressed, "quarantined");
+            }
+        }
+        let events = refused.iter().map(|(entry, refusal)| Event::Quarantined {
+            bundle: subject(entry),
+            rule: &refusal.rule,
+            reason: &refusal.reason,
+        });
+        self.audit.note_all(now, &events.collect::<Vec<_>>());
+        for (entry, refusal) in refused {
+            self.ledger.lock().change(entry.id, now, |entry| {
+                entry.quarantine(Some(refusal.rule.clone()), Some(refusal.reason.clone()));
+            });
+        }
+        self.ledger.keep();
+        refused.iter().for_each(|(entry, _)| self.staging.end(entry.id));
+        self.waker.wake();
+    }
+
+    /// The announce that staging has, if none is at hand.
+    fn kept_announce(&self, id: BundleId, announce: Option<&[u8]>) -> Option<Vec<u8>> {
+        let staged = self.store.get(id).filter(|_| announce.is_none())?;
+        self.store.object(&staged, ObjectKind::Announce, 1 << 20).ok().flatten()
+    }
+
+    fn not_written(&self, id: BundleId, error: &io::Error) {
+        if let Some(suppressed) = self.log.allow(self.clock.now()) {
             tracing::error!(bundle = %id, %error, suppressed, "reason cannot be written to quarantine");
         }
-        if let Some(suppressed) = self.log.allow(now) {
-            let (name, rule, reason) = (&reason.name, &reason.rule, &reason.reason);
-            tracing::error!(bundle = %id, name, rule, reason, suppressed, "quarantined");
-        }
-        self.audit
-            .note(now, &Event::Quarantined { bundle: subject(&entry), rule: &refusal.rule, reason: &refusal.reason });
-        self.ledger.lock().change(id, now, |entry| {
-            entry.quarantine(Some(refusal.rule.clone()), Some(refusal.reason.clone()));
-        });
-        self.ledger.keep();
-        self.staging.discard(id);
-        self.waker.wake();
     }
 
     /// Moves a refused bundle from the inbox to quarantine. May be done again.
@@ -177,5 +201,22 @@ impl Refusing {
             ledger.entries().filter(|e| e.state() == State::Quarantined && e.is_published()).map(|e| e.id).collect()
         };
         left.into_iter().for_each(|id| self.move_to_quarantine(id));
+    }
+}
+
+fn address(entry: &Entry) -> Address {
+    Address { id: entry.id, channel: entry.channel.clone(), sequence: entry.sequence }
+}
+
+fn reason(entry: &Entry, refusal: &Refusal, now: u64) -> Reason {
+    Reason {
+        bundle: entry.id,
+        channel: entry.channel.clone(),
+        sequence: entry.sequence,
+        name: escape_bytes(&entry.name),
+        rule: refusal.rule.clone(),
+        reason: refusal.reason.clone(),
+        signer: entry.signer.as_ref().map(|signer| signer.key.to_string()),
+        at: Stamp(now),
     }
 }

@@ -43,10 +43,12 @@ impl Shares {
         channels.iter().for_each(|channel| self.store.space().set_share(channel, self.of_channel(channel)));
     }
 
-    /// Bytes that each of `keys` keys may take when others need room. A key that takes more then loses bundles that
-    /// have stopped coming.
-    pub(super) fn fair(&self, keys: usize) -> u64 {
-        self.part(1).bytes.checked_div(keys as u64).unwrap_or(u64::MAX)
+    /// What each of `keys` keys may take when others need room. A key that takes more then loses bundles that have stopped
+    /// coming.
+    pub(super) fn fair(&self, keys: usize) -> Share {
+        let Share { bytes, files, ranges, blocks } = self.part(1);
+        let fair = |all: u64| all.checked_div(keys as u64).unwrap_or(u64::MAX);
+        Share { bytes: fair(bytes), files: fair(files), ranges: fair(ranges), blocks: fair(blocks) }
     }
 
     /// The most that one of so many may take of staging, so that it leaves something to the others.
@@ -56,6 +58,12 @@ impl Shares {
         let space = self.store.space();
         let limits = space.limits();
         let most = space.staged().saturating_add(space.free().saturating_sub(limits.reserve)).min(limits.quota);
-        Share { bytes: (most / PART).saturating_mul(part), files: (limits.files / PART).saturating_mul(part) }
+        let of = |all: u64| (all / PART).saturating_mul(part);
+        Share {
+            bytes: of(most),
+            files: of(space.most_files()),
+            ranges: of(limits.ranges),
+            blocks: of(limits.parked_blocks),
+        }
     }
 }

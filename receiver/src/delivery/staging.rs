@@ -8,6 +8,7 @@ use checkvalve_host::log::Throttle;
 use checkvalve_protocol::id::{BundleId, ChannelName};
 use checkvalve_protocol::manifest::Announce;
 
+use super::jobs::{Job, Jobs};
 use super::shared::Clock;
 use super::shares::Shares;
 use crate::ledger::file::LedgerFile;
@@ -26,6 +27,7 @@ pub(super) struct Staging {
     pub(super) ledger: Arc<LedgerFile>,
     pub(super) store: Arc<Store>,
     pub(super) shares: Arc<Shares>,
+    pub(super) jobs: Arc<Jobs>,
     pub(super) log: Arc<Throttle>,
 }
 
@@ -144,7 +146,14 @@ impl Staging {
         }
     }
 
-    /// Removes what staging and the data plane have of a bundle that came to an end, or has to come again.
+    /// A bundle came to an end. What staging has of it goes once nobody moves it on.
+    pub(super) fn end(&self, id: BundleId) {
+        self.ledger.lock().reception.remove(id);
+        self.lose(id, Lost::All);
+        self.jobs.push(Job::Advance(id)); // which removes it
+    }
+
+    /// Removes what staging and the data plane have of a bundle that has to come again. Whoever may be moving it on is the caller.
     pub(super) fn discard(&self, id: BundleId) {
         self.clean_up(id);
         self.lose(id, Lost::All);
@@ -160,20 +169,22 @@ impl Staging {
         }
     }
 
-    /// Makes durable what staging has. If that fails, what it took since the last time is given up.
+    /// Makes durable what staging has. If that fails, what it took since the last time may be given up.
     pub(super) fn checkpoint(&self) {
-        match self.store.checkpoint() {
-            Err(error) if is_loss(&error) => {
-                self.all_lost();
-                tracing::error!(%error, "staging cannot be synced: what it took since the last time is given up");
-            }
-            Err(error) => {
-                if let Some(suppressed) = self.log.allow(self.clock.now()) {
-                    tracing::warn!(%error, suppressed, "staging cannot be synced now; it is tried again");
-                }
-            }
-            Ok(()) => {}
+        if let Err(error) = self.telling_losses(|| self.store.checkpoint()) {
+            tracing::error!(%error, "staging cannot be made durable; it is tried again");
         }
+    }
+
+    /// If staging gives something up meanwhile because a sync failed, the data plane is told.
+    pub(super) fn telling_losses<T>(&self, sync: impl FnOnce() -> T) -> T {
+        let before = self.store.failed_syncs();
+        let done = sync();
+        if self.store.failed_syncs() != before {
+            tracing::error!("a sync failed: what staging took since the last one is given up");
+            self.all_lost();
+        }
+        done
     }
 
     /// A sync of a bundle failed. If that may have lost something, what staging holds and was not synced before has to come again.
@@ -181,14 +192,11 @@ impl Staging {
         if !is_loss(error) {
             return;
         }
-        self.store.give_up_unsynced();
-        self.all_lost();
-        if let Some(suppressed) = self.log.allow(self.clock.now()) {
-            tracing::error!(bundle = %id, %error, suppressed, "a sync failed: what staging took since the last one is given up");
-        }
+        tracing::error!(bundle = %id, %error, "a sync failed");
+        self.telling_losses(|| self.store.give_up_unsynced());
     }
 
-    pub(super) fn all_lost(&self) {
+    fn all_lost(&self) {
         let ids: Vec<BundleId> = self.store.all().into_iter().map(|staged| staged.id).collect();
         let mut ledger = self.ledger.lock();
         // What the data plane counted is not so any more.

@@ -9,8 +9,7 @@ use std::sync::{Arc, PoisonError};
 
 use checkvalve_host::disk::Disk;
 use checkvalve_protocol::admit::Trust;
-use checkvalve_protocol::id::{BundleId, KeyId};
-use checkvalve_protocol::manifest::ManifestError;
+use checkvalve_protocol::id::KeyId;
 use serde::{Deserialize, Serialize};
 
 use super::refusing::{Refusal, Refusing};
@@ -27,6 +26,9 @@ use crate::store::Store;
 pub(crate) const NO_KEY: &str = "unknown-key";
 /// The rule for which they are there if it may not sign for their channel any more.
 pub(crate) const NOT_ITS: &str = "not-for-channel";
+
+/// Bundles that are refused at once, so that each step is synced once for all of them.
+const AT_ONCE: usize = 256;
 
 /// What a change of trust did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,22 +101,19 @@ impl Trusting {
     fn judge_again(&self, trust: &Trust) -> Judged {
         let mut judged = Judged { trusted: trust.keys.len(), ..Judged::default() };
         let entries: Vec<Entry> = self.ledger.lock().entries().filter(|e| e.signer.is_some()).cloned().collect();
+        let (mut refused, mut counts) = (Vec::new(), Vec::new());
         for entry in entries {
             let (Some(signer), Some(channel)) = (&entry.signer, &entry.channel) else { continue };
             let verdict = trust.check(signer.key, channel);
             let by_key = matches!(entry.rule.as_deref(), Some(NO_KEY | NOT_ITS)) && entry.state() == State::Quarantined;
             match verdict {
-                Err(error) if self.is_judged_again(&entry) => {
-                    if self.refuse_for_key(entry.id, &error) {
-                        judged.refused.push(number(&entry));
-                    } else {
-                        judged.running.push(number(&entry));
-                    }
-                }
-                Ok(()) if by_key && self.undoing.undo(&entry).is_ok() => judged.admitted.push(number(&entry)),
+                Err(error) if self.is_judged_again(&entry) => refused.push((entry, Refusal::of(&error))),
+                Ok(()) if by_key => counts.push(entry),
                 _ => {}
             }
         }
+        judged.admitted = self.undoing.undo_all(counts).iter().map(number).collect();
+        refused.chunks(AT_ONCE).for_each(|some| self.refuse_for_key(some, &mut judged));
         judged
     }
 
@@ -126,23 +125,31 @@ impl Trusting {
             || entry.state() == State::Complete && waits()
     }
 
-    /// False: its hook runs, or it came to an end meanwhile.
-    fn refuse_for_key(&self, id: BundleId, error: &ManifestError) -> bool {
-        let staged = self.store.get(id);
-        let _alone = staged.as_ref().map(|s| s.advancing.lock().unwrap_or_else(PoisonError::into_inner));
-        let entry = {
+    /// Those whose hook runs are left to it.
+    fn refuse_for_key(&self, refused: &[(Entry, Refusal)], judged: &mut Judged) {
+        let staged: Vec<_> = refused.iter().map(|(entry, _)| self.store.get(entry.id)).collect();
+        // Nobody moves one of them on meanwhile.
+        let staged = staged.iter().flatten();
+        let _alone: Vec<_> = staged.map(|s| s.advancing.lock().unwrap_or_else(PoisonError::into_inner)).collect();
+        let mut ended = Vec::new();
+        for (entry, refusal) in refused {
             let mut ledger = self.ledger.lock();
-            let Some(entry) = ledger.entry(id).cloned() else { return false };
-            if !self.is_judged_again(&entry) || !ledger.suspend(id) {
-                return false;
+            let now = ledger.entry(entry.id).filter(|now| self.is_judged_again(now)).cloned();
+            match now {
+                Some(now) if ledger.suspend(entry.id) => {
+                    judged.refused.push(number(entry));
+                    ended.push((now, refusal));
+                }
+                _ => judged.running.push(number(entry)),
             }
-            entry
-        };
-        self.refusing.quarantine(id, &Refusal::of(error), None);
-        self.ledger.lock().resume(id);
-        if entry.is_published() {
-            self.refusing.move_to_quarantine(id);
         }
-        true
+        let these: Vec<_> = ended.iter().map(|(entry, refusal)| (entry.id, (*refusal).clone())).collect();
+        self.refusing.quarantine_all(&these);
+        for (entry, _) in ended {
+            self.ledger.lock().resume(entry.id);
+            if entry.is_published() {
+                self.refusing.move_to_quarantine(entry.id);
+            }
+        }
     }
 }

@@ -8,7 +8,7 @@ use checkvalve_host::disk::Disk;
 use checkvalve_host::journal::Sync as Durable;
 use checkvalve_host::log::{Throttle, escape_path};
 use checkvalve_host::progress::counted;
-use checkvalve_protocol::id::BundleId;
+use checkvalve_protocol::id::{BundleId, KeyTag};
 
 use super::alarms::{Alarms, Code};
 use super::blocked;
@@ -23,7 +23,7 @@ use crate::ledger::file::LedgerFile;
 use crate::ledger::{Entry, Live, State};
 use crate::sink::ObjectProgress;
 use crate::store::Store;
-use crate::store::space::Bound;
+use crate::store::space::{Bound, Cost};
 
 /// How long a bundle's last blocks may still be under way after the sender says that it has sent it, in milliseconds.
 const GRACE_MS: u64 = 1_500;
@@ -77,6 +77,9 @@ pub(super) struct Watching {
     /// Throttles the lines about states that the passing of time brings about.
     pub(super) states_log: Throttle,
 }
+
+/// What runs short, how much of it something takes, and what is fair.
+type Amount = (&'static [Bound], fn(&Cost) -> u64, u64);
 
 impl Watching {
     pub(super) fn watch(&self, now_ms: u64) {
@@ -152,11 +155,29 @@ impl Watching {
     fn make_room_for_others(&self, now_ms: u64) {
         let keys = self.trust.get().keys.len();
         let space = self.store.space();
-        let Some((greedy, taken)) = space.largest_key().filter(|_| keys > 1) else { return };
-        let fair = self.shares.fair(keys);
-        if taken.bytes <= fair {
+        if keys < 2 {
             return;
         }
+        let fair = self.shares.fair(keys);
+        let amounts: [Amount; 4] = [
+            (&[Bound::Disk, Bound::Quota], |cost| cost.bytes, fair.bytes),
+            (&[Bound::Files, Bound::Inodes], |cost| cost.files, fair.files),
+            (&[Bound::Pieces], |cost| cost.ranges, fair.ranges),
+            (&[Bound::Pieces], |cost| cost.blocks, fair.blocks),
+        ];
+        for (bounds, amount, fair) in amounts {
+            if let Some((greedy, taken)) = space.largest_key(amount)
+                && taken > fair
+                && self.gives_way(now_ms, greedy, bounds, &|key| amount(&space.of_key(key)) < fair)
+            {
+                return;
+            }
+        }
+    }
+
+    /// Removes the newest silent, unfinished bundle of a greedy key if a bundle waits that is coming for another that `has_less`.
+    /// Whether it did.
+    fn gives_way(&self, now_ms: u64, greedy: KeyTag, bounds: &[Bound], has_less: &dyn Fn(KeyTag) -> bool) -> bool {
         let (mut silent, mut coming) = (Vec::new(), Vec::new());
         for (id, live) in self.ledger.lock().reception.iter().filter(|(_, live)| live.announced) {
             let idle = now_ms.saturating_sub(live.last_ms);
@@ -168,20 +189,19 @@ impl Watching {
         }
         let waits = coming.into_iter().any(|(id, len)| {
             let lacks = len.saturating_sub(self.store.get(id).map_or(0, |staged| staged.fill().1));
-            let ours = [Bound::Disk, Bound::Quota, Bound::Files, Bound::Pieces];
-            space.of_key(id.tag()).bytes < fair
-                && self.store.bound(id, lacks).is_some_and(|bound| ours.contains(&bound))
+            has_less(id.tag()) && self.store.bound_of_next(id, lacks).is_some_and(|bound| bounds.contains(&bound))
         });
         if !waits {
-            return;
+            return false;
         }
         let newest = {
             let ledger = self.ledger.lock();
             let open = silent.into_iter().filter_map(|id| ledger.entry(id)).filter(|entry| entry.state().is_open());
             open.max_by_key(|entry| entry.first_ms).map(|entry| entry.id)
         };
-        let Some(id) = newest.filter(|&id| !self.staging.is_all_here(id)) else { return };
+        let Some(id) = newest.filter(|&id| !self.staging.is_all_here(id)) else { return false };
         self.staging.begin_again(id, "its room was needed by the bundles of another key; all of it has to come again");
+        true
     }
 
     fn look(&self, id: BundleId, now_ms: u64) {

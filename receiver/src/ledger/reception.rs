@@ -64,6 +64,8 @@ pub struct Live {
     pub spoilt: Vec<Range<u64>>,
     /// Discard whatever came for the spoilt bytes since then once nothing more comes.
     pub clear: bool,
+    /// It is on its way into the inbox: nothing ends it before it is there.
+    pub publishing: bool,
 }
 
 /// An announce that was admitted, and its signed bytes.

@@ -58,6 +58,34 @@ impl Ledger {
         self.change_channel(name, |channel| channel.set_running(false));
     }
 
+    /// A bundle goes into the inbox now: nothing ends it before it is there, or [`Ledger::not_published`]. False: it has come to an
+    /// end, or staging has it no more.
+    pub fn begin_publishing(&mut self, id: BundleId) -> bool {
+        let is_open = self.entry(id).is_some_and(|entry| entry.state().is_open());
+        let Some(live) = self.reception.get_mut(id).filter(|_| is_open) else { return false };
+        live.publishing = true;
+        true
+    }
+
+    /// It did not get there.
+    pub fn not_published(&mut self, id: BundleId) {
+        if let Some(live) = self.reception.get_mut(id) {
+            live.publishing = false;
+        }
+    }
+
+    /// Whether it is on its way there.
+    #[must_use]
+    pub fn is_publishing(&self, id: BundleId) -> bool {
+        self.reception.get(id).is_some_and(|live| live.publishing)
+    }
+
+    /// Ends a bundle by what came for it. False: it has come to an end, or is on its way into the inbox.
+    pub fn end(&mut self, id: BundleId, now_ms: u64, how: impl FnOnce(&mut Entry)) -> bool {
+        let may = self.entry(id).is_some_and(|entry| entry.state().is_open()) && !self.is_publishing(id);
+        may && self.change(id, now_ms, how).is_some()
+    }
+
     /// A bundle is in the inbox. With a hook, it waits for its turn, unless a later one had it already.
     pub fn published(&mut self, id: BundleId, name: &ChannelName, has_hook: bool, now_ms: u64) {
         let passed = self.channels.get(name).map_or(0, Channel::passed);

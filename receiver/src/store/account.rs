@@ -139,7 +139,7 @@ impl Account {
         let now = self.bound(Cost::bytes(bytes.saturating_sub(used.bytes)));
         now.or(refused.map(|bound| match bound {
             // How many files and pieces are still to come is not known.
-            Bound::Files | Bound::Pieces => bound,
+            Bound::Files | Bound::Inodes | Bound::Pieces => bound,
             _ => Bound::Passed,
         }))
     }

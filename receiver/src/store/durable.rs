@@ -68,10 +68,16 @@ impl Store {
         }
     }
 
+    /// How many syncs failed; with each, what was stored since the last checkpoint was given up.
+    #[must_use]
+    pub fn failed_syncs(&self) -> u64 {
+        self.failed_syncs.load(Ordering::Relaxed)
+    }
+
     /// Whether a sync failed.
     #[must_use]
     pub fn has_failed_syncs(&self) -> bool {
-        self.failed_syncs.load(Ordering::Relaxed) > 0
+        self.failed_syncs() > 0
     }
 
     /// Whether a sync failed, and a bundle was not read from the device since: the kernel may have lost more than it

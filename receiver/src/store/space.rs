@@ -6,10 +6,14 @@ use std::iter::Sum;
 use std::ops::Add;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use checkvalve_host::disk::Free;
 use checkvalve_protocol::id::{ChannelName, KeyTag};
 use serde::{Deserialize, Serialize};
 
 pub use crate::ranges::PAGE;
+
+/// One inode in so many that are free is left alone.
+const SPARE_FILES: u64 = 16;
 
 /// What something takes of the disk, and of the memory that stays taken with it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,11 +56,20 @@ pub struct Share {
     pub bytes: u64,
     /// Most files and directories.
     pub files: u64,
+    /// Most ranges.
+    pub ranges: u64,
+    /// Most unfinished blocks of which symbols are kept.
+    pub blocks: u64,
 }
 
 impl Share {
     /// No limit.
-    pub const ALL: Self = Self { bytes: u64::MAX, files: u64::MAX };
+    pub const ALL: Self = Self { bytes: u64::MAX, files: u64::MAX, ranges: u64::MAX, blocks: u64::MAX };
+
+    fn cost(self) -> Cost {
+        let Self { bytes, files, ranges, blocks } = self;
+        Cost { bytes, files, ranges, blocks }
+    }
 }
 
 /// What keeps something out of staging.
@@ -69,6 +82,8 @@ pub enum Bound {
     Quota,
     /// `limits.files`.
     Files,
+    /// The file system has few inodes left.
+    Inodes,
     /// What memory has room for of ranges and of unfinished blocks.
     Pieces,
     /// What the bundles of its channel may take.
@@ -101,6 +116,8 @@ pub struct Space {
 
 struct Used {
     free: u64,
+    /// What the disk had inodes for when it was asked, those that staging takes among them.
+    most_files: u64,
     /// Bytes that are about to be written.
     promised: u64,
     all: Cost,
@@ -116,6 +133,7 @@ impl Default for Used {
     fn default() -> Self {
         Self {
             free: 0,
+            most_files: u64::MAX,
             promised: 0,
             all: Cost::default(),
             unsigned: Cost::default(),
@@ -209,9 +227,18 @@ impl Space {
         Self { limits, used: Mutex::default() }
     }
 
-    /// The disk has `free` bytes.
-    pub fn refresh(&self, free: u64) {
-        self.lock().free = free;
+    /// What the disk has.
+    pub fn refresh(&self, free: Free) {
+        let mut used = self.lock();
+        used.free = free.bytes;
+        // Some are left to what is no part of staging: names in the inbox, logs, the quarantine.
+        used.most_files = used.all.files.saturating_add(free.files - free.files / SPARE_FILES);
+    }
+
+    /// Most files and directories in staging: `limits.files`, or what the disk has if that is less.
+    #[must_use]
+    pub fn most_files(&self) -> u64 {
+        self.lock().most_files.min(self.limits.files)
     }
 
     /// Whether so much more would fit.
@@ -342,11 +369,11 @@ impl Space {
         self.lock().keys.get(&key).copied().unwrap_or_default()
     }
 
-    /// The key whose bundles take most, and how much.
+    /// The key whose bundles take most of what `amount` tells, and how much of it.
     #[must_use]
-    pub fn largest_key(&self) -> Option<(KeyTag, Cost)> {
+    pub fn largest_key(&self, amount: fn(&Cost) -> u64) -> Option<(KeyTag, u64)> {
         let used = self.lock();
-        used.keys.iter().max_by_key(|(_, cost)| cost.bytes).map(|(&key, &cost)| (key, cost))
+        used.keys.iter().map(|(&key, cost)| (key, amount(cost))).max_by_key(|(_, taken)| *taken)
     }
 
     /// Bytes that the disk has, its reserve included, as of the last time it was asked.
@@ -362,31 +389,31 @@ impl Space {
 
 impl Used {
     fn bound(&self, limits: &Limits, cost: Cost, owner: Option<&Owner>) -> Option<Bound> {
-        let all =
-            Cost { bytes: limits.quota, files: limits.files, ranges: limits.ranges, blocks: limits.parked_blocks };
+        let files = limits.files.min(self.most_files);
+        let all = Cost { bytes: limits.quota, files, ranges: limits.ranges, blocks: limits.parked_blocks };
         let free = self.free.saturating_sub(self.promised);
         if cost.bytes > 0 && free < limits.reserve.saturating_add(cost.bytes) {
             return Some(Bound::Disk);
         }
+        let files_bound = if files < limits.files { Bound::Inodes } else { Bound::Files };
         let of = [
             (Bound::Quota, Cost { bytes: cost.bytes, ..Cost::default() }),
-            (Bound::Files, Cost { files: cost.files, ..Cost::default() }),
+            (files_bound, Cost { files: cost.files, ..Cost::default() }),
             (Bound::Pieces, cost),
         ];
         if let Some((bound, _)) = of.into_iter().find(|(_, cost)| !within(self.all, *cost, all)) {
             return Some(bound);
         }
         let Some(Owner { channel, key }) = owner else {
-            let (bytes, files) = (limits.unsigned_bytes, limits.unsigned_files);
+            let (bytes, files) = (limits.unsigned_bytes, limits.unsigned_files.min(self.most_files / 4));
             let most = Cost { bytes, files, ranges: limits.ranges / 2, blocks: limits.parked_blocks / 2 };
             return (!within(self.unsigned, cost, most)).then_some(Bound::Unsigned);
         };
-        let part = |share: Share| Cost { bytes: share.bytes, files: share.files, ..all };
-        if self.channels.get(channel).is_some_and(|(used, share)| !within(*used, cost, part(*share))) {
+        if self.channels.get(channel).is_some_and(|(used, share)| !within(*used, cost, share.cost())) {
             return Some(Bound::Channel);
         }
         let of_key = self.keys.get(key).copied().unwrap_or_default();
-        (!within(of_key, cost, part(self.key_share))).then_some(Bound::Key)
+        (!within(of_key, cost, self.key_share.cost())).then_some(Bound::Key)
     }
 
     fn change(&mut self, old: Cost, new: Cost, owner: Option<&Owner>) {

@@ -41,6 +41,18 @@ pub enum Op {
     FileMeta,
 }
 
+impl Op {
+    fn is_on_open_file(self) -> bool {
+        use Op::{
+            Append, FileMeta, FileSetMode, FileSetMtime, Len, ReadAt, SetLen, StartWriteback, SyncAll, SyncData,
+            WriteAllAt,
+        };
+        let contents =
+            matches!(self, ReadAt | WriteAllAt | Append | Len | SetLen | SyncData | SyncAll | StartWriteback);
+        contents || matches!(self, FileSetMode | FileSetMtime | FileMeta)
+    }
+}
+
 /// What a thread unwinds with when its power is cut.
 #[derive(Debug, Clone, Copy)]
 pub struct PowerCut;
@@ -101,6 +113,10 @@ impl Faults {
             verdict = rule.verdict;
             rule.stays
         });
+        // What is open needs no other file.
+        if verdict == Verdict::Fail(errno::MFILE) && op.is_on_open_file() {
+            verdict = Verdict::Fail(errno::IO);
+        }
         self.powerless = verdict == Verdict::Cut;
         verdict
     }

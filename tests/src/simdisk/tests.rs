@@ -70,7 +70,7 @@ fn a_write_that_fails_leaves_a_part() {
 fn fills_up_and_gets_room_again() {
     let disk = SimDisk::new(1);
     disk.set_capacity(p("/"), Some(40_000));
-    let before = disk.free_space(p("/")).unwrap();
+    let before = disk.free_space(p("/")).unwrap().bytes;
     put(&disk, "/kept", b"");
     let file = disk.create_new(p("/big"), 0o644).unwrap();
     assert_eq!(kind(file.write_all_at(&[1; 50_000], 0)), io::ErrorKind::StorageFull);
@@ -78,12 +78,12 @@ fn fills_up_and_gets_room_again() {
     assert!(written > 30_000 && written < 40_000 && written.is_multiple_of(4096), "{written}");
     assert_eq!(kind(file.append(b"x")), io::ErrorKind::StorageFull);
     file.write_all_at(b"over", 0).unwrap();
-    assert!(disk.free_space(p("/")).unwrap() < 4096);
+    assert!(disk.free_space(p("/")).unwrap().bytes < 4096);
     // A removed file still takes its space while it is open.
     disk.remove_file(p("/big")).unwrap();
-    assert!(disk.free_space(p("/")).unwrap() < 4096);
+    assert!(disk.free_space(p("/")).unwrap().bytes < 4096);
     drop(file);
-    assert_eq!(disk.free_space(p("/")).unwrap(), before - world::INODE_COST);
+    assert_eq!(disk.free_space(p("/")).unwrap().bytes, before - world::INODE_COST);
     put(&disk, "/sparse", b"");
     let sparse = disk.open_rw(p("/sparse")).unwrap();
     sparse.set_len(1 << 20).unwrap();

@@ -30,6 +30,7 @@ pub(super) mod errno {
     pub(in super::super) const NOTDIR: i32 = 20;
     pub(in super::super) const ISDIR: i32 = 21;
     pub(in super::super) const INVAL: i32 = 22;
+    pub(in super::super) const MFILE: i32 = 24;
     pub(in super::super) const NOSPC: i32 = 28;
     pub(in super::super) const ROFS: i32 = 30;
     pub(in super::super) const NAMETOOLONG: i32 = 36;

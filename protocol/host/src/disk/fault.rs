@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Disk, DiskFile, Meta};
+use super::{Disk, DiskFile, Free, Meta};
 
 /// Wraps a disk, counts the operations on it and on the files opened through it (from 0), and fails the one it is told to.
 ///
@@ -181,7 +181,7 @@ impl Disk for FailNth {
         self.step("sync_fs")?;
         self.inner.sync_fs(path)
     }
-    fn free_space(&self, path: &Path) -> io::Result<u64> {
+    fn free_space(&self, path: &Path) -> io::Result<Free> {
         self.step("free_space")?;
         self.inner.free_space(path)
     }

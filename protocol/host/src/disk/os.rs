@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self, Advice, AtFlags, CWD, Mode, OFlags, RenameFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 
-use super::{Disk, DiskFile, FileTime, Kind, Meta};
+use super::{Disk, DiskFile, FileTime, Free, Kind, Meta, not_opened};
 
 /// The disk of this machine.
 #[derive(Debug, Clone, Copy, Default)]
@@ -149,16 +149,17 @@ impl Disk for OsDisk {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        open(path, OFlags::RDONLY | OFlags::DIRECTORY, 0)?.sync_all()
+        open(path, OFlags::RDONLY | OFlags::DIRECTORY, 0).map_err(not_opened)?.sync_all()
     }
 
     fn sync_fs(&self, path: &Path) -> io::Result<()> {
-        Ok(fs::syncfs(open(path, OFlags::RDONLY, 0)?)?)
+        Ok(fs::syncfs(open(path, OFlags::RDONLY, 0).map_err(not_opened)?)?)
     }
 
-    fn free_space(&self, path: &Path) -> io::Result<u64> {
+    fn free_space(&self, path: &Path) -> io::Result<Free> {
         let stat = fs::statvfs(path)?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        let files = if stat.f_files == 0 { u64::MAX } else { stat.f_favail };
+        Ok(Free { bytes: stat.f_bavail.saturating_mul(stat.f_frsize), files })
     }
 }
 

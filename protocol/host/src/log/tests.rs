@@ -86,6 +86,7 @@ fn escaping_is_readable_and_tells_bytes_apart() {
         (b"\xff\xc3(", "\\xff\\xc3("),
         (b"a\\nb", "a\\\\nb"),
         ("\u{202e}\u{200b}\u{85}".as_bytes(), "\\u{202e}\\u{200b}\\u{85}"),
+        ("\u{180e}\u{3164}\u{34f}".as_bytes(), "\\u{180e}\\u{3164}\\u{34f}"),
         (b"", ""),
     ] {
         assert_eq!(escape_bytes(bytes), text);

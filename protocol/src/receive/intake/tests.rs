@@ -296,3 +296,52 @@ fn after_a_stop_all_is_given_out_once() {
     assert!(matches!(bench.intake.poll_check(bench.now), NextCheck::Check(Check::Object(_))));
     assert!(matches!(bench.intake.poll_check(bench.now), NextCheck::Over));
 }
+
+/// Blocks of another key that are complete come faster than they are stored.
+#[test]
+fn what_is_to_be_kept_does_not_wait_for_all_that_is_to_be_stored() {
+    let mut bench = Bench::new(1 << 20);
+    bench.put(7, 0);
+    for sbn in 0..7 {
+        bench.whole(sbn);
+    }
+    bench.now = bench.now + Duration::from_secs(30);
+    bench.intake.handle_timeout(bench.now);
+    bench.wakes();
+    let mut stored = Vec::new();
+    let parked = loop {
+        match bench.intake.poll_work(bench.now) {
+            NextWork::Store(block) => stored.push(block.sbn()),
+            NextWork::Park(block) => break block,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!((stored.as_slice(), parked.sbn()), (&[0, 1, 2, 3][..], 7));
+    bench.intake.handle_parked(bench.now, parked, 1);
+    assert_eq!([bench.store().sbn(), bench.store().sbn(), bench.store().sbn()], [4, 5, 6]);
+}
+
+#[test]
+fn silent_blocks_leave_memory_no_faster_than_they_are_kept() {
+    let mut bench = Bench::new(1 << 20);
+    let oti = u64::from(T) * u64::from(K) * 200;
+    for sbn in 0..200 {
+        bench.put_of(ObjectKind::Data, oti, sbn, 0);
+    }
+    let held = bench.intake.usage().memory;
+    bench.now = bench.now + Duration::from_secs(30);
+    for _ in 0..10 {
+        bench.intake.handle_timeout(bench.now);
+        bench.wakes();
+    }
+    let usage = bench.intake.usage();
+    assert!(usage.open_blocks > 150 && usage.memory > held / 2, "nobody has kept any: {usage:?}");
+    while bench.intake.usage().open_blocks > 0 {
+        bench.intake.handle_timeout(bench.now);
+        bench.wakes();
+        while let NextWork::Park(block) = bench.intake.poll_work(bench.now) {
+            bench.intake.handle_parked(bench.now, block, 1);
+            bench.wakes();
+        }
+    }
+}

@@ -23,7 +23,7 @@ fn honest_arrives_beside_blocks_of(symbols: u16, limits: Limits, keep: bool) -> 
     let bytes = data(3_000_000);
     let mut high = High { reassembly: Reassembly::new(limits), keep, ..High::new(bytes.len(), 0) };
     let (mut working, mut drops, mut n) = (Vec::new(), Drops::default(), 0);
-    // It has all of the memory before the honest one begins.
+    // It has all that it may have before the honest one begins.
     let mut flood = |reassembly: &mut Reassembly, now: Time, count: u64| {
         for _ in 0..count {
             if let Err(reason) = reassembly.handle_with(now, &foreign(n, symbols), &[0xa5; 64], &mut signed) {

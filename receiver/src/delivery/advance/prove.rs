@@ -110,7 +110,7 @@ impl Proving {
         if !announced {
             return Err(Stop::Wait);
         }
-        if self.store.move_flat(staged).inspect_err(|_| self.staging.all_lost())? {
+        if self.staging.telling_losses(|| self.store.move_flat(staged))? {
             self.jobs.push(Job::Advance(staged.id)); // after what others have to do
             return Err(Stop::Wait);
         }
@@ -160,7 +160,7 @@ impl Proving {
             return Err(if by_disk { Stop::NotKept(wrong) } else { Stop::Spoilt(wrong) });
         }
         if self.store.is_doubtful(staged) {
-            self.store.checkpoint().inspect_err(|_| self.staging.all_lost()).map_err(Stop::of_sync)?;
+            self.staging.telling_losses(|| self.store.checkpoint()).map_err(Stop::of_sync)?;
             self.store.read_again(staged, &tree)?;
             self.jobs.push(Job::Advance(staged.id));
             return Err(Stop::Wait);

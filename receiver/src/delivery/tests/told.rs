@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use checkvalve_host::disk::Free;
 use checkvalve_host::json::Stamp;
 
 use super::*;
@@ -154,7 +155,7 @@ fn what_is_held_needs_no_second_adoption() {
 #[test]
 fn the_limit_that_keeps_a_bundle_out_is_named() {
     let quota = |delivery: &Delivery, bytes| {
-        let share = space::Share { bytes, files: u64::MAX };
+        let share = space::Share { bytes, ..space::Share::ALL };
         delivery.store.space().set_share(&default_channel(), share);
     };
     let bench = Bench::new();
@@ -179,7 +180,7 @@ fn the_limit_that_keeps_a_bundle_out_is_named() {
     assert_told(&delivery, alarms::Code::NoRoom, &["there is room now", "ticket default/1"]);
     let reason = delivery.status(0).bundles[0].reason.clone().unwrap();
     assert!(reason.starts_with("there was no room in staging, and there is again; lacks"), "{reason}");
-    delivery.store.space().refresh(100_000);
+    delivery.store.space().refresh(Free { bytes: 100_000, files: u64::MAX });
     assert_eq!(bound(&delivery), Some(space::Bound::Disk));
     assert_told(&delivery, alarms::Code::NoRoom, &["97.7 KiB free", "`reserve`", "free 391 KiB at least"]);
 }
@@ -209,14 +210,14 @@ fn what_is_here_already_needs_no_room_and_room_that_is_back_is_told() {
     data(&delivery, &sample, 0..sample.oti().blocks() / 2).unwrap();
     let space = delivery.store.space();
     let bound = || delivery.status(0).bundles[0].bound;
-    space.refresh(100_000);
-    space.refresh(0);
+    space.refresh(Free { bytes: 100_000, files: u64::MAX });
+    space.refresh(Free { bytes: 0, files: u64::MAX });
     assert_eq!(delivery.want(sample.id(), ObjectKind::Data, &sample.oti()), Want::Refuse(RefuseReason::NoRoom));
     delivery.tick(20_000);
-    space.refresh(100_000);
+    space.refresh(Free { bytes: 100_000, files: u64::MAX });
     assert_eq!(bound(), Some(space::Bound::Disk));
     // Half of it is here: the other half fits.
-    space.refresh(300_000);
+    space.refresh(Free { bytes: 300_000, files: u64::MAX });
     assert_eq!(bound(), Some(space::Bound::Passed));
 }
 
@@ -309,6 +310,9 @@ fn silence_is_told_by_what_comes_instead() {
     assert!(text(&LinkView { dropped: dropped("key"), ..LinkView::default() }, 10_000).contains("link is down"));
     let sealed = LinkView { last_heard_at: Some(Stamp(9_000)), ..LinkView::default() };
     assert!(text(&sealed, 10_000).contains("none is a beacon that counts"));
+    let flood = LinkView { dropped_lately: [("beacon".to_owned(), 5_000)].into(), ..LinkView::default() };
+    let text = text(&flood, 10_000);
+    assert!(text.contains("5000 beacons that do not count") && !text.contains("trust"), "{text}");
 }
 
 #[test]

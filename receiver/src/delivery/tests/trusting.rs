@@ -270,3 +270,31 @@ fn a_retry_says_what_it_did_however_soon_the_hook_runs() {
     assert_eq!(state(&delivery, &samples()[0]), Some(State::Installing));
     assert_eq!(said, "default/1 is in the inbox again, and its hook runs in its turn");
 }
+
+/// With a sync for each step of each bundle, a thousand take half a minute.
+#[test]
+fn many_bundles_of_a_key_that_is_trusted_no_more_are_refused_at_once() {
+    let bench = Bench::new();
+    let delivery = bench.open();
+    let samples: Vec<Sample> = (1..=300).map(|n| Sample::file(n, n, 900)).collect();
+    for sample in &samples {
+        announce(&delivery, sample).unwrap();
+        data(&delivery, sample, 0..1).unwrap();
+    }
+    work(&delivery);
+    bench.disk.heal();
+    let judged = delivery.set_trust(Trust::default(), 5).unwrap();
+    assert_eq!(judged.refused.len(), 300);
+    let syncs = bench.disk.operations().iter().filter(|operation| operation.starts_with("sync")).count();
+    assert!((3..30).contains(&syncs), "{syncs} syncs");
+    assert!(samples.iter().all(|sample| bench.reason(sample)["rule"] == "unknown-key"));
+    let told = bench.audit().iter().filter(|line| line["event"] == "quarantined").count();
+    assert_eq!(told, 300);
+    work(&delivery);
+    assert!(delivery.store.all().is_empty());
+    bench.disk.heal();
+    let judged = delivery.set_trust(Trust::new(trust()), 6).unwrap();
+    assert_eq!(judged.admitted.len(), 300);
+    let syncs = bench.disk.operations().iter().filter(|operation| **operation == "sync_data").count();
+    assert!(syncs < 10, "{syncs} syncs of the trail and the ledger");
+}

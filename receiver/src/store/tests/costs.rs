@@ -1,3 +1,4 @@
+use checkvalve_host::disk::Free;
 use checkvalve_protocol::id::SessionId;
 use checkvalve_protocol::receive::{Limits as Memory, Reassembly, Wanted};
 use checkvalve_protocol::time::Time;
@@ -232,7 +233,7 @@ fn whoever_cannot_sign_fills_no_more_than_his_part() {
 fn a_channel_fills_no_more_than_its_share() {
     let dir = dir();
     let store = open(dir.path(), Limits::new(0, 1 << 30));
-    let share = Share { bytes: 60_000, files: 30 };
+    let share = Share { bytes: 60_000, files: 30, ..Share::ALL };
     let (mine, other) = (Sample::file(1, 1, 90_000), Sample::file(2, 1, 90_000));
     for sample in [&mine, &other] {
         put(&store, sample, 0).unwrap();
@@ -295,7 +296,7 @@ fn what_is_written_is_taken_once_from_what_is_free() {
     adopt(&store, &sample).unwrap();
     let length = sample.data.len() as u64;
     let before = store.space().used().bytes;
-    store.space().refresh(2 * length);
+    store.space().refresh(Free { bytes: 2 * length, files: u64::MAX });
     for sbn in 0..sample.oti().blocks() {
         put(&store, &sample, sbn).unwrap();
         assert!(store.fits(sample.id(), length - store.get(sample.id()).unwrap().fill().1), "block {sbn}");
