@@ -83,8 +83,9 @@ impl Account {
         if inner.closed || old == cost {
             return Ok(());
         }
-        if !self.space.exchange(old, cost, inner.owner.as_ref()) {
-            return Err(self.refuse(&mut inner, cost.beyond(old)));
+        let more = cost.beyond(old);
+        if self.exceeds_share(&inner, more) || !self.space.exchange(old, cost, inner.owner.as_ref()) {
+            return Err(self.refuse(&mut inner, more));
         }
         inner.items[item as usize] = cost;
         Ok(())
@@ -109,7 +110,7 @@ impl Account {
         if inner.closed {
             return Ok(Reserved { account: self, cost: Cost::default() });
         }
-        if !self.space.promise(cost, inner.owner.as_ref()) {
+        if self.exceeds_share(&inner, cost) || !self.space.promise(cost, inner.owner.as_ref()) {
             return Err(self.refuse(&mut inner, cost));
         }
         inner.promised = inner.promised + cost;
@@ -119,7 +120,7 @@ impl Account {
     /// Whether so much more would fit.
     pub(super) fn fits(&self, cost: Cost) -> bool {
         let mut inner = self.lock();
-        let bound = self.space.bound(cost, inner.owner.as_ref());
+        let bound = self.bound_now(&inner, cost);
         inner.refused = bound.or(inner.refused);
         bound.is_none()
     }
@@ -127,7 +128,18 @@ impl Account {
     /// What keeps so much more out.
     pub(super) fn bound(&self, cost: Cost) -> Option<Bound> {
         let inner = self.lock();
-        self.space.bound(cost, inner.owner.as_ref())
+        self.bound_now(&inner, cost)
+    }
+
+    fn bound_now(&self, inner: &Inner, cost: Cost) -> Option<Bound> {
+        let share = || self.space.bound_of_key(self.key, cost).filter(|_| inner.owner.is_none());
+        self.space.bound(cost, inner.owner.as_ref()).or_else(share)
+    }
+
+    /// What nobody signed for yet counts for no key. But of a key that has its share no more begins, or all that it signs later
+    /// would come beyond it.
+    fn exceeds_share(&self, inner: &Inner, more: Cost) -> bool {
+        inner.owner.is_none() && self.space.bound_of_key(self.key, more).is_some()
     }
 
     /// What keeps it from growing to `bytes` in all, or kept something of it out last.
@@ -145,7 +157,7 @@ impl Account {
     }
 
     fn refuse(&self, inner: &mut Inner, cost: Cost) -> io::Error {
-        inner.refused = self.space.bound(cost, inner.owner.as_ref());
+        inner.refused = self.bound_now(inner, cost);
         io::ErrorKind::StorageFull.into()
     }
 

@@ -232,7 +232,10 @@ impl Space {
         let mut used = self.lock();
         used.free = free.bytes;
         // Some are left to what is no part of staging: names in the inbox, logs, the quarantine.
-        used.most_files = used.all.files.saturating_add(free.files - free.files / SPARE_FILES);
+        let spare = free.files / SPARE_FILES;
+        let now = used.all.files.saturating_add(free.files - spare);
+        // What is counted and not made yet is free as well. It must not be room for more, unless it is little.
+        used.most_files = if used.all.files <= spare { now } else { now.min(used.most_files) };
     }
 
     /// Most files and directories in staging: `limits.files`, or what the disk has if that is less.
@@ -251,6 +254,12 @@ impl Space {
     #[must_use]
     pub fn bound(&self, cost: Cost, owner: Option<&Owner>) -> Option<Bound> {
         self.lock().bound(&self.limits, cost, owner)
+    }
+
+    /// What keeps so much more of the bundles of a key out, as far as its own share goes.
+    #[must_use]
+    pub fn bound_of_key(&self, key: KeyTag, cost: Cost) -> Option<Bound> {
+        self.lock().bound_of_key(key, cost)
     }
 
     /// What cost `old` costs `new` now, whatever the limits. What that frees shows when the disk is asked again.
@@ -412,8 +421,12 @@ impl Used {
         if self.channels.get(channel).is_some_and(|(used, share)| !within(*used, cost, share.cost())) {
             return Some(Bound::Channel);
         }
-        let of_key = self.keys.get(key).copied().unwrap_or_default();
-        (!within(of_key, cost, self.key_share.cost())).then_some(Bound::Key)
+        self.bound_of_key(*key, cost)
+    }
+
+    fn bound_of_key(&self, key: KeyTag, cost: Cost) -> Option<Bound> {
+        let used = self.keys.get(&key).copied().unwrap_or_default();
+        (!within(used, cost, self.key_share.cost())).then_some(Bound::Key)
     }
 
     fn change(&mut self, old: Cost, new: Cost, owner: Option<&Owner>) {

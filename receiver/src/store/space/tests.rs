@@ -118,11 +118,21 @@ fn inodes_are_shared_too() {
     space.set_key_share(Share { files: space.most_files() / 5 * 4, ..Share::ALL });
     assert!(space.exchange(Cost::default(), Cost::files(6_000), Some(&theirs)));
     space.refresh(disk(6_000));
-    assert_eq!(space.most_files(), 6_000 + 1_875);
+    assert_eq!(space.most_files(), 7_500);
     assert_eq!(space.bound(Cost::files(1), Some(&theirs)), Some(Bound::Key));
-    assert_eq!(space.bound(Cost::files(1_800), Some(&mine)), None);
-    assert_eq!(space.bound(Cost::files(1_900), Some(&mine)), Some(Bound::Inodes));
+    assert_eq!(space.bound(Cost::files(1_400), Some(&mine)), None);
+    assert_eq!(space.bound(Cost::files(1_600), Some(&mine)), Some(Bound::Inodes));
     // Somebody else takes them.
     space.refresh(disk(8_000));
     assert_eq!(space.bound(Cost::files(1), Some(&mine)), Some(Bound::Inodes));
+    // What is counted before it is made is no room for more.
+    let space = Space::new(Limits::new(0, u64::MAX));
+    space.refresh(disk(0));
+    assert!(space.exchange(Cost::default(), Cost::files(6_000), Some(&theirs)));
+    space.refresh(disk(1_000));
+    assert_eq!(space.most_files(), 7_500);
+    // Once staging is all but empty, what there is counts again.
+    space.change(Cost::files(6_000), Cost::files(400), Some(&theirs));
+    space.refresh(disk(0));
+    assert_eq!(space.most_files(), 400 + 7_500);
 }

@@ -306,3 +306,23 @@ fn what_is_written_is_taken_once_from_what_is_free() {
     assert_eq!(store.space().free(), 2 * length - written);
     assert_nothing(&store);
 }
+
+/// What it has not been signed for yet counts for no key, and is moved to its key's account once it is.
+#[test]
+fn a_key_that_has_its_share_begins_no_more_bundles() {
+    let bench = Bench::new();
+    let store = bench.open(1);
+    let id = |n: u64| BundleId(n << 24 | 7);
+    let channel = ChannelName::new("other").unwrap();
+    store.space().set_key_share(Share { files: 10, ..Share::ALL });
+    let mut taken = 0;
+    for n in 0..100 {
+        let staged = store.begin(id(n)).unwrap();
+        taken += u64::from(store.write(&staged, 100, 0, &[7; 50]).is_ok());
+        store.vouch(id(n), &channel, Share::ALL);
+    }
+    assert!((3..=5).contains(&taken), "{taken} bundles of two files each");
+    assert!(store.space().of_key(id(0).tag()).files <= 11, "{:?}", store.space().of_key(id(0).tag()));
+    let other = store.begin(BundleId(8)).unwrap();
+    store.write(&other, 100, 0, &[7; 50]).unwrap();
+}
