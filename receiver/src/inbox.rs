@@ -235,7 +235,8 @@ impl Inbox {
             }
             Durability::Fsync | Durability::Syncfs => {
                 self.disk.sync_fs(tree.root())?;
-                if self.disk.lstat(&self.manifests)?.dev != self.disk.lstat(tree.root())?.dev {
+                let device = |path: &Path| self.disk.lstat(path).map(|meta| meta.dev).map_err(not_opened);
+                if device(&self.manifests)? != device(tree.root())? {
                     self.disk.sync_fs(&self.manifests)?;
                 }
                 Ok(())

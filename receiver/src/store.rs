@@ -213,11 +213,16 @@ impl Store {
         self.get(id).map_or_else(of_new, |staged| staged.account.refused(bytes))
     }
 
-    /// What keeps out the rest of its data object, `bytes` long, or another file or piece of it. Touches no disk.
+    /// What keeps so much more of a bundle out now. Touches no disk.
     #[must_use]
-    pub fn bound_of_next(&self, id: BundleId, bytes: u64) -> Option<Bound> {
-        let cost = Cost::bytes(bytes) + Cost { files: 1, ranges: 1, blocks: 1, ..Cost::default() };
+    pub fn bound(&self, id: BundleId, cost: Cost) -> Option<Bound> {
         self.get(id).map_or_else(|| self.space.bound(cost, None), |staged| staged.account.bound(cost))
+    }
+
+    /// What of a bundle found no room last.
+    #[must_use]
+    pub fn refused_cost(&self, id: BundleId) -> Cost {
+        self.get(id).map(|staged| staged.account.refused_cost()).unwrap_or_default()
     }
 
     /// Bytes of data objects that were stored since this run began; what was given up is not taken off.
@@ -389,10 +394,12 @@ impl Store {
             return Ok(());
         };
         *staged.place.write().unwrap_or_else(PoisonError::into_inner) = Place::Gone;
-        staged.account.close();
         staged.open.close_all();
         let forgotten = self.log().forget(id);
-        ignore_missing(self.disk.remove_tree(staged.dir()))?;
+        let removed = ignore_missing(self.disk.remove_tree(staged.dir()));
+        // It takes room until it is gone.
+        staged.account.close();
+        removed?;
         forgotten.map_err(io::Error::other)
     }
 

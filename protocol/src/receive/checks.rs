@@ -6,7 +6,7 @@
 //! Where a key is only named, the bundle of which more came goes first: to get ahead of an honest bundle, an attacker
 //! has to send as much, and half of that again after each check that fails.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::time::Duration;
 
@@ -21,6 +21,8 @@ const UNKNOWN: usize = 16;
 const AHEAD: Duration = Duration::from_millis(100);
 /// If too many wait, this many are compared to choose the one that is turned away.
 const COMPARED: usize = 8;
+/// Beacons of a session of which one counted that wait at most.
+const OF_A_SESSION: usize = 4;
 /// One check in this many goes to a bundle whose id names no trusted key.
 const TURNS: u8 = 16;
 
@@ -55,8 +57,10 @@ pub(super) struct Checks {
     signed: ByKey,
     named: ByKey,
     unknown: Vec<ReceivedBlock>,
-    /// Those of sessions of which one counted, and the others.
-    beacons: [Vec<(SessionId, Vec<u8>)>; 2],
+    /// Beacons of sessions of which none counted yet.
+    beacons: Vec<(SessionId, Vec<u8>)>,
+    /// Those of sessions of which one counted, by whose turn it is.
+    known_beacons: VecDeque<(SessionId, Vec<Vec<u8>>)>,
     /// Whether one of the others had its turn last.
     unknown_beacons: bool,
     /// Signed objects that wait at most, of bundles that were signed for, and as many of those whose id names a trusted key.
@@ -85,7 +89,8 @@ impl Checks {
             signed: ByKey::default(),
             named: ByKey::default(),
             unknown: Vec::new(),
-            beacons: [Vec::new(), Vec::new()],
+            beacons: Vec::new(),
+            known_beacons: VecDeque::new(),
             unknown_beacons: false,
             turn: 0,
             dice: 0,
@@ -117,15 +122,36 @@ impl Checks {
     /// are too many.
     pub(super) fn push_beacon(&mut self, session: SessionId, is_known: bool, signed: &[u8]) -> bool {
         let dice = self.throw() as usize;
-        let beacons = &mut self.beacons[usize::from(!is_known)];
-        if beacons.len() < self.most_beacons {
-            beacons.push((session, signed.to_vec()));
+        if is_known {
+            return self.push_known_beacon(dice, session, signed);
+        }
+        if self.beacons.len() < self.most_beacons {
+            self.beacons.push((session, signed.to_vec()));
             return true;
         }
         // Each that comes is as likely to be looked at as any other.
         let at = dice % (self.most_beacons * 2).max(1);
-        if let Some(place) = beacons.get_mut(at) {
+        if let Some(place) = self.beacons.get_mut(at) {
             *place = (session, signed.to_vec());
+        }
+        false
+    }
+
+    /// Sessions take turns, so that the beacons of one keep none of another out.
+    fn push_known_beacon(&mut self, dice: usize, session: SessionId, signed: &[u8]) -> bool {
+        let Some((_, beacons)) = self.known_beacons.iter_mut().find(|(known, _)| *known == session) else {
+            let has_room = self.known_beacons.len() < self.most_beacons;
+            if has_room {
+                self.known_beacons.push_back((session, vec![signed.to_vec()]));
+            }
+            return has_room;
+        };
+        if beacons.len() < OF_A_SESSION {
+            beacons.push(signed.to_vec());
+            return true;
+        }
+        if let Some(place) = beacons.get_mut(dice % (OF_A_SESSION * 2)) {
+            *place = signed.to_vec();
         }
         false
     }
@@ -180,14 +206,21 @@ impl Checks {
     /// The oldest beacon: sessions of which one counted and the others take turns.
     fn next_beacon(&mut self) -> Option<Check> {
         self.unknown_beacons = !self.unknown_beacons;
-        let first = usize::from(self.unknown_beacons);
-        let of = if self.beacons[first].is_empty() { 1 - first } else { first };
-        let (session, signed) = (!self.beacons[of].is_empty()).then(|| self.beacons[of].remove(0))?;
+        let is_known = !self.known_beacons.is_empty() && (self.unknown_beacons || self.beacons.is_empty());
+        if !is_known {
+            let (session, signed) = (!self.beacons.is_empty()).then(|| self.beacons.remove(0))?;
+            return Some(Check::Beacon(session, signed));
+        }
+        let (session, mut beacons) = self.known_beacons.pop_front()?;
+        let signed = beacons.remove(0);
+        if !beacons.is_empty() {
+            self.known_beacons.push_back((session, beacons));
+        }
         Some(Check::Beacon(session, signed))
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        let beacons: usize = self.beacons.iter().map(Vec::len).sum();
+        let beacons = self.beacons.len() + self.known_beacons.len();
         self.signed.len + self.named.len + self.unknown.len() + beacons == 0
     }
 

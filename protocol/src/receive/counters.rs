@@ -82,8 +82,10 @@ impl Counters {
             return;
         }
         if !session.began {
-            // Those before it came while none of its beacons had been checked, if they came.
-            (session.counted, session.newest) = (datagrams, datagrams);
+            // Those before the first that is noted came while none of its beacons had been checked, if they came.
+            let first = session.first_noted(datagrams);
+            session.began = first.is_some();
+            (session.counted, session.newest) = (first.unwrap_or(datagrams), datagrams);
             return;
         }
         // Only up to the beacon before: what it overtook on the way has come by now.
@@ -136,6 +138,21 @@ impl Session {
             let (word, bit) = place(counter);
             self.seen[word] |= bit;
         }
+    }
+
+    /// The first counter from `counted` to `end` that came.
+    fn first_noted(&self, end: u64) -> Option<u64> {
+        let noted = end.min(self.counted.saturating_add(SPAN));
+        let mut at = self.counted;
+        while at < noted {
+            let (word, bit) = place(at);
+            match self.seen[word] {
+                0 => at = (at | 63) + 1,
+                seen if seen & bit != 0 => return Some(at),
+                _ => at += 1,
+            }
+        }
+        None
     }
 
     /// How many counters from `counted` to `end` came, and the longest row of those that did not; forgets them.
@@ -257,6 +274,19 @@ mod tests {
         counters.sent(S, KEY, SPAN * 5);
         counters.sent(S, KEY, SPAN * 5 + 1);
         assert_eq!(tally(&mut counters), (SPAN, 1, SPAN - 1));
+    }
+
+    /// So many came while its first beacon was checked that none near it is noted.
+    #[test]
+    fn counting_begins_however_long_the_first_beacon_is_checked() {
+        let mut counters = Counters::default();
+        counters.sent(S, KEY, 0);
+        for second in 1..4 {
+            let first = second * 1_000_000 - if second == 1 { 900_000 } else { 1_000_000 };
+            (first..second * 1_000_000).for_each(|n| counters.came(S, n));
+            counters.sent(S, KEY, second * 1_000_000);
+        }
+        assert_eq!(tally(&mut counters), (1_900_000, 1_900_000, 0));
     }
 
     /// They came in one burst, before its first beacon was checked.

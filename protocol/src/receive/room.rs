@@ -72,19 +72,17 @@ impl Reassembly {
     /// Lets one block or symbol go for it. False: there is none.
     fn make_some_room(&mut self, now: Time, more: Held, signer: Signer) -> bool {
         let has_share = signer.filter(|&key| self.buffers.exceeds_share(key, more));
-        if has_share.is_none() {
-            let silent = signer.is_none().then_some((now, self.limits.junk_idle));
-            if let Some((handle, sbn)) = self.longest_waiting(None, silent) {
-                self.drop_block(handle, sbn);
-                return true;
-            }
-            if signer.is_none() {
-                return false;
-            }
-            if self.lobby.pop() {
-                self.drops.add(DropReason::Limit);
-                return true;
-            }
+        let silent = (signer.is_none() || has_share.is_some()).then_some((now, self.limits.junk_idle));
+        if let Some((handle, sbn)) = self.longest_waiting(None, silent) {
+            self.drop_block(handle, sbn);
+            return true;
+        }
+        if signer.is_none() {
+            return false;
+        }
+        if has_share.is_none() && self.lobby.pop() {
+            self.drops.add(DropReason::Limit);
+            return true;
         }
         // What a key parks that has its share leaves others a place.
         let (holders, most) = match has_share {

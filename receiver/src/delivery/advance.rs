@@ -168,7 +168,10 @@ impl Publishing {
             return Err(Stop::Wait);
         }
         if let Err(stop) = self.move_in(staged.id, entry, proven, &channel) {
-            self.ledger.lock().not_published(staged.id);
+            // If it is in the inbox and only its name may not last, nothing ends it before that is mended.
+            if !matches!(is_missing(self.disk.as_ref(), &staged.out()), Ok(true)) {
+                self.ledger.lock().not_published(staged.id);
+            }
             return Err(stop);
         }
         self.published(entry, &channel);

@@ -69,7 +69,10 @@ impl Refusing {
                 "",
                 "many bundles of a key are held already: more are refused; look at `status` for who signs them",
             );
-        } else if !known {
+            // Nothing remembers it.
+            return self.staging.discard(id);
+        }
+        if !known {
             if let Some(suppressed) = self.log.allow(now) {
                 tracing::warn!(bundle = %id, code, reason, suppressed, "held");
             }
@@ -122,8 +125,13 @@ impl Refusing {
             }
             entries.push((entry, refusal));
         }
-        if let (Some((first, _)), Err(error)) = (entries.first(), self.inbox.sync_quarantine()) {
-            self.not_written(first.id, &error);
+        if let Some((first, _)) = entries.first() {
+            // Quarantine is on the file system of staging, most often, and what it lost is told to the first who syncs.
+            let _sync = self.store.syncs.begin();
+            if let Err(error) = self.inbox.sync_quarantine() {
+                self.not_written(first.id, &error);
+                self.staging.sync_failed(first.id, &error);
+            }
         }
         self.end_in_quarantine(now, &entries);
     }

@@ -148,7 +148,14 @@ impl Staging {
 
     /// A bundle came to an end. What staging has of it goes once nobody moves it on.
     pub(super) fn end(&self, id: BundleId) {
-        self.ledger.lock().reception.remove(id);
+        {
+            let mut ledger = self.ledger.lock();
+            ledger.reception.remove(id);
+            if self.store.get(id).is_some() {
+                // If nothing is known of it any more when its turn comes, it goes as what nobody signed for.
+                ledger.reception.set_unsigned(id, self.clock.now());
+            }
+        }
         self.lose(id, Lost::All);
         self.jobs.push(Job::Advance(id)); // which removes it
     }

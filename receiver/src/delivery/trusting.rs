@@ -112,8 +112,12 @@ impl Trusting {
                 _ => {}
             }
         }
-        judged.admitted = self.undoing.undo_all(counts).iter().map(number).collect();
-        refused.chunks(AT_ONCE).for_each(|some| self.refuse_for_key(some, &mut judged));
+        for some in counts.chunks(AT_ONCE) {
+            judged.admitted.extend(self.undoing.undo_all(some).iter().map(number));
+        }
+        for some in refused.chunks(AT_ONCE) {
+            self.refuse_for_key(some, &mut judged);
+        }
         judged
     }
 
@@ -128,28 +132,47 @@ impl Trusting {
     /// Those whose hook runs are left to it.
     fn refuse_for_key(&self, refused: &[(Entry, Refusal)], judged: &mut Judged) {
         let staged: Vec<_> = refused.iter().map(|(entry, _)| self.store.get(entry.id)).collect();
-        // Nobody moves one of them on meanwhile.
-        let staged = staged.iter().flatten();
-        let _alone: Vec<_> = staged.map(|s| s.advancing.lock().unwrap_or_else(PoisonError::into_inner)).collect();
+        // Nobody moves one of them on meanwhile. What somebody is moving on comes last, by itself: others do not wait for that.
+        let (mut alone, mut free, mut busy) = (Vec::new(), Vec::new(), Vec::new());
+        for (one, staged) in refused.iter().zip(&staged) {
+            match staged.as_ref().map(|staged| staged.advancing.try_lock()) {
+                None => free.push(one),
+                Some(Ok(guard)) => {
+                    alone.push(guard);
+                    free.push(one);
+                }
+                Some(Err(_)) if refused.len() > 1 => busy.push(one.clone()),
+                Some(Err(_)) => {
+                    let waited = staged.as_ref().map(|s| s.advancing.lock().unwrap_or_else(PoisonError::into_inner));
+                    alone.extend(waited);
+                    free.push(one);
+                }
+            }
+        }
         let mut ended = Vec::new();
-        for (entry, refusal) in refused {
+        for (entry, refusal) in free {
             let mut ledger = self.ledger.lock();
+            let is_published = entry.is_published() || ledger.is_publishing(entry.id);
             let now = ledger.entry(entry.id).filter(|now| self.is_judged_again(now)).cloned();
             match now {
                 Some(now) if ledger.suspend(entry.id) => {
                     judged.refused.push(number(entry));
-                    ended.push((now, refusal));
+                    ended.push((now, refusal, is_published));
                 }
                 _ => judged.running.push(number(entry)),
             }
         }
-        let these: Vec<_> = ended.iter().map(|(entry, refusal)| (entry.id, (*refusal).clone())).collect();
+        let these: Vec<_> = ended.iter().map(|(entry, refusal, _)| (entry.id, Refusal::clone(refusal))).collect();
         self.refusing.quarantine_all(&these);
-        for (entry, _) in ended {
+        for (entry, _, is_published) in ended {
             self.ledger.lock().resume(entry.id);
-            if entry.is_published() {
+            if is_published || entry.is_published() {
                 self.refusing.move_to_quarantine(entry.id);
             }
+        }
+        drop(alone);
+        for one in busy {
+            self.refuse_for_key(&[one], judged);
         }
     }
 }

@@ -52,11 +52,12 @@ impl Undoing {
     }
 
     /// The same for many, each step of which is made durable for all of them at once. Gives those that were undone.
-    pub(super) fn undo_all(&self, entries: Vec<Entry>) -> Vec<Entry> {
+    pub(super) fn undo_all(&self, entries: &[Entry]) -> Vec<Entry> {
         let mut back = Vec::new();
         for entry in entries {
-            if let Ok(here) = self.bring_back(&entry) {
-                back.push((entry, here));
+            match self.bring_back(entry) {
+                Ok(here) => back.push((entry.clone(), here)),
+                Err(error) => tracing::error!(bundle = %entry.id, %error, "bundle cannot be taken out of quarantine"),
             }
         }
         let events =

@@ -21,7 +21,7 @@ use super::spoilt::is_to_be_cleared;
 use super::staging::{RETRY_MS, Staging, is_whole, of_its_data};
 use crate::ledger::file::LedgerFile;
 use crate::ledger::{Entry, Live, State};
-use crate::sink::ObjectProgress;
+use crate::sink::{NO_ROOM, ObjectProgress};
 use crate::store::Store;
 use crate::store::space::{Bound, Cost};
 
@@ -78,8 +78,8 @@ pub(super) struct Watching {
     pub(super) states_log: Throttle,
 }
 
-/// What runs short, how much of it something takes, and what is fair.
-type Amount = (&'static [Bound], fn(&Cost) -> u64, u64);
+/// How much of something a cost is, what so much of it costs, and what is fair.
+type Amount = (fn(&Cost) -> u64, fn(u64) -> Cost, u64);
 
 impl Watching {
     pub(super) fn watch(&self, now_ms: u64) {
@@ -160,36 +160,46 @@ impl Watching {
         }
         let fair = self.shares.fair(keys);
         let amounts: [Amount; 4] = [
-            (&[Bound::Disk, Bound::Quota], |cost| cost.bytes, fair.bytes),
-            (&[Bound::Files, Bound::Inodes], |cost| cost.files, fair.files),
-            (&[Bound::Pieces], |cost| cost.ranges, fair.ranges),
-            (&[Bound::Pieces], |cost| cost.blocks, fair.blocks),
+            (|cost| cost.bytes, |amount| Cost::bytes(amount), fair.bytes),
+            (|cost| cost.files, |files| Cost { files, ..Cost::default() }, fair.files),
+            (|cost| cost.ranges, |ranges| Cost { ranges, ..Cost::default() }, fair.ranges),
+            (|cost| cost.blocks, |blocks| Cost { blocks, ..Cost::default() }, fair.blocks),
         ];
-        for (bounds, amount, fair) in amounts {
+        for (amount, cost_of, fair) in amounts {
             if let Some((greedy, taken)) = space.largest_key(amount)
                 && taken > fair
-                && self.gives_way(now_ms, greedy, bounds, &|key| amount(&space.of_key(key)) < fair)
+                && self.gives_way(now_ms, greedy, &|id, lacks| {
+                    // Bytes are lacking that are still to come; of the rest what found no room, or one.
+                    let least = amount(&self.store.refused_cost(id)).max(1);
+                    let more = amount(&Cost::bytes(lacks)).max(least);
+                    let ours = [Bound::Disk, Bound::Quota, Bound::Files, Bound::Inodes, Bound::Pieces];
+                    let bound = self.store.bound(id, cost_of(more));
+                    amount(&space.of_key(id.tag())) < fair && bound.is_some_and(|bound| ours.contains(&bound))
+                })
             {
                 return;
             }
         }
     }
 
-    /// Removes the newest silent, unfinished bundle of a greedy key if a bundle waits that is coming for another that `has_less`.
-    /// Whether it did.
-    fn gives_way(&self, now_ms: u64, greedy: KeyTag, bounds: &[Bound], has_less: &dyn Fn(KeyTag) -> bool) -> bool {
-        let (mut silent, mut coming) = (Vec::new(), Vec::new());
+    /// Removes the newest silent, unfinished bundle of a greedy key if a bundle of another key `waits` for room, as it is told with how
+    /// many bytes it lacks. Whether it did.
+    fn gives_way(&self, now_ms: u64, greedy: KeyTag, waits: &dyn Fn(BundleId, u64) -> bool) -> bool {
+        let (mut silent, mut others) = (Vec::new(), Vec::new());
         for (id, live) in self.ledger.lock().reception.iter().filter(|(_, live)| live.announced) {
-            let idle = now_ms.saturating_sub(live.last_ms);
+            let is_silent = now_ms.saturating_sub(live.last_ms) >= self.silence_ms;
             match id.tag() == greedy {
-                true if idle >= self.silence_ms => silent.push(id),
-                false if idle < self.silence_ms => coming.push((id, live.data_len)),
-                _ => {}
+                true if is_silent => silent.push(id),
+                true => {}
+                false => {
+                    let has_no_room = live.trouble.as_ref().is_some_and(|trouble| trouble.starts_with(NO_ROOM));
+                    others.push((id, live.data_len, !is_silent, has_no_room));
+                }
             }
         }
-        let waits = coming.into_iter().any(|(id, len)| {
+        let waits = others.into_iter().any(|(id, len, is_coming, has_no_room)| {
             let lacks = len.saturating_sub(self.store.get(id).map_or(0, |staged| staged.fill().1));
-            has_less(id.tag()) && self.store.bound_of_next(id, lacks).is_some_and(|bound| bounds.contains(&bound))
+            (is_coming || has_no_room && self.staging.is_all_here(id)) && waits(id, lacks)
         });
         if !waits {
             return false;

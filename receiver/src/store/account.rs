@@ -50,8 +50,9 @@ struct Inner {
     promised: Cost,
     /// Its bundle has gone: nothing is counted any more.
     closed: bool,
-    /// What kept something out last.
+    /// What kept something out last, and what that was.
     refused: Option<Bound>,
+    refused_cost: Cost,
 }
 
 /// Room for what is being written.
@@ -72,6 +73,7 @@ impl Account {
                 promised: Cost::default(),
                 closed: false,
                 refused: None,
+                refused_cost: Cost::default(),
             }),
         }
     }
@@ -157,7 +159,7 @@ impl Account {
     }
 
     fn refuse(&self, inner: &mut Inner, cost: Cost) -> io::Error {
-        inner.refused = self.bound_now(inner, cost);
+        (inner.refused, inner.refused_cost) = (self.bound_now(inner, cost), cost);
         io::ErrorKind::StorageFull.into()
     }
 
@@ -189,6 +191,10 @@ impl Account {
         }
         (inner.items, inner.promised) = ([Cost::default(); ITEMS], Cost::default());
         inner.closed = true;
+    }
+
+    pub(super) fn refused_cost(&self) -> Cost {
+        self.lock().refused_cost
     }
 
     pub(super) fn total(&self) -> Cost {

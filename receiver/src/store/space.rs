@@ -14,6 +14,8 @@ pub use crate::ranges::PAGE;
 
 /// One inode in so many that are free is left alone.
 const SPARE_FILES: u64 = 16;
+/// Once staging had as many files as before so often, all that it counts is made. It is asked about four times a second.
+const UNCHANGED: u32 = 240;
 
 /// What something takes of the disk, and of the memory that stays taken with it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -118,6 +120,9 @@ struct Used {
     free: u64,
     /// What the disk had inodes for when it was asked, those that staging takes among them.
     most_files: u64,
+    /// Files and directories in staging when it was asked last, and how often in a row they were as many.
+    asked_with: u64,
+    unchanged: u32,
     /// Bytes that are about to be written.
     promised: u64,
     all: Cost,
@@ -134,6 +139,8 @@ impl Default for Used {
         Self {
             free: 0,
             most_files: u64::MAX,
+            asked_with: 0,
+            unchanged: 0,
             promised: 0,
             all: Cost::default(),
             unsigned: Cost::default(),
@@ -235,7 +242,10 @@ impl Space {
         let spare = free.files / SPARE_FILES;
         let now = used.all.files.saturating_add(free.files - spare);
         // What is counted and not made yet is free as well. It must not be room for more, unless it is little.
-        used.most_files = if used.all.files <= spare { now } else { now.min(used.most_files) };
+        let is_little = used.all.files <= spare;
+        used.unchanged = if used.all.files == used.asked_with { used.unchanged.saturating_add(1) } else { 0 };
+        used.asked_with = used.all.files;
+        used.most_files = if is_little || used.unchanged >= UNCHANGED { now } else { now.min(used.most_files) };
     }
 
     /// Most files and directories in staging: `limits.files`, or what the disk has if that is less.
