@@ -57,7 +57,7 @@ pub use self::recover::recover;
 pub use self::take::Taken;
 use self::tally::Margins;
 pub use self::tally::Tally;
-use self::vouch::Admitted;
+use self::vouch::AdmittedSymbols;
 use crate::id::{BundleId, KeyTag, SessionId};
 use crate::partition::{BlockSet, Oti};
 use crate::time::Time;
@@ -195,7 +195,7 @@ pub struct Reassembly {
     buffers: Buffers,
     lobby: Lobby,
     /// Symbols from the lobby whose bundle has been signed for since, and that have no place in a block yet.
-    admitted: BTreeMap<KeyTag, Admitted>,
+    admitted: BTreeMap<KeyTag, AdmittedSymbols>,
     questions: Questions,
     checks: Checks,
     ready: VecDeque<ReceivedBlock>,
@@ -310,7 +310,7 @@ impl Reassembly {
         }
         // What waits to be kept does not count as held: no more of it than the caller keeps up with.
         while self.parked.len() < MOST_SILENT
-            && let Some((handle, sbn)) = self.waited(now, self.limits.idle)
+            && let Some((handle, sbn)) = self.longest_waiting_signed(now, self.limits.idle)
         {
             self.park(handle, sbn, true);
         }

@@ -26,14 +26,14 @@ const AT_ONCE: usize = 32;
 /// Eighths of the limit that the bundles of all keys take before each key is kept to its share.
 const SHARED: u64 = 7;
 
-/// What somebody holds.
+/// Memory that somebody holds, and the open blocks in it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Held {
     pub(super) bytes: u64,
     pub(super) blocks: u64,
 }
 
-/// Counts it.
+/// Counts what is held by all, by a key, or for a purpose.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Meter(Arc<(AtomicU64, AtomicU64)>);
 

@@ -289,8 +289,9 @@ impl Intake {
     pub fn poll_work(&mut self, now: Time) -> NextWork {
         let hurry = self.stopping || self.reassembly.memory() >= self.pressed;
         // Blocks that are kept make room, too: they do not wait for ever behind those that are stored.
-        let keeps = self.stores >= STORES && !self.parked.is_empty();
-        let wait = match if keeps { Turn::Wait(Duration::ZERO) } else { self.queue.next(now, hurry) } {
+        let keep_first = self.stores >= STORES && !self.parked.is_empty();
+        let turn = if keep_first { Turn::Wait(Duration::ZERO) } else { self.queue.next(now, hurry) };
+        let wait = match turn {
             Turn::Take(block) => {
                 self.stores += 1;
                 return NextWork::Store(block);

@@ -129,8 +129,8 @@ impl Reassembly {
         None
     }
 
-    /// The block that has waited for so long, of bundles that were signed for.
-    pub(super) fn waited(&mut self, now: Time, idle: Duration) -> Option<(Handle, u32)> {
+    /// A block of a bundle that was signed for, if one has waited for that long: the one of its signer that has waited longest.
+    pub(super) fn longest_waiting_signed(&mut self, now: Time, idle: Duration) -> Option<(Handle, u32)> {
         let signers: Vec<Signer> = self.waiting.keys().copied().filter(Option::is_some).collect();
         signers.into_iter().find_map(|signer| self.longest_waiting(signer, Some((now, idle))))
     }

@@ -27,7 +27,7 @@ pub(super) enum Unplaced {
 
 /// Symbols of the bundles that one key signed, which have no place in a block yet.
 #[derive(Default)]
-pub(super) struct Admitted {
+pub(super) struct AdmittedSymbols {
     symbols: VecDeque<Waiting>,
     /// How often the first of these found no room. Once that was too often, those behind it are not tried again, until one finds room.
     tries: u32,
@@ -35,7 +35,7 @@ pub(super) struct Admitted {
     tried: Time,
 }
 
-impl Admitted {
+impl AdmittedSymbols {
     fn is_due(&self, now: Time) -> bool {
         self.tries == 0 || now.since(self.tried) >= TRY_AGAIN
     }

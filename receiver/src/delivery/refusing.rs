@@ -22,7 +22,6 @@ use crate::ledger::{Entry, Hold, State};
 use crate::store::Store;
 
 /// Why a bundle goes to quarantine.
-#[derive(Clone)]
 pub(super) struct Refusal {
     /// One word for programs.
     pub rule: String,
@@ -113,15 +112,15 @@ impl Refusing {
     }
 
     /// The same for many bundles, in the same order, but each step is made durable for all of them at once.
-    pub(super) fn quarantine_all(&self, refused: &[(BundleId, Refusal)]) {
+    pub(super) fn quarantine_all(&self, refused: &[(BundleId, &Refusal)]) {
         let now = self.clock.now();
         let mut entries = Vec::new();
-        for (id, refusal) in refused {
-            let Some(entry) = self.ledger.lock().entry(*id).cloned() else { continue };
-            let kept = self.kept_announce(*id, None);
+        for &(id, refusal) in refused {
+            let Some(entry) = self.ledger.lock().entry(id).cloned() else { continue };
+            let kept = self.kept_announce(id, None);
             let (place, reason) = (address(&entry), reason(&entry, refusal, now));
             if let Err(error) = self.inbox.quarantine_unsynced(&place, &reason, kept.as_deref()) {
-                self.not_written(*id, &error);
+                self.not_written(id, &error);
             }
             entries.push((entry, refusal));
         }

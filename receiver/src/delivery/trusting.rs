@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError};
 
 use checkvalve_host::disk::Disk;
 use checkvalve_protocol::admit::Trust;
-use checkvalve_protocol::id::KeyId;
+use checkvalve_protocol::id::{BundleId, KeyId};
 use serde::{Deserialize, Serialize};
 
 use super::refusing::{Refusal, Refusing};
@@ -27,7 +27,7 @@ pub(crate) const NO_KEY: &str = "unknown-key";
 /// The rule for which they are there if it may not sign for their channel any more.
 pub(crate) const NOT_ITS: &str = "not-for-channel";
 
-/// Bundles that are refused at once, so that each step is synced once for all of them.
+/// Bundles that are refused or admitted at once, so that each step is synced once for all of them.
 const AT_ONCE: usize = 256;
 
 /// What a change of trust did.
@@ -101,18 +101,18 @@ impl Trusting {
     fn judge_again(&self, trust: &Trust) -> Judged {
         let mut judged = Judged { trusted: trust.keys.len(), ..Judged::default() };
         let entries: Vec<Entry> = self.ledger.lock().entries().filter(|e| e.signer.is_some()).cloned().collect();
-        let (mut refused, mut counts) = (Vec::new(), Vec::new());
+        let (mut refused, mut admitted) = (Vec::new(), Vec::new());
         for entry in entries {
             let (Some(signer), Some(channel)) = (&entry.signer, &entry.channel) else { continue };
             let verdict = trust.check(signer.key, channel);
             let by_key = matches!(entry.rule.as_deref(), Some(NO_KEY | NOT_ITS)) && entry.state() == State::Quarantined;
             match verdict {
                 Err(error) if self.is_judged_again(&entry) => refused.push((entry, Refusal::of(&error))),
-                Ok(()) if by_key => counts.push(entry),
+                Ok(()) if by_key => admitted.push(entry),
                 _ => {}
             }
         }
-        for some in counts.chunks(AT_ONCE) {
+        for some in admitted.chunks(AT_ONCE) {
             judged.admitted.extend(self.undoing.undo_all(some).iter().map(number));
         }
         for some in refused.chunks(AT_ONCE) {
@@ -141,7 +141,7 @@ impl Trusting {
                     alone.push(guard);
                     free.push(one);
                 }
-                Some(Err(_)) if refused.len() > 1 => busy.push(one.clone()),
+                Some(Err(_)) if refused.len() > 1 => busy.push(one),
                 Some(Err(_)) => {
                     let waited = staged.as_ref().map(|s| s.advancing.lock().unwrap_or_else(PoisonError::into_inner));
                     alone.extend(waited);
@@ -162,7 +162,7 @@ impl Trusting {
                 _ => judged.running.push(number(entry)),
             }
         }
-        let these: Vec<_> = ended.iter().map(|(entry, refusal, _)| (entry.id, Refusal::clone(refusal))).collect();
+        let these: Vec<(BundleId, &Refusal)> = ended.iter().map(|(entry, refusal, _)| (entry.id, *refusal)).collect();
         self.refusing.quarantine_all(&these);
         for (entry, _, is_published) in ended {
             self.ledger.lock().resume(entry.id);
@@ -172,7 +172,7 @@ impl Trusting {
         }
         drop(alone);
         for one in busy {
-            self.refuse_for_key(&[one], judged);
+            self.refuse_for_key(std::slice::from_ref(one), judged);
         }
     }
 }

@@ -6,6 +6,7 @@
 //! Keys take turns: however many blocks of one key's bundles wait, those of another's wait for one of them.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 use std::time::Duration;
 
 use crate::id::{BundleId, KeyTag};
@@ -78,15 +79,17 @@ impl<T> StoreQueues<T> {
     /// The block whose turn it is: of the signer after the one that had a turn last, if one of its own has its turn.
     pub(super) fn next(&mut self, now: Time, hurry: bool) -> Turn<T> {
         let mut wait = Duration::MAX;
-        let (before, after): (Vec<_>, Vec<_>) = self.of.keys().copied().partition(|signer| *signer <= self.last);
-        for signer in after.into_iter().chain(before) {
-            let Some(queue) = self.of.get_mut(&signer) else { continue };
-            match queue.next(now, hurry) {
-                Turn::Take(block) => {
-                    (self.last, self.len) = (signer, self.len - 1);
-                    return Turn::Take(block);
+        let after = (Bound::Excluded(self.last), Bound::Unbounded);
+        let before = (Bound::Unbounded, Bound::Included(self.last));
+        for signers in [after, before] {
+            for (&signer, queue) in self.of.range_mut(signers) {
+                match queue.next(now, hurry) {
+                    Turn::Take(block) => {
+                        (self.last, self.len) = (signer, self.len - 1);
+                        return Turn::Take(block);
+                    }
+                    Turn::Wait(its) => wait = wait.min(its),
                 }
-                Turn::Wait(its) => wait = wait.min(its),
             }
         }
         Turn::Wait(wait)
