@@ -172,7 +172,8 @@ impl Ledger {
     /// What is known of a bundle from elsewhere, after the ledger was damaged. False: its sequence is forgotten, or another's.
     pub fn relearn(&mut self, entry: Entry) -> bool {
         let (id, sequence) = (entry.id, entry.sequence);
-        let Some(name) = entry.channel.clone().filter(|name| self.ensure_channel(name, true)) else { return false };
+        let key = entry.signer.as_ref().map(|signer| signer.key);
+        let Some(name) = entry.channel.clone().filter(|name| self.open_channel(name, key)) else { return false };
         let holder = self.at(&name, sequence).filter(|holder| holder.id != id).map(|holder| holder.standing);
         let is_over = self.channels.get(&name).is_some_and(|channel| channel.is_over(sequence));
         if is_over || holder == Some(Standing::Signed) {
@@ -219,7 +220,7 @@ impl Ledger {
         if !is_known && self.entries.announced(&a.channel) >= MOST_OPEN {
             return Err(Conflict::Crowded);
         }
-        if self.has_many_channels(a.signer.key, &a.channel) || !self.ensure_channel(&a.channel, true) {
+        if self.has_many_channels(a.signer.key, &a.channel) || !self.open_channel(&a.channel, Some(a.signer.key)) {
             return Err(Conflict::Channels);
         }
         self.change_channel(&a.channel, |channel| channel.on_wire(a.sequence));
@@ -243,12 +244,13 @@ impl Ledger {
     }
 
     /// Whether a channel would be one too many of those that the config does not name, for its key: others find theirs, too.
-    fn has_many_channels(&self, key: KeyId, channel: &ChannelName) -> bool {
-        if self.configured.contains(channel) || self.channels.contains_key(channel) && !self.heard_of.contains(channel)
-        {
-            return false;
-        }
-        self.entries.channels(key).filter(|name| !self.configured.contains(*name)).count() >= CHANNELS_OF_KEY
+    fn has_many_channels(&self, key: KeyId, name: &ChannelName) -> bool {
+        let by_key = |(name, channel): &(&ChannelName, &Channel)| {
+            channel.opened_by() == Some(key) && !self.configured.contains(*name)
+        };
+        !self.configured.contains(name)
+            && !self.is_open(name)
+            && self.channels.iter().filter(by_key).count() >= CHANNELS_OF_KEY
     }
 
     /// Gives a complete bundle its sequence, so that it may be published. Errors: another bundle of that sequence,
@@ -333,27 +335,40 @@ impl Ledger {
         }
     }
 
-    /// Makes sure that a channel exists, for a bundle that was announced or for what a beacon says. False: there are
-    /// [`MAX_CHANNELS`] of that kind already that the config does not name. What only a beacon tells of is not written down.
-    pub fn ensure_channel(&mut self, name: &ChannelName, announced: bool) -> bool {
-        if self.channels.contains_key(name) && !(announced && self.heard_of.contains(name)) {
+    /// Makes sure that a channel exists, for a bundle that this key announced. False: there are [`MAX_CHANNELS`] already that the
+    /// config does not name.
+    pub fn open_channel(&mut self, name: &ChannelName, key: Option<KeyId>) -> bool {
+        if self.is_open(name) {
             return true;
         }
         let configured = self.configured.contains(name);
-        let heard_of = self.heard_of.len();
-        let others =
-            self.channels.keys().filter(|name| !self.configured.contains(*name)).count().saturating_sub(heard_of);
-        if !configured && (if announced { others } else { heard_of }) >= MAX_CHANNELS {
+        let open = self.channels.keys().filter(|name| !self.configured.contains(*name) && self.is_open(name));
+        if !configured && open.count() >= MAX_CHANNELS {
             return false;
         }
-        if announced || configured {
-            self.heard_of.remove(name);
-            self.changed_channels.insert(name.clone());
-        } else {
-            self.heard_of.insert(name.clone());
+        self.heard_of.remove(name);
+        self.channels.entry(name.clone()).or_default().open(key.filter(|_| !configured));
+        self.changed_channels.insert(name.clone());
+        true
+    }
+
+    /// Makes sure that a channel exists, for what a beacon says. False: there are [`MAX_CHANNELS`] already of which only beacons
+    /// tell. Nothing of it is written down.
+    pub fn hear_of_channel(&mut self, name: &ChannelName) -> bool {
+        if self.channels.contains_key(name) {
+            return true;
         }
+        if self.heard_of.len() >= MAX_CHANNELS {
+            return false;
+        }
+        self.heard_of.insert(name.clone());
         self.channels.entry(name.clone()).or_default();
         true
+    }
+
+    /// Whether a channel exists for more than what beacons say.
+    fn is_open(&self, name: &ChannelName) -> bool {
+        self.channels.contains_key(name) && !self.heard_of.contains(name)
     }
 
     /// Takes a beacon that a trusted key signed, and says what it is. Its session and epoch are to be made durable at once, its

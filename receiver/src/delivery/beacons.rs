@@ -223,7 +223,7 @@ impl Hearing {
     fn hear_channel(&self, now_ms: u64, beacon: &Beacon, channel: &ChannelState, by: &Signer) {
         let (mut withdrawn, mut vouched) = (Vec::new(), Vec::new());
         let mut ledger = self.ledger.lock();
-        if !ledger.ensure_channel(&channel.name, false) {
+        if !ledger.hear_of_channel(&channel.name) {
             return;
         }
         let newest = ledger.channel(&channel.name).map_or(0, ledger::Channel::newest);
@@ -291,7 +291,7 @@ impl Hearing {
     fn hear_on_wire(&self, now_ms: u64, beacon: &Beacon, on_wire: &OnWire, by: &Signer) {
         let mut ledger = self.ledger.lock();
         let jump = ledger.channel(&on_wire.channel).is_some_and(|c| c.is_jump(on_wire.sequence));
-        if jump || !ledger.ensure_channel(&on_wire.channel, false) {
+        if jump || !ledger.hear_of_channel(&on_wire.channel) {
             return;
         }
         ledger.change_channel(&on_wire.channel, |c| c.on_wire(on_wire.sequence));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::{RangeBounds, RangeInclusive};
 
-use checkvalve_protocol::id::BundleId;
+use checkvalve_protocol::id::{BundleId, KeyId};
 use checkvalve_protocol::limits::MAX_JUMP;
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +33,8 @@ pub struct Channel {
     kept: usize,
     /// Its hook runs.
     running: bool,
+    /// The key whose bundle made it. None: the config names it, or it is not known.
+    opened_by: Option<KeyId>,
 }
 
 /// What a channel has to do next.
@@ -58,9 +60,20 @@ pub struct Saved {
     pub(super) begun: u64,
     /// First and last of each range of `over`.
     pub(super) rejected: Vec<(u64, u64)>,
+    pub(super) opened_by: Option<KeyId>,
 }
 
 impl Channel {
+    /// The key whose bundle made it. None: the config names it, or it is not known.
+    pub(super) fn opened_by(&self) -> Option<KeyId> {
+        self.opened_by
+    }
+
+    /// Notes the key whose bundle made it.
+    pub(super) fn open(&mut self, key: Option<KeyId>) {
+        self.opened_by = key;
+    }
+
     /// The bundle that has a sequence, or is the first to claim it.
     #[must_use]
     pub fn slot(&self, sequence: u64) -> Option<&BundleId> {
@@ -295,6 +308,7 @@ impl Channel {
             newest: self.newest,
             begun: self.begun,
             rejected: self.over.iter().map(|range| (range.start, range.end.saturating_sub(1))).collect(),
+            opened_by: self.opened_by,
         }
     }
 
@@ -308,6 +322,7 @@ impl Channel {
             newest: saved.newest,
             begun: saved.begun,
             over: saved.rejected.into_iter().map(|(first, last)| first..last.saturating_add(1)).collect(),
+            opened_by: saved.opened_by,
             ..Self::default()
         }
     }

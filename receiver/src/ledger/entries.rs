@@ -28,8 +28,6 @@ struct Counts {
     held: Tally<Option<KeyId>>,
     /// Bundles in quarantine without an accepted announce.
     refused: Tally<()>,
-    /// How many announced bundles each key has in each channel.
-    channels: BTreeMap<KeyId, Tally<ChannelName>>,
     /// Bundles by channel and sequence.
     numbers: BTreeMap<ChannelName, Tally<u64>>,
     /// Published bundles, sorted by when their state changed.
@@ -89,13 +87,6 @@ impl Counts {
         }
         if entry.state() == State::Quarantined && entry.announce.is_none() {
             self.refused.count(&(), is_there);
-        }
-        if let (true, Some(key), Some(channel)) = (signed && entry.state() != State::Held, key, &entry.channel) {
-            let channels = self.channels.entry(key).or_default();
-            channels.count(channel, is_there);
-            if channels.0.is_empty() {
-                self.channels.remove(&key);
-            }
         }
         if let Some(channel) = &entry.channel {
             if !self.numbers.contains_key(channel) {
@@ -183,11 +174,6 @@ impl Entries {
     /// How many bundles are in quarantine without an accepted announce.
     pub(super) fn refused(&self) -> usize {
         self.counts.refused.of(&())
-    }
-
-    /// The channels for which a key has signed an accepted announce.
-    pub(super) fn channels(&self, key: KeyId) -> impl Iterator<Item = &ChannelName> {
-        self.counts.channels.get(&key).into_iter().flat_map(|channels| channels.0.keys())
     }
 
     /// How many bundles have a sequence, with or without a place in the channel.

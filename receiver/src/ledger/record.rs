@@ -16,7 +16,7 @@ use super::channel::Saved;
 use super::{Entry, Hold, Signer, Standing, State};
 
 /// The records of this ledger.
-pub(in crate::ledger) const SCHEMA: Schema = Schema::new(b"ledger", 1);
+pub(in crate::ledger) const SCHEMA: Schema = Schema::new(b"ledger", 2);
 
 /// One record: everything known about one thing.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -105,8 +105,57 @@ impl From<SavedEntry> for Entry {
 /// Decodes a record of any version up to that of [`SCHEMA`]. Errors: the bytes are not a record.
 pub(super) fn decode(version: u8, bytes: &[u8]) -> Result<Record, CodecError> {
     match version {
-        1 => codec::decode(bytes, MAX_RECORD),
+        1 => codec::decode(bytes, MAX_RECORD).map(v1::Record::into),
+        2 => codec::decode(bytes, MAX_RECORD),
         other => unreachable!("the journal refuses version {other}"),
+    }
+}
+
+/// Version 1: without [`Saved::opened_by`].
+mod v1 {
+    use super::{BundleId, ChannelName, Deserialize, KeyId, Known, SavedEntry};
+
+    #[derive(Deserialize)]
+    pub(super) enum Record {
+        Entry(SavedEntry),
+        Forget(BundleId),
+        Channel(ChannelName, Saved),
+        Sender(KeyId, Known),
+    }
+
+    #[derive(Deserialize)]
+    pub(super) struct Saved {
+        baseline: Option<u64>,
+        passed: u64,
+        floor: u64,
+        newest: u64,
+        begun: u64,
+        rejected: Vec<(u64, u64)>,
+    }
+
+    impl From<Record> for super::Record {
+        fn from(record: Record) -> Self {
+            match record {
+                Record::Entry(entry) => Self::Entry(entry),
+                Record::Forget(id) => Self::Forget(id),
+                Record::Channel(name, saved) => Self::Channel(name, saved.into()),
+                Record::Sender(key, known) => Self::Sender(key, known),
+            }
+        }
+    }
+
+    impl From<Saved> for super::Saved {
+        fn from(saved: Saved) -> Self {
+            Self {
+                baseline: saved.baseline,
+                passed: saved.passed,
+                floor: saved.floor,
+                newest: saved.newest,
+                begun: saved.begun,
+                rejected: saved.rejected,
+                opened_by: None,
+            }
+        }
     }
 }
 

@@ -140,7 +140,7 @@ fn order_starts_with_the_first_on_the_wire() {
 #[test]
 fn what_was_not_on_the_wire_yet_when_first_heard_of_is_expected() {
     let mut ledger = Ledger::new();
-    assert!(ledger.ensure_channel(&channel(), true));
+    assert!(ledger.open_channel(&channel(), None));
     ledger.change_channel(&channel(), |c| c.hear(7, None));
     assert_eq!(ledger.channel(&channel()).unwrap().baseline(), Some(8));
     ledger.announced(announced(90, 9), 0).unwrap();
@@ -211,6 +211,14 @@ fn a_key_takes_some_of_the_channels_only() {
     let taken = (1..=100).filter(|&id| ledger.announced(of(id, 1, format!("a-{id}")), 0).is_ok()).count();
     assert_eq!(taken, CHANNELS_OF_KEY);
     ledger.announced(of(201, 2, "mine".into()), 0).expect("another key finds its place");
+    let own = |name: &ChannelName| name.as_str().starts_with("a-");
+    let open: Vec<ChannelName> = ledger.channels().map(|(name, _)| name.clone()).filter(own).collect();
+    open.iter().for_each(|name| drop(ledger.change_channel(name, |c| c.give_up(&(1..=1)))));
+    (1..=100).for_each(|id| ledger.forget(BundleId(id)));
+    let next = of(300, 1, "next".into());
+    assert_eq!(ledger.announced(next.clone(), 0), Err(Conflict::Channels), "those it opened are there for good");
+    ledger.configure([next.channel.clone()]);
+    ledger.announced(next, 0).expect("a channel of the config always has its place");
 }
 
 #[test]

@@ -74,20 +74,30 @@ impl Store {
         self.failed_syncs.load(Ordering::Relaxed)
     }
 
-    /// Whether a sync failed.
+    /// Whether the disk may not hold what was written of a bundle: a sync failed, or may have failed unseen before the daemon was
+    /// started.
     #[must_use]
-    pub fn has_failed_syncs(&self) -> bool {
-        self.failed_syncs() > 0
+    pub fn may_have_lost(&self, staged: &Staged) -> bool {
+        self.failed_syncs() > 0 || !staged.blocks().unseen.is_empty()
     }
 
-    /// Whether a sync failed, and a bundle was not read from the device since: the kernel may have lost more than it
-    /// reported. A file system that cannot write its own metadata reports later syncs as good, even for data that is
-    /// written after the failure, and lost data can be read until it leaves the cache. This holds until the daemon
-    /// restarts.
+    /// Whether the disk may have lost something of a bundle which was not read from the device since: the kernel may have lost
+    /// more than it reported. A file system that cannot write its own metadata reports later syncs as good, even for data that is
+    /// written after the failure, and lost data can be read until it leaves the cache.
     #[must_use]
     pub fn is_doubtful(&self, staged: &Staged) -> bool {
-        let failed = self.failed_syncs.load(Ordering::Relaxed);
-        failed > 0 && staged.blocks().read_again != Some(failed)
+        let failed = self.failed_syncs();
+        let blocks = staged.blocks();
+        (failed > 0 || !blocks.unseen.is_empty()) && blocks.read_again != Some(failed)
+    }
+
+    /// Writes once more what the last run of the daemon did not see synced. Where a sync failed, the kernel takes what it could not
+    /// write for written, and no later sync is about it.
+    pub fn write_again(&self, staged: &Staged, tree: &tree::Tree) -> io::Result<()> {
+        let blocks = staged.blocks();
+        let unseen: Vec<_> = blocks.unseen.iter().flat_map(|range| blocks.stored.all.within(range)).collect();
+        drop(blocks);
+        unseen.iter().try_for_each(|range| tree.write_again(range))
     }
 
     /// Has all of a bundle read from the device again, by the next [`Store::catch_up`], after a checkpoint.

@@ -83,6 +83,16 @@ impl Stored {
         self.flat = self.synced_flat.clone();
     }
 
+    /// What a power cut would not leave as it is.
+    #[must_use]
+    pub fn unsynced(&self) -> Ranges {
+        let new = self.all.iter().flat_map(|range| self.synced.gaps(range));
+        // What moved to its files, or comes from them.
+        let (to, from) = (&self.synced_flat, &self.flat);
+        let moved = to.iter().flat_map(|range| from.gaps(range)).chain(from.iter().flat_map(|range| to.gaps(range)));
+        new.chain(moved).collect()
+    }
+
     /// Whether all of the data object is stored.
     #[must_use]
     pub fn is_whole(&self) -> bool {

@@ -77,11 +77,14 @@ pub(super) struct Blocks {
     pub losses: u64,
     /// How many syncs had failed when all of it was read from the device. None: it was not, or what came since was not.
     pub read_again: Option<u64>,
+    /// What the last run of the daemon wrote and did not live to see synced. A sync may have failed then: the kernel says so once.
+    pub unseen: Ranges,
 }
 
 impl Staged {
     pub(super) fn new(id: BundleId, dir: PathBuf, place: Place, stored: Stored, account: Account, open: Group) -> Self {
-        let blocks = Mutex::new(Blocks { stored, ..Blocks::default() });
+        let unseen = stored.unsynced();
+        let blocks = Mutex::new(Blocks { stored, unseen, ..Blocks::default() });
         Self {
             id,
             dir,

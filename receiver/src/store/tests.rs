@@ -1,5 +1,6 @@
 mod costs;
 mod discard;
+mod durable;
 mod open;
 
 use checkvalve_host::disk::OsDisk;
@@ -200,101 +201,6 @@ fn a_crash_between_rename_and_journal_loses_nothing() {
 }
 
 #[test]
-fn a_reboot_loses_what_was_not_synced() {
-    let bench = Bench::new();
-    let sample = &samples()[3];
-    let store = bench.open(1);
-    adopt(&store, sample).unwrap();
-    put(&store, sample, 0).unwrap();
-    put(&store, sample, 4).unwrap();
-    store.checkpoint().unwrap();
-    put(&store, sample, 1).unwrap();
-    drop(store);
-    let store = bench.open(2);
-    adopt(&store, sample).unwrap();
-    let have = store.have(sample.id(), ObjectKind::Data, &sample.oti());
-    assert_eq!(have.iter().flatten().collect::<Vec<_>>(), [0, 4]);
-    for sbn in 0..sample.oti().blocks() {
-        put(&store, sample, sbn).unwrap();
-    }
-    assert_whole(&store, sample);
-}
-
-#[test]
-fn a_failed_sync_gives_up_what_it_should_have_kept() {
-    let bench = Bench::new();
-    let sample = &samples()[0];
-    let store = bench.open(1);
-    adopt(&store, sample).unwrap();
-    put(&store, sample, 0).unwrap();
-    store.checkpoint().unwrap();
-    put(&store, sample, 1).unwrap();
-    bench.disk.fail_once(0, 5);
-    assert!(store.checkpoint().is_err());
-    let have = store.have(sample.id(), ObjectKind::Data, &sample.oti());
-    assert_eq!(have.iter().flatten().collect::<Vec<_>>(), [0]);
-    for sbn in 0..sample.oti().blocks() {
-        put(&store, sample, sbn).unwrap();
-    }
-    assert_whole(&store, sample);
-}
-
-#[test]
-fn what_was_written_before_a_sync_failed_and_noted_after_it_is_given_up() {
-    let bench = Bench::new();
-    let sample = &samples()[0];
-    let store = Arc::new(bench.open(1));
-    // Before the announce is known, in the flat file.
-    put(&store, sample, 0).unwrap();
-    bench.disk.heal();
-    put(&store, sample, 1).unwrap();
-    let nth = bench.disk.operations().iter().position(|&op| op == "start_writeback").unwrap();
-    let other = Arc::clone(&store);
-    bench.disk.interrupt(nth, move || other.give_up_unsynced());
-    assert!(matches!(put(&store, sample, 2), Err(StoreError::Disk(_))));
-    let have = |store: &Store| store.have(sample.id(), ObjectKind::Data, &sample.oti());
-    assert!(have(&store).iter().next().is_none(), "{:?}", have(&store));
-    store.checkpoint().unwrap();
-    put(&store, sample, 2).unwrap();
-    assert_eq!(have(&store).iter().flatten().collect::<Vec<_>>(), [2]);
-    adopt(&store, sample).unwrap();
-    for sbn in 0..sample.oti().blocks() {
-        put(&store, sample, sbn).unwrap();
-    }
-    assert_whole(&store, sample);
-}
-
-#[test]
-fn what_was_copied_to_its_files_before_a_sync_failed_is_still_in_the_flat_file() {
-    let sample = &samples()[2];
-    let flat = || {
-        let bench = Bench::new();
-        let store = Arc::new(bench.open(1));
-        for sbn in 0..sample.oti().blocks() {
-            put(&store, sample, sbn).unwrap();
-        }
-        store.checkpoint().unwrap();
-        adopt(&store, sample).unwrap();
-        let staged = store.get(sample.id()).unwrap();
-        bench.disk.heal();
-        (bench, store, staged)
-    };
-    let (bench, store, staged) = flat();
-    assert!(store.move_flat(&staged).unwrap());
-    let writes = bench.disk.operations().into_iter().enumerate().filter(|(_, op)| *op == "write_all_at");
-    let (second, _) = writes.take(2).last().unwrap();
-    let (bench, store, staged) = flat();
-    let other = Arc::clone(&store);
-    bench.disk.interrupt(second, move || other.give_up_unsynced());
-    assert!(matches!(store.move_flat(&staged), Err(StoreError::Disk(_))));
-    let blocks = staged.blocks();
-    assert_eq!(blocks.stored.flat.len(), sample.data.len() as u64, "all of it is where it was synced");
-    drop(blocks);
-    bench.disk.heal();
-    assert_whole(&store, sample);
-}
-
-#[test]
 fn the_journal_of_an_empty_staging_is_short_again() {
     let bench = Bench::new();
     let store = bench.open(1);
@@ -462,27 +368,4 @@ fn a_long_manifest_comes_in_blocks() {
     assert_eq!(store.have(BundleId(1), ObjectKind::Announce, &oti).len(), u64::from(last));
     let part = &bytes[oti.block_offset(last).unwrap() as usize..];
     assert_eq!(store.assemble(&staged, ObjectKind::Announce, &oti, last, part).unwrap(), Some(bytes));
-}
-
-#[test]
-fn that_a_sync_failed_is_written_down_as_soon_as_the_disk_allows() {
-    for failing in 1..6 {
-        let bench = Bench::new();
-        let sample = &samples()[0];
-        let store = bench.open(1);
-        adopt(&store, sample).unwrap();
-        put(&store, sample, 0).unwrap();
-        // The sync fails, and so does all that follows, so that this cannot be written down either.
-        bench.disk.fail_from(0, EIO);
-        assert!(store.checkpoint().is_err());
-        (0..failing).for_each(|_| store.mend());
-        assert!(put(&store, sample, 1).is_err(), "nothing is stored on top of it");
-        bench.disk.heal();
-        store.mend();
-        drop(store);
-        let store = bench.open(1);
-        assert_eq!(store.get(sample.id()).unwrap().fill().1, 0, "the kernel may have dropped what it could not write");
-        put(&store, sample, 0).unwrap();
-        assert_eq!(store.get(sample.id()).unwrap().fill().1, 512);
-    }
 }

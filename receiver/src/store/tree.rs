@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use checkvalve_host::disk::{Disk, DiskFile};
 use checkvalve_protocol::manifest::{Announce, EntryKind};
 
+use super::SLICE;
 use super::open::Group;
 
 /// Writes of so many bytes to one file are sent to the device at once, so that a later sync finds little to do.
@@ -198,6 +199,23 @@ impl Tree {
         Ok(())
     }
 
+    /// Writes what is there once more, so that the next sync is about it.
+    pub fn write_again(&self, range: &Range<u64>) -> io::Result<()> {
+        let mut buf = vec![0; SLICE as usize];
+        for index in self.files_within(range) {
+            let Some(span) = self.files.get(index) else { continue };
+            self.unfinish(index);
+            let file = self.open_file(index, span)?;
+            let (start, end) = (range.start.max(span.offset) - span.offset, range.end.min(span.end()) - span.offset);
+            for at in (start..end).step_by(SLICE as usize) {
+                let part = &mut buf[..SLICE.min(end - at) as usize];
+                read_exact(file.as_ref(), part, at)?;
+                file.write_all_at(part, at)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Lets what is on the device leave the cache, so that it is read from there next.
     pub fn drop_cached(&self) -> io::Result<()> {
         let mut filled = self.files.iter().enumerate().filter(|(_, span)| span.size > 0);
@@ -208,7 +226,7 @@ impl Tree {
     pub fn discard(&self, index: usize) -> io::Result<()> {
         let Some(span) = self.files.get(index) else { return Ok(()) };
         self.open.close(number(index));
-        self.finished[index / 64].fetch_and(!(1 << (index % 64)), Ordering::Relaxed);
+        self.unfinish(index);
         match self.disk.remove_file(&self.path(span)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
@@ -264,6 +282,11 @@ impl Tree {
         self.finished.get(index / 64).is_some_and(|word| word.load(Ordering::Relaxed) >> (index % 64) & 1 == 1)
     }
 
+    /// It is to be given its mode and time again.
+    fn unfinish(&self, index: usize) {
+        self.finished[index / 64].fetch_and(!(1 << (index % 64)), Ordering::Relaxed);
+    }
+
     /// The only file with any bytes, if there is but one.
     #[must_use]
     pub fn sole_file(&self) -> Option<PathBuf> {
@@ -316,7 +339,7 @@ impl Tree {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 self.create_directories()?;
                 self.disk.set_mode(&path, 0o600)?;
-                self.finished[index / 64].fetch_and(!(1 << (index % 64)), Ordering::Relaxed);
+                self.unfinish(index);
                 self.disk.open_read(&path)
             }
             opened => opened,

@@ -57,7 +57,7 @@ pub(in crate::delivery) enum Stop {
     Refuse(Refusal),
     /// The sender gave it up, for this reason.
     Withdrawn(String),
-    /// These files do not have the content that was signed, and a sync has failed: the disk may be to blame.
+    /// These files do not have the content that was signed, and the disk may be to blame.
     NotKept(Vec<Range<u64>>),
     /// These files do not have the content that was signed: it was sent wrong.
     Spoilt(Vec<Range<u64>>),
@@ -156,10 +156,11 @@ impl Proving {
         }
         if !wrong.is_empty() {
             // It may be the disk: after a failed sync, what it returns may not be what came.
-            let by_disk = self.store.has_failed_syncs();
+            let by_disk = self.store.may_have_lost(staged);
             return Err(if by_disk { Stop::NotKept(wrong) } else { Stop::Spoilt(wrong) });
         }
         if self.store.is_doubtful(staged) {
+            self.store.write_again(staged, &tree)?;
             self.staging.telling_losses(|| self.store.checkpoint()).map_err(Stop::of_sync)?;
             self.store.read_again(staged, &tree)?;
             self.jobs.push(Job::Advance(staged.id));

@@ -185,7 +185,7 @@ fn what_is_counted_agrees_with_counting() {
         match next(9) {
             0 | 1 => drop(ledger.announced(Announced { channel: name, ..announced(id, sequence) }, now)),
             2 => {
-                ledger.ensure_channel(&name, next(2) == 0);
+                let _ = if next(2) == 0 { ledger.open_channel(&name, None) } else { ledger.hear_of_channel(&name) };
                 ledger.heard(&name, heard(id, sequence), now);
             }
             3 => drop(ledger.hold(entry(), Hold::Channels)),

@@ -1,0 +1,164 @@
+//! What a power cut leaves, and what is not believed after a sync that failed.
+
+use super::*;
+
+#[test]
+fn a_reboot_loses_what_was_not_synced() {
+    let bench = Bench::new();
+    let sample = &samples()[3];
+    let store = bench.open(1);
+    adopt(&store, sample).unwrap();
+    put(&store, sample, 0).unwrap();
+    put(&store, sample, 4).unwrap();
+    store.checkpoint().unwrap();
+    put(&store, sample, 1).unwrap();
+    drop(store);
+    let store = bench.open(2);
+    adopt(&store, sample).unwrap();
+    let have = store.have(sample.id(), ObjectKind::Data, &sample.oti());
+    assert_eq!(have.iter().flatten().collect::<Vec<_>>(), [0, 4]);
+    for sbn in 0..sample.oti().blocks() {
+        put(&store, sample, sbn).unwrap();
+    }
+    assert_whole(&store, sample);
+}
+
+#[test]
+fn a_failed_sync_gives_up_what_it_should_have_kept() {
+    let bench = Bench::new();
+    let sample = &samples()[0];
+    let store = bench.open(1);
+    adopt(&store, sample).unwrap();
+    put(&store, sample, 0).unwrap();
+    store.checkpoint().unwrap();
+    put(&store, sample, 1).unwrap();
+    bench.disk.fail_once(0, 5);
+    assert!(store.checkpoint().is_err());
+    let have = store.have(sample.id(), ObjectKind::Data, &sample.oti());
+    assert_eq!(have.iter().flatten().collect::<Vec<_>>(), [0]);
+    for sbn in 0..sample.oti().blocks() {
+        put(&store, sample, sbn).unwrap();
+    }
+    assert_whole(&store, sample);
+}
+
+#[test]
+fn what_was_written_before_a_sync_failed_and_noted_after_it_is_given_up() {
+    let bench = Bench::new();
+    let sample = &samples()[0];
+    let store = Arc::new(bench.open(1));
+    // Before the announce is known, in the flat file.
+    put(&store, sample, 0).unwrap();
+    bench.disk.heal();
+    put(&store, sample, 1).unwrap();
+    let nth = bench.disk.operations().iter().position(|&op| op == "start_writeback").unwrap();
+    let other = Arc::clone(&store);
+    bench.disk.interrupt(nth, move || other.give_up_unsynced());
+    assert!(matches!(put(&store, sample, 2), Err(StoreError::Disk(_))));
+    let have = |store: &Store| store.have(sample.id(), ObjectKind::Data, &sample.oti());
+    assert!(have(&store).iter().next().is_none(), "{:?}", have(&store));
+    store.checkpoint().unwrap();
+    put(&store, sample, 2).unwrap();
+    assert_eq!(have(&store).iter().flatten().collect::<Vec<_>>(), [2]);
+    adopt(&store, sample).unwrap();
+    for sbn in 0..sample.oti().blocks() {
+        put(&store, sample, sbn).unwrap();
+    }
+    assert_whole(&store, sample);
+}
+
+#[test]
+fn what_was_copied_to_its_files_before_a_sync_failed_is_still_in_the_flat_file() {
+    let sample = &samples()[2];
+    let flat = || {
+        let bench = Bench::new();
+        let store = Arc::new(bench.open(1));
+        for sbn in 0..sample.oti().blocks() {
+            put(&store, sample, sbn).unwrap();
+        }
+        store.checkpoint().unwrap();
+        adopt(&store, sample).unwrap();
+        let staged = store.get(sample.id()).unwrap();
+        bench.disk.heal();
+        (bench, store, staged)
+    };
+    let (bench, store, staged) = flat();
+    assert!(store.move_flat(&staged).unwrap());
+    let writes = bench.disk.operations().into_iter().enumerate().filter(|(_, op)| *op == "write_all_at");
+    let (second, _) = writes.take(2).last().unwrap();
+    let (bench, store, staged) = flat();
+    let other = Arc::clone(&store);
+    bench.disk.interrupt(second, move || other.give_up_unsynced());
+    assert!(matches!(store.move_flat(&staged), Err(StoreError::Disk(_))));
+    let blocks = staged.blocks();
+    assert_eq!(blocks.stored.flat.len(), sample.data.len() as u64, "all of it is where it was synced");
+    drop(blocks);
+    bench.disk.heal();
+    assert_whole(&store, sample);
+}
+
+/// A sync may have failed just before the daemon was killed, so that nobody could say so, and the next sync is good.
+#[test]
+fn what_no_sync_was_seen_of_before_a_kill_is_written_again_and_read_from_the_device() {
+    for sample in [&samples()[0], &samples()[2]] {
+        let bench = Bench::new();
+        let again = |store: Store| {
+            drop(store);
+            let store = bench.open(1);
+            adopt(&store, sample).unwrap();
+            let staged = store.get(sample.id()).unwrap();
+            (store, staged)
+        };
+        let store = bench.open(1);
+        put(&store, sample, 0).unwrap();
+        adopt(&store, sample).unwrap();
+        (1..sample.oti().blocks()).for_each(|sbn| put(&store, sample, sbn).unwrap());
+        assert!(!store.may_have_lost(&store.get(sample.id()).unwrap()));
+        let (store, staged) = again(store);
+        assert!(store.is_doubtful(&staged), "a kill");
+        while store.move_flat(&staged).unwrap() {}
+        store.checkpoint().unwrap();
+        assert!(store.is_doubtful(&staged), "that sync may not know what an earlier one lost");
+        let tree = store.tree(&staged).unwrap().unwrap();
+        bench.disk.heal();
+        store.write_again(&staged, &tree).unwrap();
+        let written = bench.disk.operations().into_iter().filter(|op| *op == "write_all_at").count();
+        let files = tree.files().iter().filter(|span| span.size > 0).count();
+        assert!(written > 0 && written >= files - 1, "{written} for {files}");
+        store.read_again(&staged, &tree).unwrap();
+        assert!(!store.is_doubtful(&staged) && store.may_have_lost(&staged));
+        assert_whole(&store, sample);
+        store.give_up_unsynced();
+        assert!(store.is_doubtful(&staged));
+        store.checkpoint().unwrap();
+        let (store, staged) = again(store);
+        assert!(store.is_doubtful(&staged), "the journal says that one failed");
+        store.checkpoint().unwrap();
+        let (store, staged) = again(store);
+        assert!(!store.may_have_lost(&staged), "all was synced before a restart that knows of no failure");
+        assert_whole(&store, sample);
+    }
+}
+
+#[test]
+fn that_a_sync_failed_is_written_down_as_soon_as_the_disk_allows() {
+    for failing in 1..6 {
+        let bench = Bench::new();
+        let sample = &samples()[0];
+        let store = bench.open(1);
+        adopt(&store, sample).unwrap();
+        put(&store, sample, 0).unwrap();
+        // The sync fails, and so does all that follows, so that this cannot be written down either.
+        bench.disk.fail_from(0, EIO);
+        assert!(store.checkpoint().is_err());
+        (0..failing).for_each(|_| store.mend());
+        assert!(put(&store, sample, 1).is_err(), "nothing is stored on top of it");
+        bench.disk.heal();
+        store.mend();
+        drop(store);
+        let store = bench.open(1);
+        assert_eq!(store.get(sample.id()).unwrap().fill().1, 0, "the kernel may have dropped what it could not write");
+        put(&store, sample, 0).unwrap();
+        assert_eq!(store.get(sample.id()).unwrap().fill().1, 512);
+    }
+}
