@@ -248,9 +248,11 @@ impl Buffers {
     pub(super) fn block(&mut self, place: &Symbol, symbols: u16, signer: Signer) -> (Record, Lease) {
         let size = usize::from(place.oti.symbol_size());
         let len = HEAD + usize::from(symbols) * size;
-        // All blocks of an object get the same size, even a shorter last block if it has at least half of it.
+        // All blocks of an object get the same size, even a shorter last block if it has at least half of it. Room was made for
+        // its own bytes only.
         let full = HEAD + usize::from(place.oti.max_block_symbols()) * size;
-        let record = self.record(len, if full / 2 <= len { full } else { len });
+        let is_same = full / 2 <= len && !self.is_at_limit(BLOCK_OVERHEAD + full as u64);
+        let record = self.record(len, if is_same { full } else { len });
         let lease = self.lease(Held::block(BLOCK_OVERHEAD + record.cost()), signer);
         (record, lease)
     }
@@ -343,5 +345,25 @@ impl Buffers {
             self.spares = self.spares.saturating_sub(1);
         }
         record
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::BundleId;
+    use crate::wire::ObjectKind;
+
+    #[test]
+    fn a_short_last_block_takes_no_more_than_there_is() {
+        let (size, most, short) = (512, 64, 40);
+        let oti = Oti::new(u64::from(most + short) * u64::from(size), size, most).unwrap();
+        let symbol = Symbol { bundle: BundleId(1), kind: ObjectKind::Data, sbn: 1, esi: 0, oti };
+        let (own, full) = (Buffers::block_bytes(short, &oti), Buffers::block_bytes(most, &oti));
+        for (memory, takes) in [(own, own), (full - 1, own), (full, full)] {
+            let mut buffers = Buffers::new(&Limits::new(memory), None);
+            let (_, lease) = buffers.block(&symbol, short, None);
+            assert_eq!((lease.held.bytes, buffers.held()), (takes, takes), "with {memory}");
+        }
     }
 }

@@ -300,11 +300,12 @@ impl High {
         let (usage, limits) = (self.intake.usage(), &self.limits);
         // What waits for an answer is counted too, and room for it is made likewise.
         let slack = 4_096 + usage.objects as u64 * OBJECT + limits.memory / 32;
-        // A buffer may be twice as long as needed, and one block may take half of the room for unsigned blocks.
+        // A buffer may be twice as long as needed, and one block may take half of the room for unsigned blocks. An announce of which
+        // single symbols waited becomes such a block without asking for room.
         let unsigned_slack = slack + limits.unsigned_memory / 2;
         let signed = usage.objects - usage.unsigned_objects;
         for (what, is, most) in [
-            ("bytes", usage.memory, limits.memory + slack),
+            ("bytes", usage.memory, limits.memory + unsigned_slack),
             ("bytes that nobody signed for", usage.unsigned_memory, limits.unsigned_memory + unsigned_slack),
             ("objects", signed as u64, limits.objects as u64),
             (
