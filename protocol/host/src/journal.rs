@@ -183,11 +183,13 @@ impl Journal {
         let bytes = read_to_end(file.as_ref(), MAX_JOURNAL).map_err(io)?;
         let (layout, found) = header::read(&bytes, path, schema)?;
         let (recovered, end) = recover(&bytes, &layout, found);
+        // If only the process died, the records may be in the page cache only. The caller acts on them, so make them
+        // durable: written again, because after a failed sync the kernel takes what it could not write for written. Do the
+        // same for the file's name, in case a rewrite was killed before it synced the directory.
+        file.write_all_at(&bytes, 0).map_err(io)?;
         if layout.is_present() && found != Found::Whole {
             file.write_all_at(&schema.header(), 0).map_err(io)?;
         }
-        // If only the process died, the records may be in the page cache only. The caller acts on them, so make them
-        // durable. Do the same for the file's name, in case a rewrite was killed before it synced the directory.
         file.sync_all().map_err(io)?;
         disk.sync_dir(path.parent().unwrap_or(path)).map_err(io)?;
         let state = match layout.is_present() {

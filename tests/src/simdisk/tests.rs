@@ -2,6 +2,7 @@ use super::*;
 
 mod crash;
 mod differential;
+mod journal;
 
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
