@@ -93,6 +93,12 @@ impl Stored {
         new.chain(moved).collect()
     }
 
+    /// Whether anything is in the flat file, or a power cut would leave something there.
+    #[must_use]
+    pub fn needs_flat(&self) -> bool {
+        !self.flat.is_empty() || !self.synced_flat.is_empty()
+    }
+
     /// Whether all of the data object is stored.
     #[must_use]
     pub fn is_whole(&self) -> bool {

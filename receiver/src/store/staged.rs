@@ -174,6 +174,11 @@ impl Staged {
                 Some(OTI) => (Item::Oti, Cost::file(OTI_LEN)),
                 Some("announce") => (Item::Announce, Cost::file(disk.lstat(&path)?.size)),
                 Some("hashes") => (Item::Hashes, Cost::file(disk.lstat(&path)?.size)),
+                // A block was being written to it when the process ended, or all of it has moved.
+                Some("data") if !self.blocks().stored.needs_flat() => {
+                    disk.remove_file(&path)?;
+                    continue;
+                }
                 Some("data") => (Item::Data, Cost::files(1)),
                 // How many entries there are its announce says, once it is adopted again.
                 Some("out") => (Item::Out, Cost::files(1)),

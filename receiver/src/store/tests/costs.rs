@@ -326,3 +326,24 @@ fn a_key_that_has_its_share_begins_no_more_bundles() {
     let other = store.begin(BundleId(8)).unwrap();
     store.write(&other, 100, 0, &[7; 50]).unwrap();
 }
+
+/// What is written is counted once the journal says so. A kill may come in between.
+#[test]
+fn what_was_being_written_at_a_kill_leaves_at_the_next_start() {
+    let bench = Bench::new();
+    let sample = &samples()[0];
+    let store = bench.open(1);
+    put(&store, sample, 0).unwrap();
+    let flat = store.get(sample.id()).unwrap().object(ObjectKind::Data);
+    store.log().forget(sample.id()).unwrap();
+    drop(store);
+    assert!(flat.exists());
+    let store = bench.open(1);
+    assert!(!flat.exists());
+    for sbn in 0..sample.oti().blocks() {
+        put(&store, sample, sbn).unwrap();
+    }
+    adopt(&store, sample).unwrap();
+    assert_whole(&store, sample);
+    assert!(!flat.exists(), "the only file takes its place");
+}
