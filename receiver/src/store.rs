@@ -339,7 +339,8 @@ impl Store {
         if oti.blocks() == 1 {
             return Ok(assembly.add(self.disk.as_ref(), staged, kind, oti, sbn, buf)?);
         }
-        let _room = self.reserve(staged, Cost::file(buf.len() as u64))?;
+        let offset = oti.block_offset(sbn).ok_or(io::Error::from(io::ErrorKind::InvalidInput))?;
+        let _room = self.reserve(staged, Cost::files(1) + Cost::range(&(offset..offset + buf.len() as u64)))?;
         let place = staged.read_place();
         if matches!(*place, Place::Gone) {
             return Err(StoreError::Unwanted);

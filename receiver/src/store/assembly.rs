@@ -62,7 +62,7 @@ impl Assembly {
         let file = staged.open.get(number, || disk.open_rw(&path))?;
         file.write_all_at(buf, offset)?;
         if part.have.add(sbn) {
-            part.cost = part.cost + Cost::bytes(buf.len() as u64);
+            part.cost = part.cost + Cost::range(&(offset..offset + buf.len() as u64));
         }
         if part.have.len() < u64::from(oti.blocks()) {
             return Ok(None);

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::iter::Sum;
-use std::ops::Add;
+use std::ops::{Add, Range};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use checkvalve_host::disk::Free;
@@ -11,6 +11,7 @@ use checkvalve_protocol::id::{ChannelName, KeyTag};
 use serde::{Deserialize, Serialize};
 
 pub use crate::ranges::PAGE;
+use crate::ranges::pages;
 
 /// One inode in so many that are free is left alone.
 const SPARE_FILES: u64 = 16;
@@ -169,6 +170,12 @@ impl Cost {
     #[must_use]
     pub fn bytes(len: u64) -> Self {
         Self { bytes: len.div_ceil(PAGE).saturating_mul(PAGE), ..Self::default() }
+    }
+
+    /// Of contents in this place of a file.
+    #[must_use]
+    pub fn range(range: &Range<u64>) -> Self {
+        Self { bytes: pages(range).saturating_mul(PAGE), ..Self::default() }
     }
 
     /// How much of each this has beyond `other`.

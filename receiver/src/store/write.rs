@@ -5,11 +5,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::space::{Cost, PAGE};
+use super::space::Cost;
 use super::staged::Place;
 use super::tree::Tree;
 use super::{SLICE, Staged, Store, journal_error};
-use crate::ranges::pages;
 use crate::sink::StoreError;
 
 /// Bytes that are read back for hashing after a block was written; the rest is left to [`Store::catch_up`].
@@ -83,11 +82,8 @@ impl Store {
         claimed: &[Range<u64>],
         bytes: u64,
     ) -> Result<Option<Arc<Tree>>, StoreError> {
-        let cost = Cost {
-            bytes: claimed.iter().map(pages).sum::<u64>() * PAGE,
-            ranges: claimed.len() as u64,
-            ..Cost::default()
-        };
+        let contents = claimed.iter().map(Cost::range).sum::<Cost>();
+        let cost = Cost { ranges: claimed.len() as u64, ..contents };
         let _room = self.reserve(staged, cost)?;
         let before = (self.failed_syncs.load(Ordering::Relaxed), staged.losses());
         let place = staged.wake(&self.disk)?;

@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use super::*;
+use crate::ranges::PAGE;
 
 fn open(dir: &Path, limits: Limits) -> Store {
     Store::open(Arc::new(OsDisk), &dir.join("staging"), [1; 16], Space::new(limits), CROWD).unwrap()
@@ -346,4 +347,19 @@ fn what_was_being_written_at_a_kill_leaves_at_the_next_start() {
     adopt(&store, sample).unwrap();
     assert_whole(&store, sample);
     assert!(!flat.exists(), "the only file takes its place");
+}
+
+#[test]
+fn a_block_of_a_manifest_costs_every_page_that_it_is_in() {
+    let bench = Bench::new();
+    let store = open(bench.dir.path(), Limits::new(0, u64::MAX));
+    let staged = store.begin(BundleId(1)).unwrap();
+    let oti = Oti::new(100_000, 192, 8).unwrap();
+    // Each crosses the end of a page.
+    for sbn in [2, 5, 10, 13] {
+        let block = vec![7; oti.block_len(sbn).unwrap()];
+        assert!(store.assemble(&staged, ObjectKind::Hashes, &oti, sbn, &block).unwrap().is_none());
+        assert_counted(&store);
+    }
+    assert_eq!(store.space().unsigned().bytes, (2 + 8) * PAGE, "a directory, a file, and two pages for each");
 }
