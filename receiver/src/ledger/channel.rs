@@ -33,7 +33,7 @@ pub struct Channel {
     kept: usize,
     /// Its hook runs.
     running: bool,
-    /// The key whose bundle made it. None: the config names it, or it is not known.
+    /// See [`Channel::opened_by`].
     opened_by: Option<KeyId>,
 }
 

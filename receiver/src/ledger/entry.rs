@@ -228,8 +228,11 @@ pub enum Conflict {
         /// The number in it.
         sequence: u64,
     },
-    /// There are already [`MAX_CHANNELS`] channels that the config does not name.
-    #[error("there are {MAX_CHANNELS} channels already that the config does not name")]
+    /// The config does not name the channel, and its key has opened as many of that kind as it may, or all keys have.
+    #[error(
+        "the config does not name its channel, and its key has opened {} of that kind already, or all keys {MAX_CHANNELS}",
+        super::CHANNELS_OF_KEY
+    )]
     Channels,
     /// [`super::MOST_OPEN`] announced bundles of the channel are under way.
     #[error("{} bundles of the channel are under way already", super::MOST_OPEN)]

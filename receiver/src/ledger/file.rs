@@ -188,6 +188,12 @@ impl Ledger {
                 self.forget(id);
             }
         }
+        // Version 1 did not say who opened a channel.
+        for channel in self.channels.values_mut().filter(|channel| channel.opened_by().is_none()) {
+            let signer = |(_, id)| Some(self.entries.get(&id)?.signer.as_ref()?.key);
+            let first = channel.slots(..).find_map(signer);
+            channel.open(first);
+        }
         self.changed_channels.clear();
     }
 

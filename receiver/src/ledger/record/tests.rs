@@ -134,6 +134,11 @@ fn every_layout_is_read() {
         }
         assert_eq!(read, expected, "{name}");
         check(&path);
+        // Version 1 did not say it: it is the signer of its first bundle.
+        let first = KeyId(if version == 1 { [1, 2, 3, 4, 5, 6, 7, 0xff] } else { [9; 8] });
+        let (file, _) = LedgerFile::open(&os(), &path).unwrap();
+        let opened_by = file.lock().channel(&ChannelName::new("a").unwrap()).unwrap().opened_by();
+        assert_eq!(opened_by, Some(first), "{name}");
     }
 }
 
