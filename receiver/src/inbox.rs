@@ -165,6 +165,11 @@ impl Inbox {
                     _ => {}
                 }
             }
+            // What is behind the proven bytes is nobody's.
+            if disk.lstat(&path)?.size > span.size {
+                disk.set_mode(&path, 0o600)?;
+                disk.open_rw(&path)?.set_len(span.size)?;
+            }
             disk.set_mode(&path, u32::from(mode))?;
             disk.set_mtime(&path, entry.mtime.secs, entry.mtime.nanos)?;
         }

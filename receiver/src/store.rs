@@ -153,7 +153,10 @@ impl Store {
 
     /// A signed object that was kept does not count.
     pub fn drop_object(&self, staged: &Staged, kind: ObjectKind) -> io::Result<()> {
-        ignore_missing(self.disk.remove_file(&staged.object(kind)))
+        ignore_missing(self.disk.remove_file(&staged.object(kind)))?;
+        let item = if kind == ObjectKind::Announce { Item::Announce } else { Item::Hashes };
+        staged.account.set(item, Cost::default);
+        Ok(())
     }
 
     /// A bundle in staging, which begins if it was not there, as one that nobody signed for. None: there are too many of

@@ -184,9 +184,15 @@ impl Journal {
         let (layout, found) = header::read(&bytes, path, schema)?;
         let (recovered, end) = recover(&bytes, &layout, found);
         // If only the process died, the records may be in the page cache only. The caller acts on them, so make them
-        // durable: written again, because after a failed sync the kernel takes what it could not write for written. Do the
-        // same for the file's name, in case a rewrite was killed before it synced the directory.
-        file.write_all_at(&bytes, 0).map_err(io)?;
+        // durable. They are written again first: after a failed sync the kernel calls such pages clean, and later syncs pass
+        // over them. Sync the directory too, in case a rewrite was killed before it did.
+        match file.write_all_at(&bytes, 0) {
+            // Some file systems need room even for bytes that are there already.
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                tracing::warn!(path = %path.display(), %error, "the journal cannot be written again");
+            }
+            written => written.map_err(io)?,
+        }
         if layout.is_present() && found != Found::Whole {
             file.write_all_at(&schema.header(), 0).map_err(io)?;
         }

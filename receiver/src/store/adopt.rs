@@ -68,10 +68,22 @@ impl Store {
     /// Moves bytes from the flat file to their places, some megabytes at most. False: there is nothing to move.
     pub fn move_flat(&self, staged: &Staged) -> Result<bool, StoreError> {
         let Some(tree) = self.tree(staged)? else { return Ok(false) };
-        if staged.blocks().stored.flat.is_empty() {
+        let (is_moved, is_needed) = {
+            let stored = &staged.blocks().stored;
+            (stored.flat.is_empty(), stored.needs_flat())
+        };
+        if is_moved && !is_needed {
             return Ok(false);
         }
-        let data = self.disk.open_rw(&staged.object(ObjectKind::Data))?;
+        let data = match self.disk.open_rw(&staged.object(ObjectKind::Data)) {
+            // It is the only file now.
+            Err(error) if is_moved && error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            opened => opened?,
+        };
+        if is_moved {
+            self.cut_flat(staged, data.as_ref())?;
+            return Ok(false);
+        }
         let mut buf = vec![0; SLICE as usize];
         let mut moved = 0;
         // From the end, so that the flat file can be cut as it empties.
@@ -80,6 +92,11 @@ impl Store {
             let start = range.end.saturating_sub(SLICE).max(range.start);
             let buf = &mut buf[..(range.end - start) as usize];
             let before = self.failed_syncs.load(Ordering::Relaxed);
+            // Removing waits for each part, and no file is made in what is being removed.
+            let place = staged.read_place();
+            if !matches!(*place, Place::Tree(_)) {
+                return Ok(false);
+            }
             read_exact(data.as_ref(), buf, start)?;
             tree.write(start, buf)?;
             self.moved(staged, start..range.end, Some(before))?;
@@ -156,12 +173,20 @@ impl Store {
     fn settle_flat(&self, staged: &Staged, tree: &Tree, length: u64) -> Result<(), StoreError> {
         let data = staged.object(ObjectKind::Data);
         if staged.blocks().stored.flat.is_empty() {
-            return self.remove_flat(staged);
+            // A power cut would leave only what is in it, until the next checkpoint: then it is cut.
+            return if staged.blocks().stored.needs_flat() { Ok(()) } else { self.remove_flat(staged) };
         }
         staged.open.close(FLAT);
         let exists = |path: &Path| self.is_missing(path).map(|missing| !missing);
         match (exists(&data)?, tree.sole_file()) {
-            (true, Some(file)) => self.disk.rename(&data, &file)?,
+            (true, Some(file)) => {
+                // What somebody sent of a longer object, or of a block that is not stored, is no part of it.
+                let flat = self.disk.open_rw(&data)?;
+                if flat.len()? > length {
+                    flat.set_len(length)?;
+                }
+                self.disk.rename(&data, &file)?;
+            }
             (true, None) => return Ok(()),
             // A crash came between the rename and the journal.
             (false, Some(file)) if exists(&file)? => {}
@@ -180,6 +205,7 @@ impl Store {
         staged.recount(&blocks);
         drop((blocks, log));
         *staged.hashing() = Hashing::default();
-        Ok(())
+        // Nothing of it counts any more, so that it must not stay.
+        self.remove_flat(staged)
     }
 }

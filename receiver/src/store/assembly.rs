@@ -62,7 +62,8 @@ impl Assembly {
         let file = staged.open.get(number, || disk.open_rw(&path))?;
         file.write_all_at(buf, offset)?;
         if part.have.add(sbn) {
-            part.cost = part.cost + Cost::range(&(offset..offset + buf.len() as u64));
+            let contents = part.cost + Cost::range(&(offset..offset + buf.len() as u64));
+            part.cost = Cost { ranges: part.have.count() as u64, ..contents };
         }
         if part.have.len() < u64::from(oti.blocks()) {
             return Ok(None);

@@ -35,6 +35,7 @@ impl Store {
                     blocks.moved.insert(part);
                 }
                 blocks.stored.remove(range);
+                blocks.unseen.remove(range.clone());
             }
             blocks.losses += 1;
             staged.recount(&blocks);

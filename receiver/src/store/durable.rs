@@ -1,13 +1,16 @@
 //! What of staging would survive a power cut, and what is not believed after a sync has failed.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use checkvalve_host::disk::is_loss;
+use checkvalve_host::disk::{is_loss, not_opened};
+use checkvalve_protocol::wire::ObjectKind;
 
 use super::log::Stored;
-use super::{Staged, Store, hashing, tree};
+use super::staged::Place;
+use super::{SLICE, Staged, Store, hashing, tree};
 
 impl Store {
     /// Makes all that is stored survive a power cut. Errors: what was stored since the last time is given up, if it may be lost
@@ -20,6 +23,8 @@ impl Store {
                 let log = self.log();
                 (log.rewrites(), log.records())
             };
+            // Nothing is lost by that.
+            self.write_again().map_err(not_opened)?;
             let sync = self.syncs.begin();
             if let Err(error) = self.disk.sync_fs(&self.root) {
                 if is_loss(&error) {
@@ -74,11 +79,12 @@ impl Store {
         self.failed_syncs.load(Ordering::Relaxed)
     }
 
-    /// Whether the disk may not hold what was written of a bundle: a sync failed, or may have failed unseen before the daemon was
-    /// started.
+    /// Whether the disk, and not who sent it, may be to blame for what is wrong in these ranges of a bundle: a sync failed, or may
+    /// have failed unseen before the daemon was started.
     #[must_use]
-    pub fn may_have_lost(&self, staged: &Staged) -> bool {
-        self.failed_syncs() > 0 || !staged.blocks().unseen.is_empty()
+    pub fn may_have_lost(&self, staged: &Staged, wrong: &[Range<u64>]) -> bool {
+        let blocks = staged.blocks();
+        self.failed_syncs() > 0 || wrong.iter().any(|range| !blocks.unseen.within(range.clone()).is_empty())
     }
 
     /// Whether the disk may have lost something of a bundle which was not read from the device since: the kernel may have lost
@@ -91,13 +97,44 @@ impl Store {
         (failed > 0 || !blocks.unseen.is_empty()) && blocks.read_again != Some(failed)
     }
 
-    /// Writes once more what the last run of the daemon did not see synced. Where a sync failed, the kernel takes what it could not
-    /// write for written, and no later sync is about it.
-    pub fn write_again(&self, staged: &Staged, tree: &tree::Tree) -> io::Result<()> {
-        let blocks = staged.blocks();
-        let unseen: Vec<_> = blocks.unseen.iter().flat_map(|range| blocks.stored.all.within(range)).collect();
-        drop(blocks);
-        unseen.iter().try_for_each(|range| tree.write_again(range))
+    /// Writes once more what the last run of the daemon wrote and did not see synced. After a failed sync the kernel calls such
+    /// pages clean, and later syncs pass over them. This makes them dirty again.
+    fn write_again(&self) -> io::Result<()> {
+        for staged in self.all() {
+            if !staged.blocks().is_unwritten {
+                continue;
+            }
+            match self.write_unseen(&staged) {
+                Err(error) if is_found_later(&error) => {}
+                other => other?,
+            }
+            staged.blocks().is_unwritten = false;
+        }
+        Ok(())
+    }
+
+    fn write_unseen(&self, staged: &Staged) -> io::Result<()> {
+        drop(staged.wake(&self.disk)?);
+        let unseen: Vec<Range<u64>> = staged.blocks().unseen.iter().collect();
+        let slice =
+            |range: Range<u64>| range.clone().step_by(SLICE as usize).map(move |at| at..range.end.min(at + SLICE));
+        for slice in unseen.into_iter().flat_map(slice) {
+            // Nothing is cut or thrown away meanwhile, and writers wait for no more than this.
+            let place = staged.read_place();
+            let (flat, placed): (Vec<_>, Vec<_>) = {
+                let stored = &staged.blocks().stored;
+                let placed = stored.all.within(slice.clone()).into_iter().flat_map(|range| stored.flat.gaps(range));
+                (stored.flat.within(slice), placed.collect())
+            };
+            if !flat.is_empty() {
+                let data = self.disk.open_rw(&staged.object(ObjectKind::Data))?;
+                flat.iter().try_for_each(|range| tree::copy_onto_itself(data.as_ref(), range))?;
+            }
+            if let Place::Tree(tree) = &*place {
+                placed.iter().try_for_each(|range| tree.write_again(range))?;
+            }
+        }
+        Ok(())
     }
 
     /// Has all of a bundle read from the device again, by the next [`Store::catch_up`], after a checkpoint.
@@ -108,6 +145,11 @@ impl Store {
         staged.blocks().read_again = Some(failed);
         Ok(())
     }
+}
+
+/// Whether what is wrong is found when the bundle is hashed: something of it is not there any more, or is no announce.
+fn is_found_later(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData)
 }
 
 /// What a bundle has stored, and how often it lost something before.

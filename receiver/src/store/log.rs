@@ -23,7 +23,7 @@ use record::{Record, SCHEMA, decode};
 /// Which run of the kernel this is: the bytes of `/proc/sys/kernel/random/boot_id`.
 pub type BootId = [u8; 16];
 
-/// The journal is rewritten when it is this long, in bytes.
+/// The journal is rewritten when it is longer than this, in bytes, and twice as long as after its last rewrite.
 const REWRITE_AT: u64 = 32 << 20;
 /// Where staging is empty it is rewritten when it is this long.
 const GROWN: u64 = 256 << 10;
@@ -51,6 +51,10 @@ pub struct Log {
     rewrites: u64,
     /// That a sync failed could not be written down.
     unsaid: bool,
+    /// A sync failed since the kernel was started.
+    failed: bool,
+    /// Its length after the last rewrite, in bytes.
+    compact: u64,
 }
 
 impl Stored {
@@ -87,7 +91,7 @@ impl Stored {
     #[must_use]
     pub fn unsynced(&self) -> Ranges {
         let new = self.all.iter().flat_map(|range| self.synced.gaps(range));
-        // What moved to its files, or comes from them.
+        // What moved from the flat file to its files, or was sent again into the flat file.
         let (to, from) = (&self.synced_flat, &self.flat);
         let moved = to.iter().flat_map(|range| from.gaps(range)).chain(from.iter().flat_map(|range| to.gaps(range)));
         new.chain(moved).collect()
@@ -136,7 +140,7 @@ impl Log {
         // A damaged middle may have held that something was forgotten, so nothing that is not synced is believed.
         replay.apply(if recovered.corrupt.is_empty() { Record::Boot(boot) } else { Record::Unsynced });
         let stored = replay.stored;
-        let mut log = Self { journal, records: 0, rewrites: 0, unsaid: false };
+        let mut log = Self { journal, records: 0, rewrites: 0, unsaid: false, failed: unsynced, compact: 0 };
         log.rewrite(boot, &stored)?;
         Ok((log, stored, unsynced))
     }
@@ -168,6 +172,7 @@ impl Log {
     /// Records that a sync failed. Errors: this could not be recorded. Nothing else is recorded before
     /// [`Log::rewrite`], and a restart before that would believe the journal as it is.
     pub fn unsynced(&mut self) -> Result<(), JournalError> {
+        self.failed = true;
         let written = self.append(Record::Unsynced);
         self.unsaid |= written.is_err();
         written
@@ -200,7 +205,7 @@ impl Log {
     /// Whether it has grown so long that it should be rewritten.
     #[must_use]
     pub fn is_long(&self) -> bool {
-        self.journal.len() > REWRITE_AT
+        self.journal.len() > REWRITE_AT && self.journal.len() / 2 > self.compact
     }
 
     /// Whether it has grown at all to speak of: it is then too long for a staging that holds nothing.
@@ -217,6 +222,8 @@ impl Log {
             ranges(&mut records, id, &stored.synced, &stored.synced_flat);
         }
         records.push(Record::Checkpoint { records: records.len() as u64 });
+        // Nothing is before it that is not synced.
+        records.extend(self.failed.then_some(Record::Unsynced));
         for (&BundleId(id), stored) in stored {
             if stored.all != stored.synced || stored.flat != stored.synced_flat {
                 ranges(&mut records, id, &stored.all, &stored.flat);
@@ -227,6 +234,7 @@ impl Log {
         self.records = records.len() as u64;
         self.rewrites += 1;
         self.unsaid = false;
+        self.compact = self.journal.len();
         Ok(())
     }
 

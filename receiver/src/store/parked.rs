@@ -247,6 +247,9 @@ impl Parked {
         if left.blocks == 0 {
             object.files.remove(&number);
         }
+        if object.files.is_empty() {
+            kept.objects.remove(&(kind, *oti));
+        }
         kept.cost = kept.cost.exchanged(before, if left.blocks == 0 { Cost::default() } else { left.cost() });
         Some(left)
     }

@@ -172,10 +172,10 @@ impl Cost {
         Self { bytes: len.div_ceil(PAGE).saturating_mul(PAGE), ..Self::default() }
     }
 
-    /// Of contents in this place of a file.
+    /// Of a range of an object, in this place of a file.
     #[must_use]
     pub fn range(range: &Range<u64>) -> Self {
-        Self { bytes: pages(range).saturating_mul(PAGE), ..Self::default() }
+        Self { bytes: pages(range).saturating_mul(PAGE), ranges: 1, ..Self::default() }
     }
 
     /// How much of each this has beyond `other`.

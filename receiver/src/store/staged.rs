@@ -77,14 +77,17 @@ pub(super) struct Blocks {
     pub losses: u64,
     /// How many syncs had failed when all of it was read from the device. None: it was not, or what came since was not.
     pub read_again: Option<u64>,
-    /// What the last run of the daemon wrote and did not live to see synced. A sync may have failed then: the kernel says so once.
+    /// What the last run of the daemon wrote and did not see synced. A sync of it may have failed, which the kernel tells only once.
     pub unseen: Ranges,
+    /// That was not written again yet.
+    pub is_unwritten: bool,
 }
 
 impl Staged {
     pub(super) fn new(id: BundleId, dir: PathBuf, place: Place, stored: Stored, account: Account, open: Group) -> Self {
         let unseen = stored.unsynced();
-        let blocks = Mutex::new(Blocks { stored, unseen, ..Blocks::default() });
+        let is_unwritten = !unseen.is_empty();
+        let blocks = Mutex::new(Blocks { stored, unseen, is_unwritten, ..Blocks::default() });
         Self {
             id,
             dir,
@@ -174,7 +177,7 @@ impl Staged {
                 Some(OTI) => (Item::Oti, Cost::file(OTI_LEN)),
                 Some("announce") => (Item::Announce, Cost::file(disk.lstat(&path)?.size)),
                 Some("hashes") => (Item::Hashes, Cost::file(disk.lstat(&path)?.size)),
-                // A block was being written to it when the process ended, or all of it has moved.
+                // A block was being written to it when the process ended, or all of it has moved, and a checkpoint covers that.
                 Some("data") if !self.blocks().stored.needs_flat() => {
                     disk.remove_file(&path)?;
                     continue;

@@ -1,6 +1,7 @@
 mod costs;
 mod discard;
 mod durable;
+mod flat;
 mod open;
 
 use checkvalve_host::disk::OsDisk;

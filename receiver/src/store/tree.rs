@@ -199,19 +199,14 @@ impl Tree {
         Ok(())
     }
 
-    /// Writes what is there once more, so that the next sync is about it.
+    /// Writes what is there once more.
     pub fn write_again(&self, range: &Range<u64>) -> io::Result<()> {
-        let mut buf = vec![0; SLICE as usize];
         for index in self.files_within(range) {
             let Some(span) = self.files.get(index) else { continue };
-            self.unfinish(index);
             let file = self.open_file(index, span)?;
+            self.unfinish(index);
             let (start, end) = (range.start.max(span.offset) - span.offset, range.end.min(span.end()) - span.offset);
-            for at in (start..end).step_by(SLICE as usize) {
-                let part = &mut buf[..SLICE.min(end - at) as usize];
-                read_exact(file.as_ref(), part, at)?;
-                file.write_all_at(part, at)?;
-            }
+            copy_onto_itself(file.as_ref(), &(start..end))?;
         }
         Ok(())
     }
@@ -364,6 +359,17 @@ impl Tree {
 /// As which a file is open.
 fn number(index: usize) -> u32 {
     u32::try_from(index).unwrap_or(u32::MAX)
+}
+
+/// Writes what is in a range of a file to the same place.
+pub(super) fn copy_onto_itself(file: &dyn DiskFile, range: &Range<u64>) -> io::Result<()> {
+    let mut buf = vec![0; SLICE as usize];
+    for at in range.clone().step_by(SLICE as usize) {
+        let part = &mut buf[..SLICE.min(range.end - at) as usize];
+        read_exact(file, part, at)?;
+        file.write_all_at(part, at)?;
+    }
+    Ok(())
 }
 
 /// Fills `buf` from `offset`. Errors: `UnexpectedEof` if the file ends before.

@@ -82,8 +82,7 @@ impl Store {
         claimed: &[Range<u64>],
         bytes: u64,
     ) -> Result<Option<Arc<Tree>>, StoreError> {
-        let contents = claimed.iter().map(Cost::range).sum::<Cost>();
-        let cost = Cost { ranges: claimed.len() as u64, ..contents };
+        let cost = claimed.iter().map(Cost::range).sum::<Cost>();
         let _room = self.reserve(staged, cost)?;
         let before = (self.failed_syncs.load(Ordering::Relaxed), staged.losses());
         let place = staged.wake(&self.disk)?;
@@ -151,8 +150,11 @@ impl Store {
         if staged.losses() != before.1 {
             return Err(StoreError::Disk(io::Error::other("what was stored of it was given up while it was written")));
         }
-        if staged.fill().0.is_none() {
-            log.length(staged.id, length).map_err(journal_error)?;
+        match staged.fill().0 {
+            None => log.length(staged.id, length).map_err(journal_error)?,
+            // Another block said another length while this one was written.
+            Some(known) if known != length => return Err(StoreError::Unwanted),
+            Some(_) => {}
         }
         for range in claimed {
             log.stored(staged.id, range.clone(), flat).map_err(journal_error)?;

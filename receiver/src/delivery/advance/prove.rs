@@ -156,11 +156,10 @@ impl Proving {
         }
         if !wrong.is_empty() {
             // It may be the disk: after a failed sync, what it returns may not be what came.
-            let by_disk = self.store.may_have_lost(staged);
+            let by_disk = self.store.may_have_lost(staged, &wrong);
             return Err(if by_disk { Stop::NotKept(wrong) } else { Stop::Spoilt(wrong) });
         }
         if self.store.is_doubtful(staged) {
-            self.store.write_again(staged, &tree)?;
             self.staging.telling_losses(|| self.store.checkpoint()).map_err(Stop::of_sync)?;
             self.store.read_again(staged, &tree)?;
             self.jobs.push(Job::Advance(staged.id));

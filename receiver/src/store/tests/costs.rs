@@ -362,4 +362,5 @@ fn a_block_of_a_manifest_costs_every_page_that_it_is_in() {
         assert_counted(&store);
     }
     assert_eq!(store.space().unsigned().bytes, (2 + 8) * PAGE, "a directory, a file, and two pages for each");
+    assert_eq!(store.space().unsigned().ranges, 4);
 }
