@@ -347,6 +347,9 @@ impl Open {
                 if late.iter().any(|late| late.esi == esi) {
                     return Err(DropReason::Duplicate);
                 }
+                if buffers.is_at_limit(payload.len() as u64) {
+                    return Err(DropReason::Memory);
+                }
                 let (bytes, counted) = buffers.late(payload, signer);
                 late.push(Late { esi, bytes, _counted: counted });
             }

@@ -248,8 +248,8 @@ impl Buffers {
     pub(super) fn block(&mut self, place: &Symbol, symbols: u16, signer: Signer) -> (Record, Lease) {
         let size = usize::from(place.oti.symbol_size());
         let len = HEAD + usize::from(symbols) * size;
-        // All blocks of an object get the same size, even a shorter last block if it has at least half of it. Room was made for
-        // its own bytes only.
+        // All blocks of an object get the same size, even a shorter last block if it has at least half of it, and if that fits: room
+        // was made for its own bytes only.
         let full = HEAD + usize::from(place.oti.max_block_symbols()) * size;
         let is_same = full / 2 <= len && !self.is_at_limit(BLOCK_OVERHEAD + full as u64);
         let record = self.record(len, if is_same { full } else { len });
