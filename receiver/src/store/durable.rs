@@ -104,17 +104,21 @@ impl Store {
             if !staged.blocks().is_unwritten {
                 continue;
             }
-            match self.write_unseen(&staged) {
-                Err(error) if is_found_later(&error) => {}
+            let is_whole = match self.write_unseen(&staged) {
+                Err(error) if is_found_later(&error) => true,
                 other => other?,
-            }
-            staged.blocks().is_unwritten = false;
+            };
+            staged.blocks().is_unwritten = !is_whole;
         }
         Ok(())
     }
 
-    fn write_unseen(&self, staged: &Staged) -> io::Result<()> {
-        drop(staged.wake(&self.disk)?);
+    /// False: some of it is in files, and where these are is not known before its announce is taken again.
+    fn write_unseen(&self, staged: &Staged) -> io::Result<bool> {
+        let mut is_whole = true;
+        if matches!(*staged.read_place(), Place::Asleep(Some(_))) {
+            drop(staged.wake(&self.disk)?);
+        }
         let unseen: Vec<Range<u64>> = staged.blocks().unseen.iter().collect();
         let slice =
             |range: Range<u64>| range.clone().step_by(SLICE as usize).map(move |at| at..range.end.min(at + SLICE));
@@ -130,11 +134,13 @@ impl Store {
                 let data = self.disk.open_rw(&staged.object(ObjectKind::Data))?;
                 flat.iter().try_for_each(|range| tree::copy_onto_itself(data.as_ref(), range))?;
             }
-            if let Place::Tree(tree) = &*place {
-                placed.iter().try_for_each(|range| tree.write_again(range))?;
+            match &*place {
+                Place::Tree(tree) => placed.iter().try_for_each(|range| tree.write_again(range))?,
+                Place::Gone => return Ok(true),
+                Place::New | Place::Flat | Place::Asleep(_) => is_whole &= placed.is_empty(),
             }
         }
-        Ok(())
+        Ok(is_whole)
     }
 
     /// Has all of a bundle read from the device again, by the next [`Store::catch_up`], after a checkpoint.

@@ -200,3 +200,24 @@ fn a_flat_file_that_a_power_cut_would_need_stays_over_a_restart() {
     assert_whole(&store, sample);
     assert!(!flat.exists(), "it is cut once a checkpoint covers what has moved");
 }
+
+#[test]
+fn what_is_in_files_is_written_again_once_its_announce_is_taken_again() {
+    let (bench, sample) = (Bench::new(), &samples()[0]);
+    let store = bench.open(1);
+    adopt(&store, sample).unwrap();
+    (0..sample.oti().blocks()).for_each(|sbn| put(&store, sample, sbn).unwrap());
+    drop(store);
+    let store = bench.open(1);
+    let written = |store: &Store| {
+        bench.disk.heal();
+        store.checkpoint().unwrap();
+        bench.disk.operations().into_iter().filter(|op| *op == "write_all_at").count()
+    };
+    let before = written(&store);
+    let staged = store.get(sample.id()).unwrap();
+    assert!(!staged.object(ObjectKind::Data).exists(), "a checkpoint makes nothing");
+    adopt(&store, sample).unwrap();
+    assert!(written(&store) > before);
+    assert_eq!(written(&store), before, "once");
+}
