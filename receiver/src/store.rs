@@ -100,7 +100,7 @@ impl Store {
     ) -> Result<Self, StoreOpenError> {
         disk.create_dir_all(root, 0o700)?;
         disk.set_mode(root, 0o700)?;
-        let (log, mut known, was_unsynced) = Log::open(&disk, &root.join(JOURNAL), boot)?;
+        let (log, mut known) = Log::open(&disk, &root.join(JOURNAL), boot)?;
         let (space, open) = (Arc::new(space), OpenFiles::new(OPEN_FILES));
         let mut bundles = BTreeMap::new();
         for name in disk.read_dir(root)? {
@@ -125,13 +125,13 @@ impl Store {
             root: root.to_owned(),
             boot,
             bundles: RwLock::new(bundles),
+            failed_syncs: AtomicU64::new(log.has_failed().into()),
             log: Mutex::new(log),
             space,
             open,
             written: AtomicU64::new(0),
             crowd,
             syncs: syncs::Syncs::default(),
-            failed_syncs: AtomicU64::new(u64::from(was_unsynced)),
         };
         for id in known.into_keys() {
             store.log().forget(id)?;

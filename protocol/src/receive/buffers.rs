@@ -350,9 +350,24 @@ impl Buffers {
 
 #[cfg(test)]
 mod tests {
+    use super::super::DropReason;
+    use super::super::block::{Open, State};
     use super::*;
     use crate::id::BundleId;
+    use crate::time::Time;
     use crate::wire::ObjectKind;
+
+    #[test]
+    fn what_comes_while_its_block_is_worked_on_respects_the_limit() {
+        let mut buffers = Buffers::new(&Limits::new(100), None);
+        let state = State::Working { whole: false, late: Vec::new(), doubtful: false };
+        let mut open = Open { block: None, state, heard: Time(0) };
+        let mut take = |esi| open.take(Time(0), esi, &[7; 64], None, &mut buffers);
+        assert_eq!(take(0), Ok(()));
+        assert_eq!((take(0), take(1)), (Err(DropReason::Duplicate), Err(DropReason::Memory)));
+        drop(open);
+        assert_eq!(buffers.held(), 0);
+    }
 
     #[test]
     fn a_short_last_block_takes_no_more_than_there_is() {

@@ -145,7 +145,7 @@ impl Store {
 
     /// Has all of a bundle read from the device again, by the next [`Store::catch_up`], after a checkpoint.
     pub fn read_again(&self, staged: &Staged, tree: &tree::Tree) -> io::Result<()> {
-        let failed = self.failed_syncs.load(Ordering::Relaxed);
+        let failed = self.failed_syncs();
         tree.drop_cached()?;
         *staged.hashing() = hashing::Hashing::default();
         staged.blocks().read_again = Some(failed);

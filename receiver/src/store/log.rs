@@ -111,13 +111,13 @@ impl Stored {
 }
 
 impl Log {
-    /// Opens or creates the journal at `path` and gives what is stored of each bundle after whatever happened since, and whether a sync
-    /// failed since the kernel was started. Errors: as [`Journal::open`].
+    /// Opens or creates the journal at `path` and gives what is stored of each bundle after whatever happened since. Errors: as
+    /// [`Journal::open`].
     pub fn open(
         disk: &Arc<dyn Disk>,
         path: &Path,
         boot: BootId,
-    ) -> Result<(Self, BTreeMap<BundleId, Stored>, bool), JournalError> {
+    ) -> Result<(Self, BTreeMap<BundleId, Stored>), JournalError> {
         let (journal, recovered) = Journal::open(disk, path, SCHEMA)?;
         if recovered.torn_bytes > 0 || !recovered.corrupt.is_empty() {
             tracing::warn!(
@@ -136,13 +136,13 @@ impl Log {
         if let Some(error) = unreadable.first() {
             tracing::error!(records = unreadable.len(), first = %error, "staging records cannot be read");
         }
-        let unsynced = replay.unsynced && replay.boot == Some(boot);
+        let failed = replay.unsynced && replay.boot == Some(boot);
         // A damaged middle may have held that something was forgotten, so nothing that is not synced is believed.
         replay.apply(if recovered.corrupt.is_empty() { Record::Boot(boot) } else { Record::Unsynced });
         let stored = replay.stored;
-        let mut log = Self { journal, records: 0, rewrites: 0, unsaid: false, failed: unsynced, compact: 0 };
+        let mut log = Self { journal, records: 0, rewrites: 0, unsaid: false, failed, compact: 0 };
         log.rewrite(boot, &stored)?;
-        Ok((log, stored, unsynced))
+        Ok((log, stored))
     }
 
     /// The data object of a bundle is so long.
@@ -161,6 +161,12 @@ impl Log {
         self.append(Record::Forget { id: id.0 })
     }
 
+    /// Whether a sync failed since the kernel was started.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.failed
+    }
+
     /// These bytes of a bundle are not stored any more. Durable when this returns. Errors: a part of it may be so.
     pub fn lost(&mut self, id: BundleId, ranges: &[Range<u64>]) -> Result<(), JournalError> {
         for range in ranges {
@@ -169,8 +175,8 @@ impl Log {
         self.journal.sync()
     }
 
-    /// Records that a sync failed. Errors: this could not be recorded. Nothing else is recorded before
-    /// [`Log::rewrite`], and a restart before that would believe the journal as it is.
+    /// Records that a sync failed. Errors: this could not be recorded. Nothing else is recorded before [`Log::rewrite`], and a
+    /// restart before that knows only what was not synced.
     pub fn unsynced(&mut self) -> Result<(), JournalError> {
         self.failed = true;
         let written = self.append(Record::Unsynced);
@@ -346,7 +352,7 @@ mod tests {
     const ONE: BundleId = BundleId(1);
 
     fn open(disk: &Arc<dyn Disk>, path: &Path, boot: u8) -> (Log, BTreeMap<BundleId, Stored>) {
-        let (log, stored, _) = Log::open(disk, path, [boot; 16]).unwrap();
+        let (log, stored) = Log::open(disk, path, [boot; 16]).unwrap();
         (log, stored)
     }
 

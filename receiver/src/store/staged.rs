@@ -79,7 +79,7 @@ pub(super) struct Blocks {
     pub read_again: Option<u64>,
     /// What the last run of the daemon wrote and did not see synced. A sync of it may have failed, which the kernel tells only once.
     pub unseen: Ranges,
-    /// That was not written again yet.
+    /// Some of `unseen` was not written again yet.
     pub is_unwritten: bool,
 }
 

@@ -42,6 +42,10 @@ fn put(store: &Store, sample: &Sample, sbn: u32) -> Result<(), StoreError> {
     store.write(&store.begin(sample.id()).unwrap(), sample.data.len() as u64, offset, sample.block(sbn))
 }
 
+fn put_all(store: &Store, sample: &Sample) {
+    (0..sample.oti().blocks()).for_each(|sbn| put(store, sample, sbn).unwrap());
+}
+
 /// Moves and hashes what is left; asserts that the bytes in the files hash to what they should.
 fn assert_whole(store: &Store, sample: &Sample) {
     let staged = store.get(sample.id()).unwrap();
@@ -94,9 +98,7 @@ fn blocks_in_order_are_never_read_back() {
     let sample = &samples()[2];
     adopt(&store, sample).unwrap();
     bench.disk.heal();
-    for sbn in 0..sample.oti().blocks() {
-        put(&store, sample, sbn).unwrap();
-    }
+    put_all(&store, sample);
     assert_eq!(store.get(sample.id()).unwrap().hashed(), sample.data.len() as u64);
     assert!(!bench.disk.operations().iter().any(|op| op.starts_with("read")), "{:?}", bench.disk.operations());
 }
@@ -255,9 +257,7 @@ fn a_journal_that_could_not_be_synced_takes_blocks_again() {
     adopt(&store, sample).unwrap();
     let have = store.have(sample.id(), ObjectKind::Data, &sample.oti());
     assert!(have.contains(0) && have.contains(2), "{have:?}");
-    for sbn in 0..sample.oti().blocks() {
-        put(&store, sample, sbn).unwrap();
-    }
+    put_all(&store, sample);
     assert_whole(&store, sample);
 }
 

@@ -93,14 +93,14 @@ impl World<'_> {
             let pages = found.bytes.chunks(PAGE as usize).filter(|page| page.iter().any(|byte| *byte != 0));
             let pages = 1 + pages.count() as u64;
             bytes += PAGE * pages;
-            each.push(format!("{}: {pages} pages", found.path.display()));
+            each.push((found.path, pages));
         }
         // Nothing says of a block that it was being written when the process was killed.
         bytes = bytes.saturating_sub(if self.high.epoch > 1 { UNCOUNTED } else { 0 });
         let count = bundles.len() as u64;
         if count > UNSIGNED_BUNDLES || files > UNSIGNED_FILES || bytes > UNSIGNED_BYTES {
             return Err(format!(
-                "{count} bundles that nobody signed for take {files} files and {bytes} bytes: {each:?}"
+                "{count} bundles that nobody signed for take {files} files and {bytes} bytes, in pages: {each:?}"
             ));
         }
         Ok(())

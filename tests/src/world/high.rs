@@ -302,11 +302,11 @@ impl High {
         let slack = 4_096 + usage.objects as u64 * OBJECT + limits.memory / 32;
         // A buffer may be twice as long as needed, and one block may take half of the room for unsigned blocks. An announce of which
         // single symbols waited becomes such a block without asking for room.
-        let unsigned_slack = slack + limits.unsigned_memory / 2;
+        let block_slack = slack + limits.unsigned_memory / 2;
         let signed = usage.objects - usage.unsigned_objects;
         for (what, is, most) in [
-            ("bytes", usage.memory, limits.memory + unsigned_slack),
-            ("bytes that nobody signed for", usage.unsigned_memory, limits.unsigned_memory + unsigned_slack),
+            ("bytes", usage.memory, limits.memory + block_slack),
+            ("bytes that nobody signed for", usage.unsigned_memory, limits.unsigned_memory + block_slack),
             ("objects", signed as u64, limits.objects as u64),
             (
                 "objects that nobody signed for",

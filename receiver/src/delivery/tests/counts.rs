@@ -123,6 +123,20 @@ fn spoilt(bench: &Bench) -> (Delivery, Sample, Sample) {
     (delivery, sample, other)
 }
 
+/// The audit trail is kept for ever, and whoever has the link key may go on.
+#[test]
+fn spoiling_that_goes_on_makes_the_trail_longer_ever_more_rarely() {
+    let bench = Bench::new().with_hook(None);
+    let (delivery, sample, other) = spoilt(&bench);
+    for _ in 1..9 {
+        data(&delivery, &other, 0..sample.oti().blocks()).unwrap();
+        work(&delivery);
+    }
+    assert_eq!(delivery.ledger.lock().entry(sample.id()).unwrap().spoilt, 9);
+    let noted = bench.audit().iter().filter(|line| line["event"] == "spoilt").count();
+    assert_eq!(noted, 4, "the first, second, fourth and eighth time");
+}
+
 #[test]
 fn what_comes_after_spoilt_content_is_thrown_away_when_the_link_is_silent() {
     let bench = Bench::new().with_hook(None);

@@ -150,6 +150,21 @@ fn what_the_device_did_not_keep_after_a_sync_that_failed_comes_again() {
     sample.assert_at(&bench.inbox(3));
 }
 
+/// Only as many bytes are hashed as were announced.
+#[test]
+fn what_is_behind_the_proven_bytes_of_a_file_is_not_published() {
+    let sample = &samples()[2];
+    let bench = Bench::new();
+    let delivery = stored(&bench, sample);
+    let out = delivery.store.get(sample.id()).unwrap().out();
+    let len = |path: &PathBuf| std::fs::metadata(path).unwrap().len();
+    let largest = files_in(&out).into_iter().max_by_key(len).unwrap();
+    std::fs::set_permissions(&largest, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::File::options().write(true).open(&largest).unwrap().write_all_at(b"junk", len(&largest)).unwrap();
+    work(&delivery);
+    sample.assert_at(&bench.inbox(3));
+}
+
 fn files_in(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
     let each = entries.map(|e| (e.file_type().unwrap(), e.path()));

@@ -223,9 +223,7 @@ fn whoever_cannot_sign_fills_no_more_than_his_part() {
     // What is signed finds room all the same.
     let sample = &samples()[2];
     adopt(&store, sample).unwrap();
-    for sbn in 0..sample.oti().blocks() {
-        put(&store, sample, sbn).unwrap();
-    }
+    put_all(&store, sample);
     assert_whole(&store, sample);
     assert_nothing(&store);
 }
@@ -247,7 +245,7 @@ fn a_channel_fills_no_more_than_its_share() {
     let full = (0..mine.oti().blocks()).find(|&sbn| put(&store, &mine, sbn).is_err()).unwrap();
     assert!((80..100).contains(&full), "{full}");
     assert!(!store.fits(mine.id(), 4_096) && store.fits(other.id(), 4_096));
-    (0..other.oti().blocks()).for_each(|sbn| put(&store, &other, sbn).unwrap());
+    put_all(&store, &other);
     // A tree that has more files than its channel may have is not begun.
     let many = Sample::tree(3, 3, &[0; 30]);
     assert!(matches!(
@@ -341,9 +339,7 @@ fn what_was_being_written_at_a_kill_leaves_at_the_next_start() {
     assert!(flat.exists());
     let store = bench.open(1);
     assert!(!flat.exists());
-    for sbn in 0..sample.oti().blocks() {
-        put(&store, sample, sbn).unwrap();
-    }
+    put_all(&store, sample);
     adopt(&store, sample).unwrap();
     assert_whole(&store, sample);
     assert!(!flat.exists(), "the only file takes its place");

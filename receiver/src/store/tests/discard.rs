@@ -15,8 +15,8 @@ fn spoilt(sample: &Sample, bad: &[usize]) -> Sample {
     spoilt
 }
 
-fn put_all(store: &Store, sample: &Sample) {
-    (0..sample.oti().blocks()).for_each(|sbn| put(store, sample, sbn).unwrap());
+fn put_and_hash(store: &Store, sample: &Sample) {
+    put_all(store, sample);
     let staged = store.get(sample.id()).unwrap();
     while store.move_flat(&staged).unwrap() {}
     assert!(store.catch_up(&staged, u64::MAX).unwrap());
@@ -58,7 +58,7 @@ fn only_what_touches_a_wrong_file_comes_again() {
         let (bench, sample) = (Bench::new(), sample());
         let store = bench.open(1);
         adopt(&store, &sample).unwrap();
-        put_all(&store, &spoilt(&sample, bad));
+        put_and_hash(&store, &spoilt(&sample, bad));
         assert_eq!(wrong(&store, &sample), bad);
         let cost = store.space().used();
         discard(&store, &sample, bad).unwrap();
@@ -87,7 +87,7 @@ fn a_checkpoint_that_was_under_way_does_not_bring_it_back() {
     let (bench, sample) = (Bench::new(), sample());
     let store = Arc::new(bench.open(1));
     adopt(&store, &sample).unwrap();
-    put_all(&store, &spoilt(&sample, &[3]));
+    put_and_hash(&store, &spoilt(&sample, &[3]));
     bench.disk.heal();
     let (inside, data) = (Arc::clone(&store), sample.clone());
     bench.disk.interrupt(0, move || discard(&inside, &data, &[3]).unwrap());
@@ -113,7 +113,7 @@ fn a_crash_at_any_point_leaves_it_or_takes_it() {
         let (bench, sample) = (Bench::new(), sample());
         let store = bench.open(1);
         adopt(&store, &sample).unwrap();
-        put_all(&store, &spoilt(&sample, &bad));
+        put_and_hash(&store, &spoilt(&sample, &bad));
         store.checkpoint().unwrap();
         bench.disk.fail_from(nth, EIO);
         let done = discard(&store, &sample, &bad).is_ok();
@@ -128,11 +128,11 @@ fn a_crash_at_any_point_leaves_it_or_takes_it() {
             assert_eq!(left, untouched(&sample, &bad));
         }
         // What is stored still is found wrong again.
-        put_all(&store, &sample);
+        put_and_hash(&store, &sample);
         let again = wrong(&store, &sample);
         assert!(again.iter().all(|at| bad.contains(at)) && (again.is_empty() || !done), "{nth} {again:?}");
         discard(&store, &sample, &again).unwrap();
-        put_all(&store, &sample);
+        put_and_hash(&store, &sample);
         assert_whole(&store, &sample);
         if done && steps <= nth {
             return;
@@ -148,14 +148,14 @@ fn one_failing_step_may_be_tried_again() {
         let (bench, sample) = (Bench::new(), sample());
         let store = bench.open(1);
         adopt(&store, &sample).unwrap();
-        put_all(&store, &spoilt(&sample, &bad));
+        put_and_hash(&store, &spoilt(&sample, &bad));
         bench.disk.fail_once(nth, EIO);
         let first = discard(&store, &sample, &bad);
         let over = bench.disk.operations().len() <= nth;
         bench.disk.heal();
         discard(&store, &sample, &bad).unwrap();
         assert_eq!(have(&store, &sample), untouched(&sample, &bad));
-        put_all(&store, &sample);
+        put_and_hash(&store, &sample);
         assert_whole(&store, &sample);
         if over {
             first.unwrap();
@@ -174,9 +174,7 @@ fn before_the_announce_it_goes_too() {
     }
     discard(&store, &sample, &[3]).unwrap();
     assert_eq!(have(&store, &sample), untouched(&sample, &[3]));
-    for sbn in 0..sample.oti().blocks() {
-        put(&store, &sample, sbn).unwrap();
-    }
+    put_all(&store, &sample);
     adopt(&store, &sample).unwrap();
     assert_whole(&store, &sample);
 }

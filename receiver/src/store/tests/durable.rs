@@ -2,6 +2,11 @@
 
 use super::*;
 
+/// How many writes there were since the count began.
+fn writes(bench: &Bench) -> usize {
+    bench.disk.operations().into_iter().filter(|op| *op == "write_all_at").count()
+}
+
 #[test]
 fn a_reboot_loses_what_was_not_synced() {
     let bench = Bench::new();
@@ -17,9 +22,7 @@ fn a_reboot_loses_what_was_not_synced() {
     adopt(&store, sample).unwrap();
     let have = store.have(sample.id(), ObjectKind::Data, &sample.oti());
     assert_eq!(have.iter().flatten().collect::<Vec<_>>(), [0, 4]);
-    for sbn in 0..sample.oti().blocks() {
-        put(&store, sample, sbn).unwrap();
-    }
+    put_all(&store, sample);
     assert_whole(&store, sample);
 }
 
@@ -36,9 +39,7 @@ fn a_failed_sync_gives_up_what_it_should_have_kept() {
     assert!(store.checkpoint().is_err());
     let have = store.have(sample.id(), ObjectKind::Data, &sample.oti());
     assert_eq!(have.iter().flatten().collect::<Vec<_>>(), [0]);
-    for sbn in 0..sample.oti().blocks() {
-        put(&store, sample, sbn).unwrap();
-    }
+    put_all(&store, sample);
     assert_whole(&store, sample);
 }
 
@@ -61,9 +62,7 @@ fn what_was_written_before_a_sync_failed_and_noted_after_it_is_given_up() {
     put(&store, sample, 2).unwrap();
     assert_eq!(have(&store).iter().flatten().collect::<Vec<_>>(), [2]);
     adopt(&store, sample).unwrap();
-    for sbn in 0..sample.oti().blocks() {
-        put(&store, sample, sbn).unwrap();
-    }
+    put_all(&store, sample);
     assert_whole(&store, sample);
 }
 
@@ -73,9 +72,7 @@ fn what_was_copied_to_its_files_before_a_sync_failed_is_still_in_the_flat_file()
     let flat = || {
         let bench = Bench::new();
         let store = Arc::new(bench.open(1));
-        for sbn in 0..sample.oti().blocks() {
-            put(&store, sample, sbn).unwrap();
-        }
+        put_all(&store, sample);
         store.checkpoint().unwrap();
         adopt(&store, sample).unwrap();
         let staged = store.get(sample.id()).unwrap();
@@ -120,8 +117,7 @@ fn what_no_sync_was_seen_of_before_a_kill_is_written_again_before_the_next() {
         assert!(store.is_doubtful(&staged), "a kill");
         bench.disk.heal();
         store.checkpoint().unwrap();
-        let written = bench.disk.operations().into_iter().filter(|op| *op == "write_all_at").count();
-        assert!(written > 1, "each part is written again before the journal says that it is synced");
+        assert!(writes(&bench) > 1, "each part is written again before the journal says that it is synced");
         assert!(store.is_doubtful(&staged), "what was in the cache may not have been what came");
         while store.move_flat(&staged).unwrap() {}
         store.read_again(&staged, &store.tree(&staged).unwrap().unwrap()).unwrap();
@@ -169,23 +165,24 @@ fn that_a_sync_failed_is_written_down_as_soon_as_the_disk_allows() {
 /// Until a checkpoint covers the move, a power cut leaves only what the flat file has.
 #[test]
 fn a_flat_file_that_a_power_cut_would_need_stays_over_a_restart() {
-    let (bench, sample) = (Bench::new(), &samples()[2]);
-    let store = bench.open(1);
-    (0..sample.oti().blocks()).for_each(|sbn| put(&store, sample, sbn).unwrap());
-    store.checkpoint().unwrap();
-    adopt(&store, sample).unwrap();
-    let staged = store.get(sample.id()).unwrap();
-    // Killed when all has moved: the checkpoint before the flat file is cut fails.
-    bench.disk.heal();
-    while store.move_flat(&staged).is_ok_and(|more| more) {}
+    let sample = &samples()[2];
+    let scene = || {
+        let bench = Bench::new();
+        let store = bench.open(1);
+        put_all(&store, sample);
+        store.checkpoint().unwrap();
+        adopt(&store, sample).unwrap();
+        bench.disk.heal();
+        (bench, store)
+    };
+    let move_all = |store: &Store| while store.move_flat(&store.get(sample.id()).unwrap()).is_ok_and(|more| more) {};
+    let (bench, store) = scene();
+    move_all(&store);
     let before = bench.disk.operations().iter().position(|op| *op == "sync_fs").unwrap();
-    let bench = Bench::new();
-    let store = bench.open(1);
-    (0..sample.oti().blocks()).for_each(|sbn| put(&store, sample, sbn).unwrap());
-    store.checkpoint().unwrap();
-    adopt(&store, sample).unwrap();
+    // Killed when all has moved: the checkpoint before the flat file is cut fails.
+    let (bench, store) = scene();
     bench.disk.fail_from(before, ENOSPC);
-    while store.move_flat(&store.get(sample.id()).unwrap()).is_ok_and(|more| more) {}
+    move_all(&store);
     bench.disk.heal();
     drop(store);
     let store = bench.open(1);
@@ -206,13 +203,13 @@ fn what_is_in_files_is_written_again_once_its_announce_is_taken_again() {
     let (bench, sample) = (Bench::new(), &samples()[0]);
     let store = bench.open(1);
     adopt(&store, sample).unwrap();
-    (0..sample.oti().blocks()).for_each(|sbn| put(&store, sample, sbn).unwrap());
+    put_all(&store, sample);
     drop(store);
     let store = bench.open(1);
     let written = |store: &Store| {
         bench.disk.heal();
         store.checkpoint().unwrap();
-        bench.disk.operations().into_iter().filter(|op| *op == "write_all_at").count()
+        writes(&bench)
     };
     let before = written(&store);
     let staged = store.get(sample.id()).unwrap();

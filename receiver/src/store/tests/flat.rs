@@ -27,7 +27,7 @@ fn of_an_object_of_another_length_nothing_stays() {
             drop(put(&store, sample, sbn));
         }
         adopt(&store, sample).unwrap();
-        (0..sample.oti().blocks()).for_each(|sbn| put(&store, sample, sbn).unwrap());
+        put_all(&store, sample);
         assert_whole(&store, sample);
         let file = staged.tree().unwrap().sole_file().unwrap();
         assert_eq!(std::fs::metadata(file).unwrap().len(), sample.data.len() as u64, "{step}");
@@ -67,7 +67,7 @@ fn of_two_lengths_at_once_one_counts() {
     assert_eq!(store.get(sample.id()).unwrap().stored().length, Some(length + 700));
     adopt(&store, sample).unwrap();
     assert_eq!(store.get(sample.id()).unwrap().fill(), (Some(length), 0), "the other one was not what was signed");
-    (0..sample.oti().blocks()).for_each(|sbn| put(&store, sample, sbn).unwrap());
+    put_all(&store, sample);
     assert_whole(&store, sample);
 }
 
@@ -75,7 +75,7 @@ fn of_two_lengths_at_once_one_counts() {
 fn nothing_is_moved_into_what_is_being_removed() {
     let (bench, sample) = (Bench::new(), &samples()[2]);
     let store = Arc::new(bench.open(1));
-    (0..sample.oti().blocks()).for_each(|sbn| put(&store, sample, sbn).unwrap());
+    put_all(&store, sample);
     adopt(&store, sample).unwrap();
     let staged = store.get(sample.id()).unwrap();
     assert!(staged.has_to_move());

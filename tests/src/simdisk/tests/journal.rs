@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
-use checkvalve_host::journal::{Journal, JournalError, Schema, Sync};
+use checkvalve_host::journal::{Journal, JournalError, Recovered, Schema, Sync};
 
 use super::*;
 use crate::rng::Rng;
 
 const RECORDS: Schema = Schema::new(b"sample", 2);
+
+fn open(disk: &Arc<dyn Disk>) -> (Journal, Recovered) {
+    Journal::open(disk, p("/journal"), RECORDS).unwrap()
+}
 
 /// Appends, syncs and rewrites at random, and knows which records must exist and which may exist.
 #[derive(Default)]
@@ -105,7 +109,7 @@ fn a_journal_keeps_its_promises_at_every_power_cut() {
         for life in 0..4 {
             sim.cut_power_at(rng.below(60));
             let done = SimDisk::until_power_cut(|| {
-                let (mut journal, recovered) = Journal::open(&disk, p("/journal"), RECORDS).unwrap();
+                let (mut journal, recovered) = open(&disk);
                 let records = recovered.records;
                 assert!(ledger.accepts(&records), "seed {seed}, life {life}: a promise was broken");
                 torn += u32::from(recovered.torn_bytes > 0);
@@ -129,7 +133,7 @@ fn a_journal_on_a_failing_disk_keeps_its_promises() {
         let sim = SimDisk::new(seed);
         let disk: Arc<dyn Disk> = Arc::new(sim.clone());
         let mut ledger = Ledger::default();
-        let (mut journal, _) = Journal::open(&disk, p("/journal"), RECORDS).unwrap();
+        let (mut journal, _) = open(&disk);
         for _ in 0..5 {
             sim.fail_nth(rng.below(20), if rng.chance(500) { EIO } else { ENOSPC });
             match ledger.work(&mut journal, &mut rng) {
@@ -149,7 +153,7 @@ fn a_journal_on_a_failing_disk_keeps_its_promises() {
         }
         drop(journal);
         sim.crash(seed);
-        let (_, recovered) = Journal::open(&disk, p("/journal"), RECORDS).unwrap();
+        let (_, recovered) = open(&disk);
         assert!(ledger.accepts(&recovered.records), "seed {seed}");
     }
     assert!(failures > 1000, "too tame: {failures}");
@@ -160,13 +164,13 @@ fn a_failed_append_that_is_tried_again_is_there_once() {
     for seed in 0..200 {
         let sim = SimDisk::new(seed);
         let disk: Arc<dyn Disk> = Arc::new(sim.clone());
-        let (mut journal, _) = Journal::open(&disk, p("/journal"), RECORDS).unwrap();
+        let (mut journal, _) = open(&disk);
         journal.append(b"one", Sync::Yes).unwrap();
         sim.fail_op(Op::WriteAllAt, 0, ENOSPC);
         assert!(journal.append(&[2; 700], Sync::Yes).is_err());
         journal.append(&[2; 700], Sync::Yes).unwrap();
         sim.crash(seed);
-        let (_, recovered) = Journal::open(&disk, p("/journal"), RECORDS).unwrap();
+        let (_, recovered) = open(&disk);
         assert_eq!(recovered.records, [b"one".to_vec(), vec![2; 700]]);
         assert_eq!((recovered.torn_bytes, recovered.corrupt.len()), (0, 0));
     }
@@ -184,13 +188,13 @@ fn an_older_journal_is_of_one_version_at_every_power_cut() {
         drop(journal);
         sim.cut_power_at(seed % 15);
         SimDisk::until_power_cut(|| {
-            let (mut journal, recovered) = Journal::open(&disk, p("/journal"), RECORDS).unwrap();
+            let (mut journal, recovered) = open(&disk);
             assert!(journal.append(b"three", Sync::Yes).is_err());
             journal.rewrite(&recovered.records).unwrap();
             journal.append(b"three", Sync::No).unwrap();
         });
         sim.crash(seed);
-        let (journal, recovered) = Journal::open(&disk, p("/journal"), RECORDS).unwrap();
+        let (journal, recovered) = open(&disk);
         assert_eq!((recovered.version == 1, recovered.corrupt.len()), (journal.is_older(), 0));
         assert_eq!(recovered.records[..2], records);
         assert!(recovered.records.len() == 2 || !journal.is_older());
@@ -205,16 +209,16 @@ fn what_a_journal_gave_out_stays_although_a_sync_failed_before_a_kill() {
     for seed in 0..300 {
         let sim = SimDisk::new(seed);
         let disk: Arc<dyn Disk> = Arc::new(sim.clone());
-        let (mut journal, _) = Journal::open(&disk, p("/journal"), RECORDS).unwrap();
+        let (mut journal, _) = open(&disk);
         journal.append(&[1; 700], Sync::Yes).unwrap();
         sim.fail_op(Op::SyncData, 0, EIO);
         assert!(journal.append(&[2; 700], Sync::Yes).is_err());
         sim.kill();
-        let (mut journal, recovered) = Journal::open(&disk, p("/journal"), RECORDS).unwrap();
+        let (mut journal, recovered) = open(&disk);
         assert_eq!(recovered.records, [[1; 700], [2; 700]]);
         journal.append(&[3; 700], Sync::Yes).unwrap();
         sim.crash(seed);
-        let (_, recovered) = Journal::open(&disk, p("/journal"), RECORDS).unwrap();
+        let (_, recovered) = open(&disk);
         assert_eq!(recovered.records, [[1; 700], [2; 700], [3; 700]], "seed {seed}");
     }
 }
