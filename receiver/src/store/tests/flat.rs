@@ -79,9 +79,26 @@ fn nothing_is_moved_into_what_is_being_removed() {
     adopt(&store, sample).unwrap();
     let staged = store.get(sample.id()).unwrap();
     assert!(staged.has_to_move());
-    let (other, id) = (Arc::clone(&store), sample.id());
-    // When the flat file has been opened.
-    bench.disk.interrupt(0, move || other.remove(id).unwrap());
+    bench.disk.heal();
+    assert!(store.move_flat(&staged).unwrap());
+    let writes = |op: &&str| *op == "write_all_at" || *op == "create_new";
+    let first = bench.disk.operations().iter().position(|op| writes(op)).unwrap();
+    let (bench, id) = (Bench::new(), sample.id());
+    let store = Arc::new(bench.open(1));
+    put_all(&store, sample);
+    adopt(&store, sample).unwrap();
+    let staged = store.get(id).unwrap();
+    let (other, (gone, is_gone)) = (Arc::clone(&store), std::sync::mpsc::channel());
+    // While the first part is written.
+    bench.disk.interrupt(first, move || {
+        let (removed, is_removed) = std::sync::mpsc::channel();
+        std::thread::spawn(move || removed.send(other.remove(id)));
+        let early = is_removed.recv_timeout(std::time::Duration::from_millis(100)).is_ok();
+        gone.send((early, is_removed)).unwrap();
+    });
     drop(store.move_flat(&staged));
+    let (early, is_removed) = is_gone.recv().unwrap();
+    assert!(!early, "it waits for the part");
+    is_removed.recv_timeout(std::time::Duration::from_secs(10)).unwrap().unwrap();
     assert!(!staged.dir().exists());
 }
