@@ -42,7 +42,7 @@ use crate::sink::StoreError;
 use account::{Account, Item, Reserved};
 use log::{BootId, Log, Stored};
 use open::OpenFiles;
-use space::{Bound, Cost, Share, Space};
+use space::{Bound, Cost, PAGE, Share, Space};
 use staged::Place;
 pub use staged::Staged;
 use tree::Tree;
@@ -202,10 +202,10 @@ impl Store {
         staged
     }
 
-    /// Whether a bundle may take so many bytes more of its data object. Touches no disk.
+    /// Whether a bundle may take so many bytes more of its data object, wherever they are. Touches no disk.
     #[must_use]
     pub fn fits(&self, id: BundleId, bytes: u64) -> bool {
-        let cost = Cost::bytes(bytes);
+        let cost = Cost::bytes(bytes.saturating_add(2 * PAGE));
         self.get(id).map_or_else(|| self.space.fits(cost, None), |staged| staged.account.fits(cost))
     }
 

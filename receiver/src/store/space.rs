@@ -178,6 +178,12 @@ impl Cost {
         Self { bytes: pages(range).saturating_mul(PAGE), ranges: 1, ..Self::default() }
     }
 
+    /// Of a range of the data object. In its file it begins elsewhere in a page, so it may be in one page more.
+    #[must_use]
+    pub fn range_of_data(range: &Range<u64>) -> Self {
+        Self::range(range) + Self::bytes(PAGE)
+    }
+
     /// How much of each this has beyond `other`.
     pub(super) fn beyond(self, other: Self) -> Self {
         Self {

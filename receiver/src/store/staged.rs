@@ -351,9 +351,11 @@ impl Staged {
 }
 
 impl Blocks {
+    /// One page more for each range, as in [`Cost::range_of_data`].
     fn cost(&self) -> Cost {
-        let pages = self.stored.all.measured() + self.moved.measured();
-        Cost { bytes: pages.saturating_mul(PAGE), ranges: self.stored.all.count() as u64, ..Cost::default() }
+        let ranges = self.stored.all.count() as u64;
+        let pages = self.stored.all.measured() + self.moved.measured() + ranges;
+        Cost { bytes: pages.saturating_mul(PAGE), ranges, ..Cost::default() }
     }
 
     /// The parts of `range` that nobody stored or is storing are claimed for the caller.

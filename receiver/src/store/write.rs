@@ -82,7 +82,7 @@ impl Store {
         claimed: &[Range<u64>],
         bytes: u64,
     ) -> Result<Option<Arc<Tree>>, StoreError> {
-        let cost = claimed.iter().map(Cost::range).sum::<Cost>();
+        let cost = claimed.iter().map(Cost::range_of_data).sum::<Cost>();
         let _room = self.reserve(staged, cost)?;
         let before = (self.failed_syncs.load(Ordering::Relaxed), staged.losses());
         let place = staged.wake(&self.disk)?;

@@ -63,8 +63,8 @@ fn only_what_touches_a_wrong_file_comes_again() {
         let cost = store.space().used();
         discard(&store, &sample, bad).unwrap();
         assert_eq!(have(&store, &sample), untouched(&sample, bad));
-        // Where a page was shared it is counted on both sides now.
-        assert!(store.space().used().bytes < cost.bytes + 4_096 * bad.len() as u64 + 1);
+        // Where a page was shared it is counted on both sides now, and one page more for each range.
+        assert!(store.space().used().bytes <= cost.bytes + 2 * 4_096 * bad.len() as u64);
         let staged = store.get(sample.id()).unwrap();
         assert!(!staged.is_whole() && !store.catch_up(&staged, u64::MAX).unwrap());
         let tree = store.tree(&staged).unwrap().unwrap();

@@ -82,7 +82,7 @@ fn nothing_is_moved_into_what_is_being_removed() {
     bench.disk.heal();
     assert!(store.move_flat(&staged).unwrap());
     let writes = |op: &&str| *op == "write_all_at" || *op == "create_new";
-    let first = bench.disk.operations().iter().position(|op| writes(op)).unwrap();
+    let first = bench.disk.operations().iter().position(writes).unwrap();
     let (bench, id) = (Bench::new(), sample.id());
     let store = Arc::new(bench.open(1));
     put_all(&store, sample);
