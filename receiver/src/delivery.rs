@@ -216,6 +216,7 @@ impl Delivery {
         }
         // It may have been set while no daemon ran.
         ledger.lock().clock_went_back(now_ms);
+        rebuild::settle_turns(&ledger, &audit, now_ms);
         let this = Base { disk, settings, ledger, store, inbox, audit, now_ms }.assemble();
         mended.iter().for_each(|alarm| this.alarms.raise_for_good(alarm.code, "", &alarm.text));
         this.set_trust(trust, now_ms).map_err(OpenError::State)?;

@@ -10,7 +10,8 @@ use checkvalve_protocol::id::{BundleId, ChannelName};
 use checkvalve_protocol::manifest::Announce;
 
 use super::alarms::{Alarm, Code};
-use crate::audit::{Audit, Told, Unreadable};
+use super::telling::subject;
+use crate::audit::{Audit, Event, Told, Unreadable};
 use crate::inbox::{Address, Inbox};
 use crate::ledger::file::{Damage, LedgerFile};
 use crate::ledger::{Entry, Signer, Standing, State};
@@ -81,6 +82,17 @@ pub(super) fn rebuild(ledger: &LedgerFile, audit: &Audit, inbox: &Inbox) -> std:
         ledger.change_channel(&channel, |channel| channel.pass(sequence));
     }
     Ok((count, unreadable))
+}
+
+/// Sets right whose hook's turn it is, as [`Ledger::settle_turns`](crate::ledger::Ledger::settle_turns) says.
+pub(super) fn settle_turns(ledger: &LedgerFile, audit: &Audit, now_ms: u64) {
+    let failed = ledger.lock().settle_turns(now_ms);
+    for entry in &failed {
+        let (attempt, ended) = (entry.attempt, entry.reason.as_deref().unwrap_or_default());
+        tracing::error!(bundle = %entry.id, sequence = entry.sequence, attempt, ended, state = "failed", "hook");
+        audit
+            .note(now_ms, &Event::Hook { bundle: subject(entry), stage: "install", attempt, outcome: "failed", ended });
+    }
 }
 
 /// What a person should know of that, until the next restart.

@@ -294,6 +294,55 @@ fn survives_a_restart_and_forgets_no_failed_save() {
 }
 
 #[test]
+fn a_start_that_reached_the_disk_in_part_leaves_no_hook_behind() {
+    let dir = crate::testing::dir();
+    let disk: Arc<dyn Disk> = Arc::new(OsDisk);
+    let path = dir.path().join("ledger");
+    let (file, _) = LedgerFile::open(&disk, &path).unwrap();
+    for n in [1, 2] {
+        file.lock().announced(announced(n, n), 0).unwrap();
+        file.lock().published(BundleId(n), &channel(), true, 0);
+    }
+    assert_eq!(file.lock().start_next(&channel(), 0, None).map(|entry| entry.id), Some(BundleId(1)));
+    file.save(Sync::Yes).unwrap();
+    let kept = std::fs::metadata(&path).unwrap().len() as usize;
+    file.lock().change(BundleId(1), 1, Entry::installed);
+    file.lock().hook_over(&channel());
+    assert_eq!(file.lock().start_next(&channel(), 1, None).map(|entry| entry.id), Some(BundleId(2)));
+    file.save(Sync::No).unwrap();
+    drop(file);
+    let whole = std::fs::read(&path).unwrap();
+    let mut again = [0; 3];
+    for len in kept..=whole.len() {
+        std::fs::write(&path, &whole[..len]).unwrap();
+        let (file, _) = LedgerFile::open(&disk, &path).unwrap();
+        let mut ledger = file.lock();
+        assert!(ledger.settle_turns(2).is_empty());
+        let first = ledger.start_next(&channel(), 2, None).unwrap();
+        again[first.sequence as usize] += 1;
+        let state = ledger.entry(BundleId(1)).unwrap().state();
+        assert_eq!(state == State::Installing, first.sequence == 1, "{len} of {} bytes: {state:?}", whole.len());
+    }
+    assert!(again[1] > 0 && again[2] > 0, "{again:?}");
+}
+
+#[test]
+fn a_hook_whose_end_was_lost_does_not_run_after_a_newer_one() {
+    let mut ledger = Ledger::new();
+    for n in [1, 2] {
+        ledger.announced(announced(n, n), 0).unwrap();
+    }
+    state(&mut ledger, 1, State::Installing, 0);
+    state(&mut ledger, 2, State::Installed, 0);
+    ledger.change_channel(&channel(), |channel| channel.pass(2));
+    assert_eq!(ledger.settle_turns(3).iter().map(|entry| entry.id).collect::<Vec<_>>(), [BundleId(1)]);
+    let entry = ledger.entry(BundleId(1)).unwrap();
+    assert_eq!((entry.state(), entry.changed_ms), (State::Failed, 3));
+    assert!(entry.reason.as_deref().unwrap_or_default().ends_with("sequence 2 is installed since"));
+    assert_eq!(ledger.next(&channel(), 3, None), Next::Idle);
+}
+
+#[test]
 fn a_record_that_means_nothing_is_damage() {
     let dir = crate::testing::dir();
     let disk: Arc<dyn Disk> = Arc::new(OsDisk);

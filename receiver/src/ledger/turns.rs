@@ -109,6 +109,31 @@ impl Ledger {
         later.filter_map(|(_, id)| self.entry(id)).find(|e| e.state() == State::Installed)
     }
 
+    /// After a start: a hook whose end was not written down, though its channel's turn is past it, has its turn again, unless a later
+    /// bundle is installed. Then it failed; gives those. A power cut leaves that if the next start reached the disk in part.
+    pub fn settle_turns(&mut self, now_ms: u64) -> Vec<Entry> {
+        let is_past = |entry: &&Entry| {
+            let channel = entry.channel.as_ref().and_then(|name| self.channels.get(name));
+            entry.state() == State::Installing && channel.is_some_and(|channel| entry.sequence < channel.passed())
+        };
+        let past: Vec<Entry> = self.entries.values().filter(is_past).cloned().collect();
+        let mut failed = Vec::new();
+        for entry in past {
+            let newer = self.newer_installed(&entry).map(|newer| newer.sequence);
+            match (newer, &entry.channel) {
+                (Some(newer), _) => {
+                    let reason = format!("how its hook ended was lost, and sequence {newer} is installed since");
+                    failed.extend(self.change(entry.id, now_ms, |entry| entry.fail(Some(reason))).cloned());
+                }
+                (None, Some(name)) => {
+                    self.change_channel(name, |channel| channel.turn_back(entry.sequence));
+                }
+                (None, None) => {}
+            }
+        }
+        failed
+    }
+
     /// The hook of a bundle that failed has its turn again.
     pub fn turn_back(&mut self, id: BundleId, now_ms: u64) {
         let failed = self.change(id, now_ms, |entry| {
