@@ -83,12 +83,16 @@ pub(super) fn diagnose(disk: &dyn Disk, said: &str, user: &str) -> Cause {
         (_, Some(Found::NotADirectory(at))) => (
             escape_path(&at),
             format!(
-                "{0} is not a directory: `mv {0} {0}.away && install -d -o {user} -m 755 {0}`",
+                "{0} is not a directory: `mv {0} {0}.away && install -d -o {user} -m 750 {0}`",
                 escape_path(&at)
             ),
         ),
         ("no such file or directory" | "entity not found", Some(Found::Missing(at))) => {
-            (escape_path(&at), format!("make it again: `install -d -o {user} -m 755 {}`", escape_path(&at)))
+            let at = escape_path(&at);
+            let mend = format!(
+                "mount it if it is on a disk of its own (`findmnt -T {at}`), else make it again: `install -d -o {user} -m 750 {at}`"
+            );
+            (at, mend)
         }
         ("permission denied" | "operation not permitted", Some(Found::Missing(at) | Found::Directory(at))) => {
             let at = match at.parent() {
@@ -165,7 +169,7 @@ mod tests {
         assert!(file.contains(&format!("`mv {0} {0}.away && install -d -o cv", at("file"))), "{file}");
         let gone = dir.path().join("gone");
         let none = mend(format!("{}/default/00000001: No such file or directory (os error 2)", gone.display()));
-        assert!(none.contains(&format!("`install -d -o cv -m 755 {}`", gone.display())), "{none}");
+        assert!(none.contains(&format!("`install -d -o cv -m 750 {}`", gone.display())), "{none}");
         assert!(mend("Read-only file system (os error 30)".to_owned()).contains("ReadWritePaths"));
         assert!(mend("Input/output error (os error 5)".to_owned()).contains("dmesg"));
         assert!(mend("Permission denied (os error 13)".to_owned()).contains("chown -R cv"));
