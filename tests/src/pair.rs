@@ -17,7 +17,7 @@ pub mod setup;
 pub mod status;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -288,6 +288,21 @@ impl Pair {
     /// Runs a command of the receiver's program: `checkvalve-receiver WORDS… --config FILE`.
     pub fn receiver_command(&self, words: &[&str]) -> Output {
         self.command("checkvalve-receiver", words, &self.high.config)
+    }
+
+    /// Starts `status --watch` of either program, with its output to be read.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn watch(&self, program: &str) -> Child {
+        let config = if program == "checkvalve-sender" { &self.low.config } else { &self.high.config };
+        let mut command = Command::new(self.bin.join(program));
+        command
+            .args(["status", "--watch", "--config"])
+            .arg(config)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the program runs")
     }
 
     /// As [`Pair::sender_command`], with a text on standard input.

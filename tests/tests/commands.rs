@@ -1,7 +1,9 @@
 //! The commands that an operator works with, over a running pair.
 
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use checkvalve_tests::pair::Pair;
 use checkvalve_tests::{require_link, skip, tree};
@@ -53,6 +55,28 @@ fn status_is_for_people_and_for_programs() {
     }
     let of_sender = pair.sender_status().unwrap().find("default", "notes.txt").unwrap();
     assert_eq!(of_sender.id, found.id, "both sides call it the same");
+}
+
+#[test]
+fn watching_ends_when_nobody_reads_it() {
+    require_link!();
+    let pair = Pair::setup().start();
+    for program in ["checkvalve-sender", "checkvalve-receiver"] {
+        let mut watching = pair.watch(program);
+        let mut output = BufReader::new(watching.stdout.take().unwrap());
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        assert!(line.contains(program), "{line}");
+        drop(output);
+        let ended = (0..100).find_map(|_| {
+            std::thread::sleep(Duration::from_millis(100));
+            watching.try_wait().unwrap()
+        });
+        if ended.is_none() {
+            watching.kill().unwrap();
+        }
+        assert_eq!(ended.and_then(|status| status.code()), Some(0), "{program}");
+    }
 }
 
 #[test]

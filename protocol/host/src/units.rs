@@ -311,8 +311,9 @@ impl Spec {
             return Err(UnitError::NotANumber { text: shown(), example: self.example.into() });
         }
         if unit.is_empty() {
-            let example =
-                if number.len() <= 20 { format!("{number} {}", self.example_unit) } else { self.example.into() };
+            // "0.05" is likely a fraction of one, not a twentieth of the unit.
+            let is_likely = number.len() <= 20 && !number.starts_with("0.");
+            let example = if is_likely { format!("{number} {}", self.example_unit) } else { self.example.into() };
             return Err(UnitError::NoUnit { text: shown(), example });
         }
         let name = self.aliases.iter().find(|(alias, _)| *alias == unit).map_or(unit, |(_, name)| name);

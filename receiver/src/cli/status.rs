@@ -41,10 +41,7 @@ pub(super) fn status(args: &Args, config: &Path, json: bool) -> Result<(), Comma
             }
             say(text(&status).trim_end());
         }
-        if !args.watch {
-            return Ok(());
-        }
-        if io::stdout().flush().is_err() {
+        if !args.watch || checkvalve_host::say::is_unread() {
             return Ok(());
         }
         std::thread::sleep(Duration::from_secs(1));

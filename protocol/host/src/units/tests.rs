@@ -62,6 +62,7 @@ fn says_what_to_write_instead() {
     assert_eq!(error::<Rate>("900"), r#""900" has no unit; write a unit, for example "900 Mbit/s""#);
     assert_eq!(error::<Size>("64"), r#""64" has no unit; write a unit, for example "64 MiB""#);
     assert_eq!(error::<Span>("10"), r#""10" has no unit; write a unit, for example "10 ms""#);
+    assert_eq!(error::<Percent>("0.05"), r#""0.05" has no unit; write a unit, for example "5 %""#);
     assert_eq!(error::<Percent>("5"), r#""5" has no unit; write a unit, for example "5 %""#);
     assert_eq!(
         error::<Rate>("900 mbit/s"),
