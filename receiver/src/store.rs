@@ -205,6 +205,7 @@ impl Store {
     /// Whether a bundle may take so many bytes more of its data object, wherever they are. Touches no disk.
     #[must_use]
     pub fn fits(&self, id: BundleId, bytes: u64) -> bool {
+        // One page more where it crosses the end of one, and one as in `Cost::range_of_data`.
         let cost = Cost::bytes(bytes.saturating_add(2 * PAGE));
         self.get(id).map_or_else(|| self.space.fits(cost, None), |staged| staged.account.fits(cost))
     }

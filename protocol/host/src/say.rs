@@ -9,10 +9,9 @@ use serde::Serialize;
 use crate::json::SCHEMA;
 use crate::log::escape;
 
-/// Something that was printed could not be written.
 static IS_UNREAD: AtomicBool = AtomicBool::new(false);
 
-/// Whether nobody reads any more what this process prints: whoever prints for ever should end.
+/// Whether something that was printed could not be written: nobody reads it any more. Whoever prints for ever should end then.
 #[must_use]
 pub fn is_unread() -> bool {
     IS_UNREAD.load(Ordering::Relaxed)
@@ -26,7 +25,7 @@ fn print(text: &str) {
 }
 
 /// Prints lines to standard output, safe for a terminal whatever names they hold; escaping a line again does not change it. A
-/// reader that has gone is none of our business.
+/// reader that has gone is no error: see [`is_unread`].
 pub fn say(text: impl Display) {
     let text = text.to_string();
     let lines: String = text.split('\n').map(|line| escape(line) + "\n").collect();

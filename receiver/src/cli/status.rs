@@ -8,6 +8,7 @@ use std::time::Duration;
 use checkvalve_host::json::Stamp;
 use checkvalve_host::log::escape;
 use checkvalve_host::progress::{counted, human_bytes, human_duration, human_rate};
+use checkvalve_host::say::is_unread;
 use clap::Args as ClapArgs;
 
 use super::{CommandError, ask, say, say_json};
@@ -41,7 +42,7 @@ pub(super) fn status(args: &Args, config: &Path, json: bool) -> Result<(), Comma
             }
             say(text(&status).trim_end());
         }
-        if !args.watch || checkvalve_host::say::is_unread() {
+        if !args.watch || is_unread() {
             return Ok(());
         }
         std::thread::sleep(Duration::from_secs(1));

@@ -84,7 +84,7 @@ pub(super) fn rebuild(ledger: &LedgerFile, audit: &Audit, inbox: &Inbox) -> std:
     Ok((count, unreadable))
 }
 
-/// Sets right whose hook's turn it is, as [`Ledger::settle_turns`](crate::ledger::Ledger::settle_turns) says.
+/// [`Ledger::settle_turns`](crate::ledger::Ledger::settle_turns), with what failed in the log and in the audit trail.
 pub(super) fn settle_turns(ledger: &LedgerFile, audit: &Audit, now_ms: u64) {
     let failed = ledger.lock().settle_turns(now_ms);
     for entry in &failed {

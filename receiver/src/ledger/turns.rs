@@ -109,8 +109,9 @@ impl Ledger {
         later.filter_map(|(_, id)| self.entry(id)).find(|e| e.state() == State::Installed)
     }
 
-    /// After a start: a hook whose end was not written down, though its channel's turn is past it, has its turn again, unless a later
-    /// bundle is installed. Then it failed; gives those. A power cut leaves that if the next start reached the disk in part.
+    /// After a start of the daemon: gives the turn back to each bundle whose hook's end was not written down although its channel went
+    /// on. A power cut leaves that where a batch of records reached the disk in part. If a later bundle is installed by now, the
+    /// hook failed instead; returns those.
     pub fn settle_turns(&mut self, now_ms: u64) -> Vec<Entry> {
         let is_past = |entry: &&Entry| {
             let channel = entry.channel.as_ref().and_then(|name| self.channels.get(name));

@@ -351,7 +351,7 @@ impl Staged {
 }
 
 impl Blocks {
-    /// One page more for each range, as in [`Cost::range_of_data`].
+    /// As [`Cost::range_of_data`] for each range, but that ranges share pages.
     fn cost(&self) -> Cost {
         let ranges = self.stored.all.count() as u64;
         let pages = self.stored.all.measured() + self.moved.measured() + ranges;
